@@ -1,0 +1,270 @@
+"""Every setting, declared once: this module yields parsing, validation, `--help`, `settings` and docs/reference/settings.md.
+
+Precedence: flag, environment, settings file or folder, default. A settings file is TOML (`NAME = "value"`); a folder
+holds one file per setting, the way Kubernetes mounts a ConfigMap. Unknown names are errors there, and never in the
+environment: Kubernetes injects names like POSTGRES_PORT into every process.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from clipper_backup.errors import MissingError, UsageError
+from clipper_backup.values import Secret, parse_bytes
+
+CONFIG_VARIABLE = "CLIPPER_BACKUP_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the text of a setting becomes a value; `parse` raises ValueError with what was expected."""
+
+    name: str
+    parse: Callable[[str], Any]
+
+
+def _number(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"a whole number is needed, not {text!r}") from None
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{value} is outside {minimum} … {maximum}")
+        return value
+
+    return parse
+
+
+def integer(minimum: int, maximum: int, unit: str = "") -> Kind:
+    """A whole number within limits; *unit* is only shown."""
+    return Kind(f"{unit or 'number'}, {minimum}–{maximum}", _number(minimum, maximum))
+
+
+def choice(*options: str) -> Kind:
+    """One of *options*, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in options:
+            raise ValueError(f"{text!r} is none of {', '.join(options)}")
+        return text.lower()
+
+    return Kind(" | ".join(options), parse)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name for part in text.replace("\n", ",").split(",") if (name := part.strip()))
+    if len(set(names)) != len(names):
+        raise ValueError("a name stands there twice")
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationQuery:
+    """One of VALIDATION_QUERIES: run on the dump's snapshot, and again after a restore; the answers must be equal.
+
+    `database` is None for a query that runs in every database where it can.
+    """
+
+    name: str
+    sql: str
+    database: str | None = None
+    default: bool = False
+
+
+def _queries(text: str) -> tuple[ValidationQuery, ...]:
+    queries = []
+    for line in text.splitlines():
+        if not (entry := line.strip()) or entry.startswith("#"):
+            continue
+        label, separator, sql = entry.partition(":")
+        database, slash, name = label.rpartition("/")
+        if not separator or not sql.strip() or not name.strip():
+            raise ValueError(f"{entry!r} is not `name: SELECT …` or `database/name: SELECT …`, one a line")
+        queries.append(ValidationQuery(name.strip(), sql.strip().rstrip(";"), database.strip() if slash else None))
+    if len({(q.database, q.name) for q in queries}) != len(queries):
+        raise ValueError("a query name stands there twice")
+    return tuple(queries)
+
+
+TEXT = Kind("text", str)
+URL = Kind("URL", str)
+PATH = Kind("path", Path)
+SECRET = Kind("secret", Secret)
+SIZE = Kind("size, like 64MiB", parse_bytes)
+NAMES = Kind("names, separated by commas", _names)
+QUERIES = Kind("lines of `name: SELECT …`", _queries)
+
+CLIPPER_QUERIES = (
+    ValidationQuery("clip count", "SELECT count(*) FROM clips", default=True),
+    ValidationQuery("user count", "SELECT count(*) FROM users", default=True),
+)
+
+
+def setting(default: Any, kind: Kind, meaning: str, why: str = "") -> Any:
+    """Declare a setting: its default, kind, meaning (one sentence), and why the default is what it is."""
+    return field(default=default, metadata={"kind": kind, "meaning": meaning, "why": why})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, parsed. A field's name in upper case is the setting's name."""
+
+    # -- where backups go
+    cloud_provider: str | None = setting(None, choice("gcp", "aws", "azure", "local"), "which kind of store BACKUP_BUCKET names")
+    backup_bucket: str | None = setting(None, TEXT, "the bucket, or for CLOUD_PROVIDER=local the folder, that holds the repository")
+    backup_url: str | None = setting(
+        None, URL, "where the repository is: `file:///folder` or `s3://bucket/prefix`; overrides CLOUD_PROVIDER and BACKUP_BUCKET"
+    )
+    backup_endpoint: str | None = setting(None, URL, "the URL of an S3-compatible server; unset means the provider's own")
+    azure_storage_account: str | None = setting(None, TEXT, "the Azure storage account that holds BACKUP_BUCKET")
+    store_timeout_seconds: int = setting(
+        60, integer(1, 3600, "seconds"), "how long one request to the store may take", "a part of 8 MiB takes a minute at 1 Mbit/s; anything slower is broken"
+    )
+    store_retry_seconds: int = setting(
+        180, integer(0, 3600, "seconds"), "how long a failing request is tried again before the command gives up; 0 tries once",
+        "stores answer again within a minute or two after a restart or a throttled minute",
+    )  # fmt: skip
+    lease_seconds: int = setting(
+        60, integer(2, 3600, "seconds"), "after how long without renewal a lease counts as abandoned",
+        "renewed three times within it, so two lost renewals are survived",
+    )  # fmt: skip
+    # -- what is dumped, and how
+    backup_databases: tuple[str, ...] = setting((), NAMES, "the databases to dump; empty means every one that accepts connections and is no template")
+    dump_fingerprint: str = setting(
+        "counts", choice("counts", "hash", "off"), "what is recorded of every table on the dump's own snapshot: exact row counts, also a hash of all rows, or nothing",
+        "counts cost one scan of each table; hash finds a single changed value and costs several times more",
+    )  # fmt: skip
+    validation_queries: tuple[ValidationQuery, ...] = setting(
+        CLIPPER_QUERIES, QUERIES, "queries answered on the dump's snapshot and again after a restore, one a line: `name: SELECT …` or `database/name: SELECT …`",
+        "counts of `clips` and `users`, where these tables exist",
+    )  # fmt: skip
+    dump_jobs: int = setting(1, integer(1, 64), "parallel table readers; more than 1 needs scratch space as large as the database", "1 streams without scratch space")
+    dump_compression_level: int = setting(1, integer(1, 19), "zstd level of dumps", "level 1 keeps up with pg_dump on one core; higher levels make it wait")
+    dump_compression_threads: int = setting(2, integer(1, 64), "threads that compress one dump", "two keep up with any single pg_dump")
+    dump_lock_timeout_seconds: int = setting(
+        600, integer(1, 86400, "seconds"), "how long to wait for the lock on a table that somebody is changing", "longer than a usual migration, shorter than the backup window"
+    )
+    scratch_dir: Path | None = setting(None, PATH, "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`); unset means the system's temporary folder")
+    pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall and pg_restore; unset means: look for them")
+    # -- how long it is kept
+    retention_days: int = setting(30, integer(1, 36500, "days"), "how many days a dump is kept")
+    retention_min_dumps: int = setting(
+        3, integer(1, 10000), "how many of the newest dumps are kept however old they are", "age alone must never delete the last good ones"
+    )
+    # -- who is told
+    prometheus_pushgateway: str | None = setting(None, URL, "the Pushgateway that jobs report to, like http://prometheus-pushgateway.clipper-monitoring:9091; unset means nobody")
+    # -- Kubernetes
+    volume_snapshot_class: str | None = setting(None, TEXT, "the VolumeSnapshotClass for volume snapshots")
+    # -- PostgreSQL, with libpq's own names and meaning
+    pghost: str | None = setting(None, TEXT, "PostgreSQL's host or socket folder")
+    pgport: str | None = setting(None, TEXT, "PostgreSQL's port")
+    pguser: str | None = setting(None, TEXT, "the role to connect as")
+    pgpassword: Secret | None = setting(None, SECRET, "that role's password; a PGPASSFILE is better")
+    pgpassfile: str | None = setting(None, TEXT, "a file with passwords, in libpq's format")
+    pgdatabase: str | None = setting(None, TEXT, "the database to connect to first; unset means postgres, then template1")
+    pgsslmode: str | None = setting(None, choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), "libpq's sslmode")
+    pgsslrootcert: str | None = setting(None, TEXT, "file with the certificate authority of the server's certificate")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The declaration of one setting, for help pages and the settings command."""
+
+    name: str
+    field: str
+    kind: Kind
+    default: Any
+    meaning: str
+    why: str
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag that sets it."""
+        return "--" + self.field.replace("_", "-")
+
+
+DECLARED: tuple[Declared, ...] = tuple(
+    Declared(f.name.upper(), f.name, cast(Kind, f.metadata["kind"]), f.default, f.metadata["meaning"], f.metadata["why"])
+    for f in dataclasses.fields(Settings)
+)
+_BY_NAME = {declared.name: declared for declared in DECLARED}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and for each one that was set where it came from (`flag`, `environment`, or the file's path)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load(flags: Mapping[str, str], environment: Mapping[str, str], config: Path | None = None) -> Loaded:
+    """Parse and validate every setting before any work starts.
+
+    *flags* maps setting names to text. *config* is a TOML file or a folder; unset, CLIPPER_BACKUP_CONFIG names it.
+    An empty text means "not set", as an empty environment variable does for libpq. UsageError names the setting,
+    where it came from, and what was expected; MissingError when the file is not there.
+    """
+    if config is None and (named := environment.get(CONFIG_VARIABLE)):
+        config = Path(named)
+    texts: dict[str, tuple[str, str]] = {}
+    if config is not None:
+        texts.update({name: (text, str(config)) for name, text in _read_config(config).items()})
+    texts.update({name: (environment[name], "environment") for name in _BY_NAME if environment.get(name)})
+    texts.update({name: (text, "flag") for name, text in flags.items()})
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, (text, origin) in texts.items():
+        declared = _BY_NAME[name]
+        if not text.strip():
+            continue
+        try:
+            values[declared.field] = declared.kind.parse(text.strip() if declared.kind is not SECRET else text.rstrip("\n"))
+        except ValueError as error:
+            shown = "" if declared.kind is SECRET else f": {error}"
+            raise UsageError(f"bad value for {name} (from {origin}){shown}", hints=[f"{name}: {declared.meaning}"]) from None
+        origins[name] = origin
+    return Loaded(Settings(**values), origins)
+
+
+def _read_config(config: Path) -> dict[str, str]:
+    if config.is_dir():
+        # Kubernetes mounts a ConfigMap as links through `..data`; those hidden names are not settings.
+        entries: dict[str, Any] = {
+            entry.name: entry.read_text() for entry in sorted(config.iterdir()) if not entry.name.startswith(".")
+        }
+    else:
+        try:
+            entries = tomllib.loads(config.read_text())
+        except OSError as error:
+            raise MissingError(f"cannot read the settings file {config}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"the settings file {config} is not TOML: {error}", hints=['one setting a line: RETENTION_DAYS = "30"']) from error
+    if unknown := sorted(set(entries) - set(_BY_NAME)):
+        raise UsageError(
+            f"unknown setting {', '.join(unknown)} in {config}", hints=["`clipper-backup settings` lists every setting"]
+        )
+    return {name: _as_text(name, value, config) for name, value in entries.items()}
+
+
+def _as_text(name: str, value: object, config: Path) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    raise UsageError(f"bad value for {name} in {config}: text or a number is needed")
+
+
+def repository_url(settings: Settings) -> str:
+    """The URL of the repository: BACKUP_URL, or made of CLOUD_PROVIDER and BACKUP_BUCKET; UsageError without either."""
+    if settings.backup_url is not None:
+        return settings.backup_url
+    hints = ["set BACKUP_URL=file:///folder or s3://bucket/prefix", "or CLOUD_PROVIDER (gcp, aws, azure, local) and BACKUP_BUCKET"]
+    if settings.cloud_provider is None or settings.backup_bucket is None:
+        raise UsageError("no repository is configured", hints=hints)
+    scheme = {"gcp": "gs", "aws": "s3", "azure": "az", "local": "file"}[settings.cloud_provider]
+    return f"{scheme}://{settings.backup_bucket}"

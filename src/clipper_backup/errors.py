@@ -1,0 +1,162 @@
+"""Every error a caller may see, and the exit code each one becomes.
+
+    ClipperError                 1   failed
+    ├── UsageError               2   usage: the request makes no sense as written
+    ├── IncompleteError          3   done but incomplete; what is missing is named
+    ├── NoRepositoryError       10   the store holds no repository
+    ├── LockedError             11   somebody else holds the lease
+    │   └── LeaseLostError      11   our own lease went to somebody else while we worked
+    ├── AccessError             12   key or login refused (store or PostgreSQL)
+    ├── IntegrityError          13   bytes or rows differ from what was recorded
+    ├── WalGapError             14   a WAL segment is missing inside the recovery window
+    ├── MissingError            15   the named thing does not exist
+    │   └── ObjectMissingError  15   no object at that key
+    ├── ObjectExistsError        1   conditional create found the key taken
+    ├── StoreError               1   the store answered with an error, or not at all
+    │   └── StoreUnavailableError 1  the same, and worth trying again
+    ├── ServerError              1   PostgreSQL refused, or the connection to it broke
+    ├── ToolError                1   a PostgreSQL client program failed
+    │   └── ToolMissingError     1   no suitable client program is installed
+    └── StoppedError     130 / 143   ended by SIGINT or SIGTERM
+
+Messages are lower case, name the object, have no full stop at the end; `hints` are sentences that a
+person on call can act on. Nothing here is logged where it is raised: `cli` renders it once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+
+class ClipperError(Exception):
+    """Root of the tree.
+
+    `temporary` tells a retrying caller that the same call may succeed later.
+    """
+
+    exit_code: ClassVar[int] = 1
+    meaning: ClassVar[str] = "failed"
+    temporary: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hints: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hints = tuple(hints)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(ClipperError):
+    """The request makes no sense as written: an unknown name, a bad value, a contradiction."""
+
+    exit_code = 2
+    meaning = "usage"
+
+
+class IncompleteError(ClipperError):
+    """The work was done, except for what the message names."""
+
+    exit_code = 3
+    meaning = "done but incomplete"
+
+
+class NoRepositoryError(ClipperError):
+    """A reading command found no repository.json at the store."""
+
+    exit_code = 10
+    meaning = "no repository"
+
+
+class LockedError(ClipperError):
+    """Somebody else holds the lease; the message names holder, age and when it frees itself."""
+
+    exit_code = 11
+    meaning = "locked"
+
+
+class LeaseLostError(LockedError):
+    """Our lease went stale and somebody else took it: nothing may be committed any more."""
+
+
+class AccessError(ClipperError):
+    """A key or login was refused, by the store or by PostgreSQL."""
+
+    exit_code = 12
+    meaning = "key or login"
+
+
+class IntegrityError(ClipperError):
+    """Bytes or rows are not what was recorded when they were written."""
+
+    exit_code = 13
+    meaning = "integrity"
+
+
+class WalGapError(ClipperError):
+    """A WAL segment is missing where recovery needs it."""
+
+    exit_code = 14
+    meaning = "WAL gap"
+
+
+class MissingError(ClipperError):
+    """The thing that was named (a backup, a database, a file) does not exist."""
+
+    exit_code = 15
+    meaning = "not found"
+
+
+class ObjectMissingError(MissingError):
+    """The store has no object at that key."""
+
+
+class ObjectExistsError(ClipperError):
+    """Conditional create found an object at that key already."""
+
+
+class StoreError(ClipperError):
+    """The store answered with an error that trying again will not change."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store could not be reached, timed out, or asked us to come back later."""
+
+    temporary = True
+
+
+class ServerError(ClipperError):
+    """PostgreSQL refused what we asked, or the connection to it broke."""
+
+
+class ToolError(ClipperError):
+    """A PostgreSQL client program ended with an error; its own words are in the message."""
+
+
+class ToolMissingError(ToolError):
+    """No client program of a suitable major version was found."""
+
+
+class StoppedError(ClipperError):
+    """SIGINT or SIGTERM asked us to end; whatever was half written has been taken back."""
+
+    meaning = "ended by a signal"
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+
+
+def every_error(root: type[ClipperError] = ClipperError) -> Iterator[type[ClipperError]]:
+    """All classes of the tree, parents first: the exit-code table of the docs is made from this."""
+    yield root
+    for child in root.__subclasses__():
+        yield from every_error(child)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The process exit code for *error*: 128 + n for a signal, 1 for anything unknown."""
+    if isinstance(error, StoppedError):
+        return 128 + error.signal_number
+    if isinstance(error, ClipperError):
+        return error.exit_code
+    return 1

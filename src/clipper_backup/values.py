@@ -1,0 +1,133 @@
+"""Value types: positions and names that must not be mixed up with plain strings and numbers."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from clipper_backup.errors import UsageError
+
+DUMP_ID_PREFIX = "postgres-backup-"
+_DUMP_ID = re.compile(r"postgres-backup-(\d{8}-\d{6})")
+_DUMP_ID_TIME = "%Y%m%d-%H%M%S"
+
+
+class Lsn(int):
+    """A position in the WAL, in bytes; printed the way PostgreSQL prints it (`16/B374D848`)."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read PostgreSQL's `XXXXXXXX/XXXXXXXX`; UsageError for anything else."""
+        match = re.fullmatch(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})", text)
+        if match is None:
+            raise UsageError(f"not a WAL position: {text!r}", hints=["a WAL position looks like 16/B374D848"])
+        return cls((int(match[1], 16) << 32) + int(match[2], 16))
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DumpId:
+    """The id of a dump, which is also the beginning of its objects' names: `postgres-backup-20261122-020000` (UTC).
+
+    Ordered by its time.
+    """
+
+    at: datetime
+
+    def __post_init__(self) -> None:
+        if self.at.tzinfo is None or self.at.microsecond:
+            raise ValueError(f"a dump id needs a time with a zone and whole seconds, not {self.at!r}")
+        object.__setattr__(self, "at", self.at.astimezone(UTC))
+
+    @classmethod
+    def at_time(cls, moment: datetime) -> Self:
+        """The id of a dump begun at *moment*, cut to the second."""
+        return cls(moment.replace(microsecond=0))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an id; UsageError when it is none."""
+        match = _DUMP_ID.fullmatch(text)
+        if match is not None:
+            try:
+                return cls(datetime.strptime(match[1], _DUMP_ID_TIME).replace(tzinfo=UTC))
+            except ValueError:
+                pass
+        raise UsageError(
+            f"not a dump id: {text!r}",
+            hints=["a dump id looks like postgres-backup-20261122-020000; `clipper-backup dump list` shows them"],
+        )
+
+    def next(self) -> Self:
+        """The id one second later: taken when this one is."""
+        return type(self)(self.at + timedelta(seconds=1))
+
+    def __str__(self) -> str:
+        return f"{DUMP_ID_PREFIX}{self.at.strftime(_DUMP_ID_TIME)}"
+
+
+class Secret:
+    """A value that never shows itself: not in logs, errors, reprs or JSON. `reveal()` where it is used."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself; call it only where it is handed to its consumer."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+_BYTE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "kib": 2**10, "m": 10**6, "mb": 10**6, "mib": 2**20,
+               "g": 10**9, "gb": 10**9, "gib": 2**30, "t": 10**12, "tb": 10**12, "tib": 2**40}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """`64MiB`, `1.5 GB` or a plain number, as bytes; ValueError otherwise."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].lower() not in _BYTE_UNITS:
+        raise ValueError(f"{text!r} is not a size like 64MiB")
+    return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
+
+
+def show_bytes(count: float) -> str:
+    """*count* bytes for people: `1.4 GB`, powers of ten."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration for people: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def show_time(moment: datetime) -> str:
+    """A time in UTC, the way every command prints it: `2026-11-22 02:00:00Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
