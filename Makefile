@@ -1,0 +1,49 @@
+# The targets, and what each is for. `make` alone prints this list.
+# Every target does its own set-up; nothing outside this folder is changed, except that `make test` installs
+# Debian packages where it may (root or sudo) and says what is missing where it may not.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test soak bench lint fmt types lock clean
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo ## the whole story on this machine: back up a real PostgreSQL, lose it, restore it, prove it
+	@$(BIN)/clipper-backup demo
+
+test: $(VENV)/.dev packages ## everything that must hold: lint, types, contracts, all tests (15 minutes on 2 cores at most)
+	@scripts/check
+
+soak: $(VENV)/.dev packages ## what takes longer: sweeps at full length
+	@scripts/soak
+
+bench: $(VENV)/.dev packages ## measured against the tools people use today
+	@$(BIN)/python benchmarks/dump.py
+
+lint: $(VENV)/.dev ## ruff and the import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+fmt: $(VENV)/.dev ## format, and fix what can be fixed
+	@$(BIN)/ruff check --fix-only -q . ; $(BIN)/ruff format -q .
+
+types: $(VENV)/.dev ## mypy --strict
+	@$(BIN)/mypy
+
+lock: $(VENV)/.dev ## pin every dependency anew, with hashes
+	@scripts/lock
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+
+.PHONY: packages
+packages:
+	@scripts/debian-packages
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml
+	@scripts/venv $(VENV) demo "$(PYTHON)"
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml
+	@scripts/venv $(VENV) dev "$(PYTHON)"
