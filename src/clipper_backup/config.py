@@ -41,7 +41,7 @@ def _number(minimum: int, maximum: int) -> Callable[[str], int]:
 
 def integer(minimum: int, maximum: int, unit: str = "") -> Kind:
     """A whole number within limits; *unit* is only shown."""
-    return Kind(f"{unit or 'number'}, {minimum}–{maximum}", _number(minimum, maximum))
+    return Kind(f"{unit or 'number'}, {minimum} to {maximum}", _number(minimum, maximum))
 
 
 def choice(*options: str) -> Kind:
@@ -115,14 +115,21 @@ class Settings:
 
     # -- where backups go
     cloud_provider: str | None = setting(None, choice("gcp", "aws", "azure", "local"), "which kind of store BACKUP_BUCKET names")
-    backup_bucket: str | None = setting(None, TEXT, "the bucket, or for CLOUD_PROVIDER=local the folder, that holds the repository")
+    backup_bucket: str | None = setting(
+        None, TEXT, "the bucket, or for CLOUD_PROVIDER=local the folder, that holds the repository"
+    )
     backup_url: str | None = setting(
-        None, URL, "where the repository is: `file:///folder` or `s3://bucket/prefix`; overrides CLOUD_PROVIDER and BACKUP_BUCKET"
+        None,
+        URL,
+        "where the repository is: `file:///folder` or `s3://bucket/prefix`; overrides CLOUD_PROVIDER and BACKUP_BUCKET",
     )
     backup_endpoint: str | None = setting(None, URL, "the URL of an S3-compatible server; unset means the provider's own")
     azure_storage_account: str | None = setting(None, TEXT, "the Azure storage account that holds BACKUP_BUCKET")
     store_timeout_seconds: int = setting(
-        60, integer(1, 3600, "seconds"), "how long one request to the store may take", "a part of 8 MiB takes a minute at 1 Mbit/s; anything slower is broken"
+        60,
+        integer(1, 3600, "seconds"),
+        "how long one request to the store may take",
+        "a part of 8 MiB takes a minute at 1 Mbit/s; anything slower is broken",
     )
     store_retry_seconds: int = setting(
         180, integer(0, 3600, "seconds"), "how long a failing request is tried again before the command gives up; 0 tries once",
@@ -133,30 +140,58 @@ class Settings:
         "renewed three times within it, so two lost renewals are survived",
     )  # fmt: skip
     # -- what is dumped, and how
-    backup_databases: tuple[str, ...] = setting((), NAMES, "the databases to dump; empty means every one that accepts connections and is no template")
+    backup_databases: tuple[str, ...] = setting(
+        (), NAMES, "the databases to dump; empty means every one that accepts connections and is no template"
+    )
     dump_fingerprint: str = setting(
-        "counts", choice("counts", "hash", "off"), "what is recorded of every table on the dump's own snapshot: exact row counts, also a hash of all rows, or nothing",
+        "counts", choice("counts", "hash", "off"), "what is recorded of every table on the dump's snapshot: exact row counts, also a hash of all rows, or nothing",
         "counts cost one scan of each table; hash finds a single changed value and costs several times more",
     )  # fmt: skip
     validation_queries: tuple[ValidationQuery, ...] = setting(
-        CLIPPER_QUERIES, QUERIES, "queries answered on the dump's snapshot and again after a restore, one a line: `name: SELECT …` or `database/name: SELECT …`",
+        CLIPPER_QUERIES, QUERIES, "queries answered on the dump's snapshot and after a restore, one a line: `name: SELECT …` or `database/name: SELECT …`",
         "counts of `clips` and `users`, where these tables exist",
     )  # fmt: skip
-    dump_jobs: int = setting(1, integer(1, 64), "parallel table readers; more than 1 needs scratch space as large as the database", "1 streams without scratch space")
-    dump_compression_level: int = setting(1, integer(1, 19), "zstd level of dumps", "level 1 keeps up with pg_dump on one core; higher levels make it wait")
-    dump_compression_threads: int = setting(2, integer(1, 64), "threads that compress one dump", "two keep up with any single pg_dump")
-    dump_lock_timeout_seconds: int = setting(
-        600, integer(1, 86400, "seconds"), "how long to wait for the lock on a table that somebody is changing", "longer than a usual migration, shorter than the backup window"
+    dump_jobs: int = setting(
+        1,
+        integer(1, 64),
+        "parallel table readers; more than 1 needs scratch space as large as the database",
+        "1 streams without scratch space",
     )
-    scratch_dir: Path | None = setting(None, PATH, "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`); unset means the system's temporary folder")
+    dump_compression_level: int = setting(
+        1,
+        integer(1, 19),
+        "zstd level of dumps",
+        "level 1 keeps up with pg_dump on one core; higher levels make it wait",
+    )
+    dump_compression_threads: int = setting(
+        2, integer(1, 64), "threads that compress one dump", "two keep up with any single pg_dump"
+    )
+    dump_lock_timeout_seconds: int = setting(
+        600,
+        integer(1, 86400, "seconds"),
+        "how long to wait for the lock on a table that somebody is changing",
+        "longer than a usual migration, shorter than the backup window",
+    )
+    scratch_dir: Path | None = setting(
+        None,
+        PATH,
+        "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`); unset means the system's temporary folder",
+    )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall and pg_restore; unset means: look for them")
     # -- how long it is kept
     retention_days: int = setting(30, integer(1, 36500, "days"), "how many days a dump is kept")
     retention_min_dumps: int = setting(
-        3, integer(1, 10000), "how many of the newest dumps are kept however old they are", "age alone must never delete the last good ones"
+        3,
+        integer(1, 10000),
+        "how many of the newest dumps are kept however old they are",
+        "age alone must never delete the last good ones",
     )
     # -- who is told
-    prometheus_pushgateway: str | None = setting(None, URL, "the Pushgateway that jobs report to, like http://prometheus-pushgateway.clipper-monitoring:9091; unset means nobody")
+    prometheus_pushgateway: str | None = setting(
+        None,
+        URL,
+        "the Pushgateway that jobs report to, like http://prometheus-pushgateway.clipper-monitoring:9091; unset means nobody",
+    )
     # -- Kubernetes
     volume_snapshot_class: str | None = setting(None, TEXT, "the VolumeSnapshotClass for volume snapshots")
     # -- PostgreSQL, with libpq's own names and meaning
@@ -166,7 +201,9 @@ class Settings:
     pgpassword: Secret | None = setting(None, SECRET, "that role's password; a PGPASSFILE is better")
     pgpassfile: str | None = setting(None, TEXT, "a file with passwords, in libpq's format")
     pgdatabase: str | None = setting(None, TEXT, "the database to connect to first; unset means postgres, then template1")
-    pgsslmode: str | None = setting(None, choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), "libpq's sslmode")
+    pgsslmode: str | None = setting(
+        None, choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), "libpq's sslmode"
+    )
     pgsslrootcert: str | None = setting(None, TEXT, "file with the certificate authority of the server's certificate")
 
 
@@ -188,7 +225,7 @@ class Declared:
 
 
 DECLARED: tuple[Declared, ...] = tuple(
-    Declared(f.name.upper(), f.name, cast(Kind, f.metadata["kind"]), f.default, f.metadata["meaning"], f.metadata["why"])
+    Declared(f.name.upper(), f.name, cast("Kind", f.metadata["kind"]), f.default, f.metadata["meaning"], f.metadata["why"])
     for f in dataclasses.fields(Settings)
 )
 _BY_NAME = {declared.name: declared for declared in DECLARED}
@@ -243,7 +280,9 @@ def _read_config(config: Path) -> dict[str, str]:
         except OSError as error:
             raise MissingError(f"cannot read the settings file {config}: {error.strerror}") from error
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"the settings file {config} is not TOML: {error}", hints=['one setting a line: RETENTION_DAYS = "30"']) from error
+            raise UsageError(
+                f"the settings file {config} is not TOML: {error}", hints=['one setting a line: RETENTION_DAYS = "30"']
+            ) from error
     if unknown := sorted(set(entries) - set(_BY_NAME)):
         raise UsageError(
             f"unknown setting {', '.join(unknown)} in {config}", hints=["`clipper-backup settings` lists every setting"]
@@ -263,7 +302,10 @@ def repository_url(settings: Settings) -> str:
     """The URL of the repository: BACKUP_URL, or made of CLOUD_PROVIDER and BACKUP_BUCKET; UsageError without either."""
     if settings.backup_url is not None:
         return settings.backup_url
-    hints = ["set BACKUP_URL=file:///folder or s3://bucket/prefix", "or CLOUD_PROVIDER (gcp, aws, azure, local) and BACKUP_BUCKET"]
+    hints = [
+        "set BACKUP_URL=file:///folder or s3://bucket/prefix",
+        "or CLOUD_PROVIDER (gcp, aws, azure, local) and BACKUP_BUCKET",
+    ]
     if settings.cloud_provider is None or settings.backup_bucket is None:
         raise UsageError("no repository is configured", hints=hints)
     scheme = {"gcp": "gs", "aws": "s3", "azure": "az", "local": "file"}[settings.cloud_provider]

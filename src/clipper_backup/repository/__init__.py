@@ -1,0 +1,1 @@
+"""The rules over store and format: layout, catalog, leases, holds, retention."""

@@ -1,0 +1,1 @@
+"""Metric definitions and how they reach Prometheus."""

@@ -1,0 +1,3 @@
+"""Fixtures are plugins, one theme a file, listed here."""
+
+pytest_plugins = []
