@@ -1,0 +1,262 @@
+"""The JSON documents of a repository, and how they are read: unknown fields are kept out, newer versions refused.
+
+Documents are additive within one `schema` number: a reader ignores fields it does not know.
+"""
+
+from datetime import datetime
+from typing import Literal, TypeVar
+
+import msgspec
+
+from clipper_backup.errors import IntegrityError, StoreError
+
+SCHEMA = 1
+FORMAT_VERSION = 1
+FEATURES: frozenset[str] = frozenset()
+"""Feature flags this version understands; a repository that requires another one is refused."""
+
+
+class Document(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False):
+    """What all documents share."""
+
+
+class Repository(Document):
+    """`repository.json`: what this store is. `system_ids` grows when a cluster is upgraded (empty until a physical write)."""
+
+    id: str
+    format_version: int = FORMAT_VERSION
+    min_reader_version: int = FORMAT_VERSION
+    min_writer_version: int = FORMAT_VERSION
+    required_features: list[str] = msgspec.field(default_factory=list)
+    system_ids: list[str] = msgspec.field(default_factory=list)
+    created_at: datetime
+    created_by: str
+
+
+class Intent(Document):
+    """`<id>.intent`: who is writing this dump."""
+
+    schema: int = SCHEMA
+    run_id: str
+    holder: str
+    software: str
+    begun_at: datetime
+
+
+class StoredObject(Document):
+    """One object that a summary commits. Sizes in bytes; `plain_bytes` before compression."""
+
+    key: str
+    role: Literal["database", "globals", "details"]
+    database: str | None = None
+    archive: Literal["custom", "directory"] | None = None
+    size_bytes: int
+    plain_bytes: int
+    sha256: str
+
+
+class Versions(Document):
+    """The programs and server that made a dump."""
+
+    software: str
+    client: str
+    server: str
+    server_major: int
+
+
+class DumpSummary(Document):
+    """`<id>.backup.json`: small, readable by people, holds no user data; its existence commits the dump.
+
+    `rows` is the number of rows in all tables together, None with DUMP_FINGERPRINT=off.
+    """
+
+    schema: int = SCHEMA
+    kind: Literal["dump"] = "dump"
+    id: str
+    repository_id: str
+    begun_at: datetime
+    finished_at: datetime
+    versions: Versions
+    system_id: str | None
+    from_standby: bool
+    fingerprint: Literal["counts", "hash", "off"]
+    rows: int | None
+    objects: list[StoredObject]
+    warnings: list[str]
+
+    @property
+    def databases(self) -> list[str]:
+        """Names of the databases in it."""
+        return [o.database for o in self.objects if o.database is not None]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all its objects in the store."""
+        return sum(o.size_bytes for o in self.objects)
+
+    @property
+    def plain_bytes(self) -> int:
+        """Size of all its objects before compression."""
+        return sum(o.plain_bytes for o in self.objects)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return (self.finished_at - self.begun_at).total_seconds()
+
+    def archive_of(self, database: str) -> StoredObject | None:
+        """The archive of one database."""
+        return next((o for o in self.objects if o.role == "database" and o.database == database), None)
+
+    def part(self, role: Literal["globals", "details"]) -> StoredObject | None:
+        """The object with that role."""
+        return next((o for o in self.objects if o.role == role), None)
+
+
+class TableRecord(Document):
+    """One table on the dump's snapshot. `rows` and `hash` are None where they were not recorded."""
+
+    schema: str
+    name: str
+    rows: int | None = None
+    hash: str | None = None
+    condition: str | None = None
+
+
+class SequenceRecord(Document):
+    """A sequence as the archive's own SEQUENCE SET entry will set it."""
+
+    schema: str
+    name: str
+    last_value: int
+    is_called: bool
+
+
+class ExtensionRecord(Document):
+    """An installed extension."""
+
+    name: str
+    version: str
+    schema: str
+
+
+class QueryRecord(Document):
+    """A validation query and its answer: the values of its first row as text."""
+
+    name: str
+    sql: str
+    answer: list[str | None]
+
+
+class Grant(Document):
+    """One privilege on a database; `grantee` None is PUBLIC."""
+
+    grantee: str | None
+    grantor: str
+    privilege: str
+    grantable: bool
+
+
+class RoleSetting(Document):
+    """`ALTER DATABASE … SET` (role None) or `ALTER ROLE … IN DATABASE … SET`, as `name=value`."""
+
+    role: str | None
+    setting: str
+
+
+class DatabaseProperties(Document):
+    """What CREATE DATABASE and ALTER DATABASE must say to make the same database; pg_restore into a new name says none of it."""
+
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: Literal["c", "i", "b"]
+    locale: str | None
+    icu_rules: str | None
+    collation_version: str | None
+    connection_limit: int
+    comment: str | None
+    grants: list[Grant] | None
+    settings: list[RoleSetting]
+
+
+class DatabaseRecord(Document):
+    """Everything that was recorded on one database's snapshot. Sizes in bytes."""
+
+    name: str
+    properties: DatabaseProperties
+    snapshot: str
+    lsn_before: str | None
+    lsn_after: str | None
+    size_bytes: int
+    tables: list[TableRecord]
+    sequences: list[SequenceRecord]
+    large_objects: int | None
+    extensions: list[ExtensionRecord]
+    collations: list[str]
+    queries: list[QueryRecord]
+
+
+class DumpDetails(Document):
+    """`<id>.details.zst`: what a restore is compared with. Holds user data (counts, answers)."""
+
+    schema: int = SCHEMA
+    id: str
+    databases: list[DatabaseRecord]
+
+    def database(self, name: str) -> DatabaseRecord | None:
+        """The record of one database."""
+        return next((d for d in self.databases if d.name == name), None)
+
+
+class RetentionMark(Document):
+    """`retention.json`: the RETENTION_DAYS of the last prune, so that a lower one is announced before it deletes."""
+
+    schema: int = SCHEMA
+    retention_days: int
+    pruned_at: datetime
+
+
+class HoldMark(Document):
+    """`holds/<id>`: somebody wants this kept."""
+
+    schema: int = SCHEMA
+    reason: str
+    held_by: str
+    held_at: datetime
+
+
+class LeaseHolder(Document):
+    """`locks/<name>/<epoch>/holder`: who holds a lease, for people and for telling our own epochs from others'."""
+
+    schema: int = SCHEMA
+    run_id: str
+    holder: str
+    purpose: str
+
+
+D = TypeVar("D", bound=Document)
+
+
+def encode(document: Document) -> bytes:
+    """A document as indented JSON with a newline at the end: people read these in their bucket."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def decode(data: bytes, kind: type[D], key: str) -> D:
+    """Read a document; IntegrityError when it is damaged, StoreError when a newer version wrote it."""
+    try:
+        number = msgspec.json.decode(data, type=_Schema).schema
+        if number > SCHEMA:
+            raise StoreError(
+                f"{key} was written by a newer version (schema {number}, this one reads up to {SCHEMA})",
+                hints=["install the version of clipper-backup that wrote it, or a newer one"],
+            )
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise IntegrityError(f"{key} is damaged: {error}") from error
+
+
+class _Schema(msgspec.Struct):
+    schema: int = SCHEMA

@@ -1,0 +1,75 @@
+"""Where things lie in a repository: keys of objects, made and read in this one place (docs/design/dumps.md)."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from clipper_backup.errors import UsageError
+from clipper_backup.values import DumpId
+
+REPOSITORY = "repository.json"
+RETENTION = "retention.json"
+DATABASE_FOLDER = "database/"
+HOLDS_FOLDER = "holds/"
+
+INTENT = "intent"
+SUMMARY = "backup.json"
+DETAILS = "details.zst"
+GLOBALS = "globals.sql.zst"
+CUSTOM = "dump.zst"
+DIRECTORY = "dump.tar.zst"
+
+_KEY = re.compile(r"database/(postgres-backup-\d{8}-\d{6})\.(.+)")
+
+
+def encode_database(name: str) -> str:
+    """A database's name as it stands in a key: UTF-8, everything but ASCII letters, digits, `-` and `_` percent-encoded.
+
+    Dots are encoded too, so that the parts of a key can be told apart.
+    """
+    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+def decode_database(text: str) -> str:
+    """The inverse of `encode_database`."""
+    return unquote(text, errors="strict")
+
+
+def dump_key(dump_id: DumpId, part: str) -> str:
+    """The key of a dump's object that belongs to no single database (`part` is INTENT, SUMMARY, DETAILS or GLOBALS)."""
+    return f"{DATABASE_FOLDER}{dump_id}.{part}"
+
+
+def database_key(dump_id: DumpId, database: str, part: str) -> str:
+    """The key of the archive of one database (`part` is CUSTOM or DIRECTORY)."""
+    return f"{DATABASE_FOLDER}{dump_id}.{encode_database(database)}.{part}"
+
+
+def hold_key(dump_id: DumpId) -> str:
+    """The key of the hold on a dump."""
+    return f"{HOLDS_FOLDER}{dump_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class DumpKey:
+    """A key below `database/`, taken apart: `part` is what follows the id."""
+
+    dump_id: DumpId
+    part: str
+
+
+def parse_dump_key(key: str) -> DumpKey | None:
+    """The id and part of a key below `database/`; None when it is none of ours."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    try:
+        return DumpKey(DumpId.parse(match[1]), match[2])
+    except UsageError:
+        return None
+
+
+def keys_of(dump_id: DumpId, listed: Iterable[str]) -> list[str]:
+    """Those of the *listed* keys that belong to a dump."""
+    return [key for key in listed if (parsed := parse_dump_key(key)) is not None and parsed.dump_id == dump_id]
