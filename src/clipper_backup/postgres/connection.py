@@ -1,0 +1,155 @@
+"""Connections to PostgreSQL: how to log in, and every libpq error turned into ours in one place."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import conninfo, sql
+from psycopg.rows import TupleRow
+
+from clipper_backup.errors import AccessError, ClipperError, MissingError, ServerError
+from clipper_backup.values import Secret
+
+CONNECT_TIMEOUT_SECONDS = 20
+MAINTENANCE_DATABASES = ("postgres", "template1")
+
+Connection = psycopg.Connection[TupleRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where PostgreSQL is and who we are, in libpq's own words (`host`, `port`, `user`, `sslmode` …).
+
+    What is not said here comes from the environment's PG* variables, as for every libpq program. `dbname` is the
+    database to try first when any one will do.
+    """
+
+    keywords: Mapping[str, str] = field(default_factory=dict)
+    password: Secret | None = None
+    dbname: str | None = None
+
+    def environment(self, database: str | None = None) -> dict[str, str]:
+        """The environment of a client program: secrets stay off its command line, its messages stay English."""
+        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "passfile": "PGPASSFILE", "sslmode": "PGSSLMODE",
+                 "sslrootcert": "PGSSLROOTCERT"}  # fmt: skip
+        environment = dict(os.environ)
+        environment.update({names[keyword]: value for keyword, value in self.keywords.items()})
+        if self.password is not None:
+            environment["PGPASSWORD"] = self.password.reveal()
+        if database is not None:
+            environment["PGDATABASE"] = database
+        environment.update({"PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_SECONDS), "PGAPPNAME": "clipper-backup", "LC_ALL": "C"})
+        return environment
+
+    @property
+    def where(self) -> str:
+        """The server, for messages."""
+        host = self.keywords.get("host") or os.environ.get("PGHOST") or "the local socket"
+        port = self.keywords.get("port") or os.environ.get("PGPORT") or "5432"
+        return f"{host}:{port}"
+
+
+def dbname_argument(database: str) -> str:
+    """`--dbname` for a client program: a connection string, since a bare name with `=` in it would be taken for one."""
+    return "--dbname=" + conninfo.make_conninfo(dbname=database)
+
+
+def connect(login: Login, database: str | None = None) -> Connection:
+    """Open an autocommit connection; without *database* to the first of dbname, postgres and template1 that exists.
+
+    AccessError when the login is refused, MissingError when the database does not exist, ServerError otherwise.
+    """
+    if database is not None:
+        return _connect(login, database)
+    candidates = ([login.dbname] if login.dbname else []) + [n for n in MAINTENANCE_DATABASES if n != login.dbname]
+    for candidate in candidates[:-1]:
+        try:
+            return _connect(login, candidate)
+        except MissingError:
+            if candidate == login.dbname:
+                raise
+    return _connect(login, candidates[-1])
+
+
+def _connect(login: Login, database: str) -> Connection:
+    keywords: dict[str, Any] = {**login.keywords, "dbname": database, "connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    keywords["application_name"] = "clipper-backup"
+    if login.password is not None:
+        keywords["password"] = login.password.reveal()
+    try:
+        return psycopg.connect(**keywords, autocommit=True)
+    except psycopg.Error as error:
+        raise _connect_error(login, database, error) from error
+
+
+_REFUSED_LOGIN = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
+    "is not permitted to log in",
+)
+
+
+def _connect_error(login: Login, database: str, error: psycopg.Error) -> ClipperError:
+    # libpq gives no SQLSTATE for a refused connection, so its words have to do; an unknown wording is a ServerError.
+    words = " ".join(str(error).split())
+    if f'database "{database}" does not exist' in words:
+        return MissingError(
+            f"database {database!r} does not exist on {login.where}",
+            hints=["`psql -l` lists the databases; check BACKUP_DATABASES"],
+        )
+    if (
+        "permission denied for database" in words
+        or any(part in words for part in _REFUSED_LOGIN)
+        or ("role " in words and "does not exist" in words)
+    ):
+        return AccessError(
+            f"PostgreSQL on {login.where} refused the login: {_last_part(words)}",
+            hints=["check PGUSER and PGPASSWORD (or PGPASSFILE), and the server's pg_hba.conf"],
+        )
+    return ServerError(
+        f"cannot connect to PostgreSQL on {login.where}: {_last_part(words)}",
+        hints=["check PGHOST and PGPORT, and that the server is running: `pg_isready` asks it"],
+    )
+
+
+def _last_part(words: str) -> str:
+    _, _, fatal = words.rpartition("FATAL: ")
+    return fatal.strip() or words
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn psycopg's errors into ours; *doing* says what was going on (`counting the rows of …`)."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise query_error(doing, error) from error
+
+
+def query_error(doing: str, error: psycopg.Error) -> ClipperError:
+    """Our error for a failed statement."""
+    words = " ".join(str(error).split()) or "the connection was lost"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        hints = ["grant the role pg_read_all_data"]
+        if "row-level security" in words:
+            hints = ["rows hidden by row-level security would be missing: ALTER ROLE … BYPASSRLS"]
+        return AccessError(f"{doing}: {words}", hints=hints)
+    if isinstance(error, psycopg.errors.OutOfMemory) and "max_locks_per_transaction" in str(error):
+        return ServerError(
+            f"{doing}: the server ran out of lock space", hints=["raise max_locks_per_transaction (needs a restart)"]
+        )
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return ServerError(f"{doing}: the connection to PostgreSQL was lost: {words}", hints=["look into the server's log"])
+    return ServerError(f"{doing}: {words}")
+
+
+def rows(
+    connection: Connection, statement: LiteralString | sql.Composed, parameters: Sequence[object] | None = None
+) -> list[TupleRow]:
+    """All rows of one query; errors are psycopg's (callers wrap them in `translated`)."""
+    return connection.execute(statement, parameters).fetchall()

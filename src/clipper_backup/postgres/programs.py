@@ -1,0 +1,142 @@
+"""PostgreSQL's client programs as streams: an output is whole only when the program said so by exiting with 0."""
+
+import fcntl
+import os
+import re
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from clipper_backup.errors import AccessError, ClipperError, ToolError
+
+READ_BYTES = 1 << 20
+"""What one read of a program's output takes; the pipe is widened to it, the most an unprivileged process may ask for."""
+
+_STDERR_LINES = 200
+
+
+class Program:
+    """A running client program. Leaving the context ends it, whatever state it is in."""
+
+    def __init__(self, path: Path, arguments: Sequence[str], environment: Mapping[str, str], *, feed: bool = False) -> None:
+        """Start it. With *feed* it reads its standard input from `feed()`; else that is empty."""
+        self.name = path.name
+        self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        try:
+            self._process = subprocess.Popen(
+                [path, *arguments],
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                bufsize=0,
+            )
+        except OSError as error:
+            raise ToolError(f"cannot start {path}: {error.strerror}") from error
+        assert self._process.stdout is not None  # noqa: S101  asked for two lines above
+        self._stdout = self._process.stdout.fileno()
+        for pipe in (self._process.stdout, self._process.stdin):
+            if pipe is not None:
+                with suppress(OSError):  # beyond the user's pipe quota: slower, not wrong
+                    fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, READ_BYTES)
+        self._drain = threading.Thread(target=self._read_stderr, daemon=True)
+        self._drain.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+        for pipe in (self._process.stdout, self._process.stdin):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+        self._drain.join()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def kill(self) -> None:
+        """End it at once, if it still runs. Safe from any thread."""
+        if self._process.poll() is None:
+            self._process.kill()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its whole output. Raises ToolError at the end unless it exited with 0: a half output is never taken for a whole one."""
+        while chunk := os.read(self._stdout, READ_BYTES):
+            yield chunk
+        self.finish()
+
+    def feed(self, chunks: Iterable[bytes]) -> bool:
+        """Write *chunks* to its input, then close it. False when it closed its input before the end."""
+        assert self._process.stdin is not None  # noqa: S101  the caller started it with feed=True
+        try:
+            for chunk in chunks:
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[os.write(self._process.stdin.fileno(), rest) :]
+        except BrokenPipeError:
+            return False
+        finally:
+            with suppress(OSError):
+                self._process.stdin.close()
+        return True
+
+    def finish(self) -> None:
+        """Wait for its end; raise what its exit status and last words mean."""
+        status = self._process.wait()
+        self._drain.join()
+        if status != 0:
+            raise self.failure(status)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it said on standard error, line by line."""
+        return list(self._stderr)
+
+    def failure(self, status: int) -> ClipperError:
+        """The error for an exit *status* other than 0."""
+        how = f"was ended by signal {-status}" if status < 0 else f"failed (exit {status})"
+        said = [re.sub(rf"^{re.escape(self.name)}: (error: )?", "", line) for line in self._stderr]
+        words = "; ".join(line for line in said if not line.startswith(("hint:", "detail:"))) or "it said nothing"
+        message = f"{self.name} {how}: {words}"
+        if "row-level security" in words:
+            return AccessError(message, hints=["rows hidden by row-level security would be missing: ALTER ROLE … BYPASSRLS"])
+        if "permission denied" in words:
+            return AccessError(message, hints=["grant the role pg_read_all_data"])
+        return ToolError(message)
+
+    def _read_stderr(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101  asked for in the constructor
+        rest = b""
+        while chunk := os.read(self._process.stderr.fileno(), 65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            self._stderr.extend(text for line in lines if (text := line.decode(errors="replace").strip()))
+        if rest:
+            self._stderr.append(rest.decode(errors="replace").strip())
+
+
+def run(path: Path, arguments: Sequence[str], environment: Mapping[str, str], *, feed: Iterable[bytes] | None = None) -> bytes:
+    """Run a program to its end and return its output (small ones only). ToolError unless it exits with 0.
+
+    With *feed* its input is fed until it has read enough: a program that closes its input early is no failure by itself.
+    """
+    with Program(path, arguments, environment, feed=feed is not None) as program:
+        collected: list[bytes] = []
+        reader = threading.Thread(target=lambda: collected.extend(iter(lambda: os.read(program._stdout, READ_BYTES), b"")))  # noqa: SLF001  our own class
+        reader.start()
+        try:
+            if feed is not None:
+                program.feed(feed)
+        except BaseException:
+            program.kill()
+            raise
+        finally:
+            reader.join()
+        program.finish()
+    return b"".join(collected)

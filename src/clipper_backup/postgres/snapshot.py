@@ -1,0 +1,180 @@
+"""One exported snapshot with every table that will be dumped locked before it was taken (docs/design/dumps.md, rule 103)."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from clipper_backup.errors import ServerError
+from clipper_backup.postgres.connection import Connection, Login, connect, rows, translated
+
+ATTEMPTS = 5
+"""How often the lock-then-snapshot step is begun again because tables came or went meanwhile."""
+
+_LOCK_BATCH = 250
+
+# What pg_dump writes TABLE DATA for: ordinary and unlogged tables (partition leaves too); of an extension's members only its
+# configuration tables, with their condition. Partition parents, views, materialized views and foreign tables have none.
+# Source: pg_dump.c, makeTableDataInfo and processExtensionTables; checked against the archive's table of contents later.
+_DATA_TABLES = """
+SELECT c.oid::bigint, n.nspname, c.relname, config.condition, c.relpersistence = 'u'
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN LATERAL (
+    SELECT e.extcondition[place.position] AS condition
+    FROM pg_extension e, unnest(e.extconfig) WITH ORDINALITY AS place(table_oid, position)
+    WHERE place.table_oid = c.oid LIMIT 1
+) AS config ON true
+WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND (config.condition IS NOT NULL OR NOT EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+ORDER BY n.nspname, c.relname
+"""
+
+# Each time-out that could end a session which holds a snapshot for hours. transaction_timeout came with 17,
+# idle_session_timeout with 14: the server says which it knows.
+_TIMEOUTS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DataTable:
+    """A table whose rows the dump will hold. `condition` is the WHERE clause of an extension's configuration table."""
+
+    oid: int
+    schema: str
+    name: str
+    condition: str | None = None
+    unlogged: bool = False
+
+    @property
+    def title(self) -> str:
+        """Schema and name for messages."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Schema and name for SQL."""
+        return sql.Identifier(self.schema, self.name)
+
+
+class _Moved(Exception):  # noqa: N818  not an error: the tables moved, the step begins again
+    pass
+
+
+class Snapshot:
+    """An open session that holds locks and snapshot; close it when pg_dump and the counting have ended."""
+
+    def __init__(self, connection: Connection, tables: Sequence[DataTable], exported: str) -> None:
+        self.connection = connection
+        self.tables = tuple(tables)
+        self.exported = exported
+
+    @classmethod
+    def take(cls, login: Login, database: str, *, lock_timeout_seconds: int) -> "Snapshot":
+        """Lock, then take and export the snapshot; ServerError names the table and who holds it when a lock is not to be had."""
+        connection = connect(login, database)
+        try:
+            with translated(f"preparing the snapshot of database {database}"):
+                known = {name for (name,) in rows(connection, "SELECT name FROM pg_settings")}
+                for name in _TIMEOUTS:
+                    if name in known:
+                        connection.execute(sql.SQL("SET {} = 0").format(sql.Identifier(name)))
+                # A role without BYPASSRLS must get an error, never a part of the rows (rule 83).
+                connection.execute("SET row_security = off")
+                for _ in range(ATTEMPTS):
+                    with suppress(_Moved):
+                        tables, exported = _lock_then_export(connection, database, lock_timeout_seconds)
+                        return cls(connection, tables, exported)
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        raise ServerError(
+            f"the tables of database {database} changed {ATTEMPTS} times while they were being locked",
+            hints=["something creates and drops tables all the time: pause it during the dump, or try again"],
+        )
+
+    def close(self) -> None:
+        """Release snapshot and locks."""
+        self.connection.close()
+
+    def check_alive(self, database: str) -> None:
+        """ServerError when the session was ended under us: then counts and dump may not belong together."""
+        with translated(f"holding the snapshot of database {database}"):
+            self.connection.execute("SELECT")
+
+
+def _lock_then_export(connection: Connection, database: str, lock_timeout_seconds: int) -> tuple[list[DataTable], str]:
+    listed = [_table(row) for row in rows(connection, _DATA_TABLES)]
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        # LOCK takes no snapshot: this transaction's is taken by the first query after the last lock.
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{lock_timeout_seconds}s")))
+        for start in range(0, len(listed), _LOCK_BATCH):
+            _lock(connection, database, listed[start : start + _LOCK_BATCH])
+        connection.execute("SET LOCAL lock_timeout = 0")
+        ((exported,),) = rows(connection, "SELECT pg_export_snapshot()")
+        seen = [_table(row) for row in rows(connection, _DATA_TABLES)]
+        held = {
+            oid
+            for (oid,) in rows(
+                connection,
+                "SELECT relation::bigint FROM pg_locks WHERE locktype = 'relation' AND pid = pg_backend_pid() AND granted"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            )
+        }
+        _check_locked(seen, held)
+    except BaseException:
+        if not connection.closed:
+            connection.execute("ROLLBACK")
+        raise
+    return seen, exported
+
+
+def _check_locked(tables: Sequence[DataTable], held: set[int]) -> None:
+    if any(table.oid not in held for table in tables):
+        raise _Moved
+
+
+def _lock(connection: Connection, database: str, tables: Sequence[DataTable]) -> None:
+    names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(table.identifier) for table in tables)
+    try:
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.DeadlockDetected) as error:
+        raise _Moved from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise ServerError(
+            f"a table of database {database} stayed locked for longer than DUMP_LOCK_TIMEOUT_SECONDS:"
+            f" {_who_locks(connection, tables)}",
+            hints=["wait for that session to end, or end it: SELECT pg_terminate_backend(pid)"],
+        ) from error
+
+
+def _who_locks(connection: Connection, tables: Sequence[DataTable]) -> str:
+    connection.execute("ROLLBACK")
+    found = rows(
+        connection,
+        "SELECT l.relation::bigint, l.pid, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+        " WHERE l.relation = ANY(%s) AND l.mode = 'AccessExclusiveLock' AND l.granted LIMIT 1",
+        [[table.oid for table in tables]],
+    )
+    if not found:
+        return f"one of {tables[0].title} … {tables[-1].title}"
+    ((oid, pid, query),) = found
+    title = next(table.title for table in tables if table.oid == oid)
+    return f"{title}, by the session with pid {pid} ({' '.join(str(query).split())[:100]})"
+
+
+def _table(row: tuple[object, ...]) -> DataTable:
+    oid, schema, name, condition, unlogged = row
+    assert isinstance(oid, int)  # noqa: S101  the query casts it
+    return DataTable(oid, str(schema), str(name), str(condition) if condition else None, bool(unlogged))
