@@ -1,8 +1,10 @@
 """Every setting, declared once: this module yields parsing, validation, `--help`, `settings` and docs/reference/settings.md.
 
-Precedence: flag, environment, settings file or folder, default. A settings file is TOML (`NAME = "value"`); a folder
-holds one file per setting, the way Kubernetes mounts a ConfigMap. Unknown names are errors there, and never in the
-environment: Kubernetes injects names like POSTGRES_PORT into every process.
+Precedence: flag, environment, settings file or folder, `NAME_DEFAULT` in the environment, default. A settings file is TOML
+(`NAME = "value"`); a folder holds one file per setting, the way Kubernetes mounts a ConfigMap. Unknown names are errors
+there, and never in the environment: Kubernetes injects names like POSTGRES_PORT into every process. `NAME_DEFAULT` is for
+whoever ships a deployment: it names what is usual there (PGHOST_DEFAULT=postgres) and yields to what a user writes into the
+settings file.
 """
 
 import dataclasses
@@ -248,7 +250,8 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], config: Path 
     """
     if config is None and (named := environment.get(CONFIG_VARIABLE)):
         config = Path(named)
-    texts: dict[str, tuple[str, str]] = {}
+    shipped = {name: f"{name}_DEFAULT" for name in _BY_NAME}
+    texts = {name: (environment[variable], variable) for name, variable in shipped.items() if environment.get(variable)}
     if config is not None:
         texts.update({name: (text, str(config)) for name, text in _read_config(config).items()})
     texts.update({name: (environment[name], "environment") for name in _BY_NAME if environment.get(name)})

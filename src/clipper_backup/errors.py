@@ -17,6 +17,7 @@
     ├── ServerError              1   PostgreSQL refused, or the connection to it broke
     ├── ToolError                1   a PostgreSQL client program failed
     │   └── ToolMissingError     1   no suitable client program is installed
+    ├── TelemetryError           1   metrics could not be handed over; jobs turn it into a warning
     └── StoppedError     130 / 143   ended by SIGINT or SIGTERM
 
 Messages are lower case, name the object, have no full stop at the end; `hints` are sentences that a
@@ -134,6 +135,10 @@ class ToolError(ClipperError):
 
 class ToolMissingError(ToolError):
     """No client program of a suitable major version was found."""
+
+
+class TelemetryError(ClipperError):
+    """Metrics could not be handed over. A job that did its work warns and goes on: the backup is what counts."""
 
 
 class StoppedError(ClipperError):
