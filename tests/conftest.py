@@ -1,3 +1,5 @@
 """Fixtures are plugins, one theme a file, listed here."""
 
-pytest_plugins = []
+pytest_plugins = [
+    "fixtures.monitoring",
+]
