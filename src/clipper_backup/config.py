@@ -8,6 +8,7 @@ settings file.
 """
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,10 +23,14 @@ CONFIG_VARIABLE = "CLIPPER_BACKUP_CONFIG"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How the text of a setting becomes a value; `parse` raises ValueError with what was expected."""
+    """How the text of a setting becomes a value; `parse` raises ValueError with what was expected.
+
+    `show` is its opposite, for people: it may hide a part, but never shows anything that `parse` would refuse.
+    """
 
     name: str
     parse: Callable[[str], Any]
+    show: Callable[[Any], str] = str
 
 
 def _number(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -92,13 +97,37 @@ def _queries(text: str) -> tuple[ValidationQuery, ...]:
     return tuple(queries)
 
 
+def _show_queries(queries: tuple[ValidationQuery, ...]) -> str:
+    return "\n".join(
+        f"{query.database}/{query.name}: {query.sql}" if query.database else f"{query.name}: {query.sql}" for query in queries
+    )
+
+
+_URL_SECRETS = (
+    re.compile(r"(?<=://)[^/@]+(?=@)"),
+    re.compile(r"(?i)(?<=[?&])([^=&#]*(?:sig|token|secret|passw|key)[^=&#]*=)[^&#]*"),
+)
+
+
+def _url(text: str) -> str:
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", text):
+        raise ValueError("a URL is needed, like scheme://place")
+    return text
+
+
+def show_url(text: str) -> str:
+    """*text* without the secrets a URL may hold: user and password, and the signature of a query."""
+    login, query = _URL_SECRETS
+    return query.sub(r"\1***", login.sub("***", text))
+
+
 TEXT = Kind("text", str)
-URL = Kind("URL", str)
+URL = Kind("URL", _url, show_url)
 PATH = Kind("path", Path)
 SECRET = Kind("secret", Secret)
 SIZE = Kind("size, like 64MiB", parse_bytes)
-NAMES = Kind("names, separated by commas", _names)
-QUERIES = Kind("lines of `name: SELECT …`", _queries)
+NAMES = Kind("names, separated by commas", _names, ", ".join)
+QUERIES = Kind("lines of `name: SELECT …`", _queries, _show_queries)
 
 CLIPPER_QUERIES = (
     ValidationQuery("clip count", "SELECT count(*) FROM clips", default=True),
@@ -222,8 +251,23 @@ class Declared:
 
     @property
     def flag(self) -> str:
-        """The command-line flag that sets it."""
+        """The command-line flag that sets it, unless it is a secret."""
         return "--" + self.field.replace("_", "-")
+
+    @property
+    def secret(self) -> bool:
+        """Whether its value is never shown, nor taken from a command line."""
+        return self.kind is SECRET
+
+    def show(self, value: Any) -> str:
+        """*value* for people, without secrets; empty for one that is not set."""
+        return "" if value is None else self.kind.show(value)
+
+    def public(self, value: Any) -> str | int | list[str] | None:
+        """*value* for JSON, without secrets: numbers stay numbers, lists of names stay lists."""
+        if isinstance(value, int) or value is None:
+            return value
+        return list(value) if self.kind is NAMES else self.kind.show(value)
 
 
 DECLARED: tuple[Declared, ...] = tuple(

@@ -1,0 +1,124 @@
+"""The commands, and how a command line becomes a call of one.
+
+To add a command, write a function in `cmd_<name>.py` and name it in COMMANDS:
+
+    app = group("dump", "Logical backups.")   # for the words after `clipper-backup dump`; a single word needs no group
+
+    @app.command
+    def show(dump_id: Annotated[str, Parameter(help="the dump, like …-20261122-020000")], /, *, context: Context) -> None:
+        '''What one dump holds.'''             # the docstring is the help
+        dump = find(context.settings, DumpId.parse(dump_id), context.emit)
+        context.answer({"schema": 1, **as_document(dump)}, as_text(dump))
+
+What a command is about is positional-only, its options are keyword-only. A parameter named `context` is filled in here
+and is no option. Settings and global flags are taken out of the command line by `arguments` before a command sees it:
+no command declares them. A command raises to fail and returns None.
+"""
+
+import difflib
+import io
+import re
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
+
+from clipper_backup.cli import output
+from clipper_backup.cli.arguments import known_flags, split
+from clipper_backup.cli.context import Context
+from clipper_backup.cli.help import HelpLayout, epilogue
+from clipper_backup.errors import UsageError
+
+PROGRAM = "clipper-backup"
+_HELP_FLAGS = frozenset({"--help", "-h"})
+_HELP_COLUMNS = 100
+
+COMMANDS = {
+    "settings": "clipper_backup.cli.cmd_settings:settings",
+    "version": "clipper_backup.cli.cmd_version:version",
+}
+"""First word of a command -> `module:attribute`, a function or what `group` returned; imported when it is needed."""
+
+
+def group(name: str, meaning: str) -> cyclopts.App:
+    """The commands that begin with the word *name*."""
+    return cyclopts.App(name=name, help=meaning, version_flags=[])
+
+
+def make_app() -> cyclopts.App:
+    """The whole command line, nothing of it imported yet."""
+    app = cyclopts.App(
+        name=PROGRAM,
+        help="Backup and recovery for PostgreSQL that knows whether it would work.",
+        help_epilogue=epilogue(),
+        help_format="plaintext",
+        help_formatter=HelpLayout(),
+        version_flags=[],
+        default_parameter=cyclopts.Parameter(parse=re.compile("^(?!context$)"), negative=(), consume_multiple=False),
+    )
+    app["--help"].show = False
+    for name, path in COMMANDS.items():
+        app.command(path, name=name)
+    return app
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Run the command that *words* ask for; the exit code is 0, everything else is an error."""
+    arguments = split(words)
+    app = make_app()
+    tokens = list(arguments.words)
+    try:
+        command, bound, injected = app.parse_args(tokens, print_error=False, exit_on_error=False, verbose=False)
+    except CycloptsError as error:
+        raise _usage_error(error) from None
+    if getattr(command, "__func__", None) is cyclopts.App.help_print:
+        words_before_values = tokens[: tokens.index("--")] if "--" in tokens else tokens
+        if not _HELP_FLAGS & set(words_before_values):
+            output.tell(_help(app, tokens))
+            raise UsageError(f"no command was given after `{' '.join((PROGRAM, *tokens))}`")
+        output.answer(_help(app, [token for token in tokens if token not in _HELP_FLAGS]))
+        return 0
+    with Context(arguments) as context:
+        command(*bound.args, **bound.kwargs, **dict.fromkeys(injected, context))
+    return 0
+
+
+def _help(app: cyclopts.App, tokens: list[str]) -> str:
+    """The help page for the command that *tokens* name."""
+    from rich.console import Console  # noqa: PLC0415 - only help needs it
+
+    app.resolved_commands()  # imports them all: each one's docstring is its line in the list
+    page = io.StringIO()
+    width = min(output.terminal_width() or _HELP_COLUMNS, _HELP_COLUMNS)
+    app.help_print(tokens, console=Console(file=page, width=width, force_terminal=sys.stdout.isatty()))
+    return re.sub(r"\n{3,}", "\n\n", page.getvalue())
+
+
+def _usage_error(error: CycloptsError) -> UsageError:
+    """Say in our words what cyclopts could not make sense of."""
+    command = " ".join((PROGRAM, *(error.command_chain or ())))
+    see = f"`{command} --help` shows what there is"
+    unused = error.unused_tokens or []
+    if isinstance(error, UnknownCommandError):
+        names = [name for name in error.app or () if not name.startswith("-")]
+        return UsageError(f"unknown command: {command} {unused[0]}", hints=[*_similar(unused[0], names), see])
+    options = [word.partition("=")[0] for word in unused if word.startswith("-")]
+    if isinstance(error, UnknownOptionError):
+        options = [error.token.keyword or error.token.value]
+    if options and isinstance(error, UnknownOptionError | MissingArgumentError):
+        known = error.app.assemble_argument_collection() if error.app else ()
+        names = [name for argument in known if argument.parse for name in argument.names]
+        return UsageError(f"{command} has no option {options[0]}", hints=[*_similar(options[0], [*names, *known_flags()]), see])
+    if isinstance(error, UnusedCliTokensError):
+        return UsageError(f"{command} takes no {unused[0]!r}", hints=[see])
+    if isinstance(error, MissingArgumentError) and error.argument:
+        name = error.keyword or error.argument.name
+        what = f"{name} needs a value" if name.startswith("-") and error.argument.has_tokens else f"{command} needs {name}"
+        return UsageError(what, hints=[see])
+    message = str(error).strip().removesuffix(".")
+    return UsageError(message[:1].lower() + message[1:], hints=[see])
+
+
+def _similar(word: str, names: Sequence[str]) -> list[str]:
+    return [f"did you mean {name}?" for name in difflib.get_close_matches(word, names, n=1)]
