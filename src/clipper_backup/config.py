@@ -8,12 +8,12 @@ settings file.
 """
 
 import dataclasses
+import difflib
 import re
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 from clipper_backup.errors import MissingError, UsageError
 from clipper_backup.values import Secret, parse_bytes
@@ -135,17 +135,21 @@ CLIPPER_QUERIES = (
 )
 
 
-def setting(default: Any, kind: Kind, meaning: str, why: str = "") -> Any:
-    """Declare a setting: its default, kind, meaning (one sentence), and why the default is what it is."""
-    return field(default=default, metadata={"kind": kind, "meaning": meaning, "why": why})
+def setting(default: Any, kind: Kind, meaning: str, why: str = "", *, section: str = "") -> Any:
+    """Declare a setting: its default, kind, meaning (one sentence), and why the default is what it is.
+
+    *section* begins a new section of the reference page; settings without one belong to the section before them.
+    """
+    return field(default=default, metadata={"kind": kind, "meaning": meaning, "why": why, "section": section})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings, parsed. A field's name in upper case is the setting's name."""
 
-    # -- where backups go
-    cloud_provider: str | None = setting(None, choice("gcp", "aws", "azure", "local"), "which kind of store BACKUP_BUCKET names")
+    cloud_provider: str | None = setting(
+        None, choice("gcp", "aws", "azure", "local"), "which kind of store BACKUP_BUCKET names", section="Where backups go"
+    )
     backup_bucket: str | None = setting(
         None, TEXT, "the bucket, or for CLOUD_PROVIDER=local the folder, that holds the repository"
     )
@@ -163,25 +167,35 @@ class Settings:
         "a part of 8 MiB takes a minute at 1 Mbit/s; anything slower is broken",
     )
     store_retry_seconds: int = setting(
-        180, integer(0, 3600, "seconds"), "how long a failing request is tried again before the command gives up; 0 tries once",
+        180,
+        integer(0, 3600, "seconds"),
+        "how long a failing request is tried again before the command gives up; 0 tries once",
         "stores answer again within a minute or two after a restart or a throttled minute",
-    )  # fmt: skip
-    lease_seconds: int = setting(
-        60, integer(2, 3600, "seconds"), "after how long without renewal a lease counts as abandoned",
-        "renewed three times within it, so two lost renewals are survived",
-    )  # fmt: skip
-    # -- what is dumped, and how
-    backup_databases: tuple[str, ...] = setting(
-        (), NAMES, "the databases to dump; empty means every one that accepts connections and is no template"
     )
-    dump_fingerprint: str = setting(
-        "counts", choice("counts", "hash", "off"), "what is recorded of every table on the dump's snapshot: exact row counts, also a hash of all rows, or nothing",
+    lease_seconds: int = setting(
+        60,
+        integer(2, 3600, "seconds"),
+        "after how long without renewal a lease counts as abandoned",
+        "renewed three times within it, so two lost renewals are survived",
+    )
+    backup_databases: tuple[str, ...] = setting(
+        (),
+        NAMES,
+        "the databases to dump; empty means every one that accepts connections and is no template",
+        section="What is dumped, and how",
+    )
+    dump_fingerprint: Literal["counts", "hash", "off"] = setting(
+        "counts",
+        choice("counts", "hash", "off"),
+        "what is recorded of every table on the dump's snapshot: exact row counts, also a hash of all rows, or nothing",
         "counts cost one scan of each table; hash finds a single changed value and costs several times more",
-    )  # fmt: skip
+    )
     validation_queries: tuple[ValidationQuery, ...] = setting(
-        CLIPPER_QUERIES, QUERIES, "queries answered on the dump's snapshot and after a restore, one a line: `name: SELECT …` or `database/name: SELECT …`",
+        CLIPPER_QUERIES,
+        QUERIES,
+        "queries answered on the dump's snapshot and after a restore, one a line: `name: SELECT …` or `database/name: SELECT …`",
         "counts of `clips` and `users`, where these tables exist",
-    )  # fmt: skip
+    )
     dump_jobs: int = setting(
         1,
         integer(1, 64),
@@ -209,24 +223,23 @@ class Settings:
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`); unset means the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall and pg_restore; unset means: look for them")
-    # -- how long it is kept
-    retention_days: int = setting(30, integer(1, 36500, "days"), "how many days a dump is kept")
+    retention_days: int = setting(30, integer(1, 36500, "days"), "how many days a dump is kept", section="How long it is kept")
     retention_min_dumps: int = setting(
         3,
         integer(1, 10000),
         "how many of the newest dumps are kept however old they are",
         "age alone must never delete the last good ones",
     )
-    # -- who is told
     prometheus_pushgateway: str | None = setting(
         None,
         URL,
         "the Pushgateway that jobs report to, like http://prometheus-pushgateway.clipper-monitoring:9091; unset means nobody",
+        section="Who is told",
     )
-    # -- Kubernetes
-    volume_snapshot_class: str | None = setting(None, TEXT, "the VolumeSnapshotClass for volume snapshots")
-    # -- PostgreSQL, with libpq's own names and meaning
-    pghost: str | None = setting(None, TEXT, "PostgreSQL's host or socket folder")
+    volume_snapshot_class: str | None = setting(None, TEXT, "the VolumeSnapshotClass for volume snapshots", section="Kubernetes")
+    pghost: str | None = setting(
+        None, TEXT, "PostgreSQL's host or socket folder", section="PostgreSQL, with libpq's own names and meaning"
+    )
     pgport: str | None = setting(None, TEXT, "PostgreSQL's port")
     pguser: str | None = setting(None, TEXT, "the role to connect as")
     pgpassword: Secret | None = setting(None, SECRET, "that role's password; a PGPASSFILE is better")
@@ -242,6 +255,7 @@ class Settings:
 class Declared:
     """The declaration of one setting, for help pages and the settings command."""
 
+    section: str
     name: str
     field: str
     kind: Kind
@@ -270,10 +284,15 @@ class Declared:
         return list(value) if self.kind is NAMES else self.kind.show(value)
 
 
-DECLARED: tuple[Declared, ...] = tuple(
-    Declared(f.name.upper(), f.name, cast("Kind", f.metadata["kind"]), f.default, f.metadata["meaning"], f.metadata["why"])
-    for f in dataclasses.fields(Settings)
-)
+def _declared() -> Iterator[Declared]:
+    section = ""
+    for each in dataclasses.fields(Settings):
+        said = each.metadata
+        section = said["section"] or section
+        yield Declared(section, each.name.upper(), each.name, said["kind"], each.default, said["meaning"], said["why"])
+
+
+DECLARED: tuple[Declared, ...] = tuple(_declared())
 _BY_NAME = {declared.name: declared for declared in DECLARED}
 
 
@@ -316,25 +335,39 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], config: Path 
 
 
 def _read_config(config: Path) -> dict[str, str]:
-    if config.is_dir():
-        # Kubernetes mounts a ConfigMap as links through `..data`; those hidden names are not settings.
-        entries: dict[str, Any] = {
-            entry.name: entry.read_text() for entry in sorted(config.iterdir()) if not entry.name.startswith(".")
-        }
-    else:
-        try:
-            entries = tomllib.loads(config.read_text())
-        except OSError as error:
-            raise MissingError(f"cannot read the settings file {config}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(
-                f"the settings file {config} is not TOML: {error}", hints=['one setting a line: RETENTION_DAYS = "30"']
-            ) from error
+    """The settings in a file or folder, by name; UsageError for unknown names and what is not text."""
+    entries = _read_folder(config) if config.is_dir() else _read_toml(config)
     if unknown := sorted(set(entries) - set(_BY_NAME)):
+        similar = [other for name in unknown for other in difflib.get_close_matches(name.upper(), _BY_NAME, n=1)]
         raise UsageError(
-            f"unknown setting {', '.join(unknown)} in {config}", hints=["`clipper-backup settings` lists every setting"]
+            f"unknown setting {', '.join(unknown)} in {config}",
+            hints=[*(f"did you mean {name}?" for name in similar), "`clipper-backup settings` lists every setting"],
         )
     return {name: _as_text(name, value, config) for name, value in entries.items()}
+
+
+def _read_folder(config: Path) -> dict[str, Any]:
+    # Kubernetes mounts a ConfigMap as links through `..data`; those hidden names are not settings.
+    return {entry.name: _read_text(entry) for entry in sorted(config.iterdir()) if not entry.name.startswith(".")}
+
+
+def _read_toml(config: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most processes are configured by their environment, and start faster without
+
+    try:
+        return tomllib.loads(_read_text(config))
+    except tomllib.TOMLDecodeError as error:
+        hints = ['one setting a line: RETENTION_DAYS = "30"']
+        raise UsageError(f"the settings file {config} is not TOML: {error}", hints=hints) from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the settings file {path} is not UTF-8 text") from error
 
 
 def _as_text(name: str, value: object, config: Path) -> str:
