@@ -1,0 +1,318 @@
+"""The manifests, read as the cluster would read them. Most tests look at every Pod of every file, also at those to come."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped] # it ships no types
+import pytest
+import yaml
+
+from clipper_backup import __version__
+from clipper_backup.config import CONFIG_VARIABLE, DECLARED, Loaded, load
+from clipper_backup.errors import UsageError, every_error
+from clipper_backup.values import parse_bytes
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "infrastructure" / "k8s" / "base"
+MANIFESTS = sorted(path for path in BASE.glob("*.yaml") if path.name != "kustomization.yaml")
+VERSIONS = ("1.28", kubernetes_validate.latest_version())
+MIB = 2**20
+
+Object = dict[str, Any]
+
+
+def read(path: Path) -> list[Object]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
+
+
+OBJECTS = [pytest.param(o, id=f"{path.name}-{o['kind']}-{o['metadata']['name']}") for path in MANIFESTS for o in read(path)]
+EVERY_OBJECT: list[Object] = [o for path in MANIFESTS for o in read(path)]
+
+
+def pod_template(o: Object) -> Object | None:
+    spec = o.get("spec", {})
+    template: Object | None = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+    return template
+
+
+PODS = [
+    pytest.param(template["spec"], id=f"{o['kind']}-{o['metadata']['name']}")
+    for o in EVERY_OBJECT
+    if (template := pod_template(o)) is not None
+]
+
+
+def containers(pod: Object) -> Iterator[Object]:
+    yield from pod.get("initContainers", [])
+    yield from pod["containers"]
+
+
+def cronjob(name: str) -> Object:
+    (found,) = (o for o in EVERY_OBJECT if o["kind"] == "CronJob" and o["metadata"]["name"] == name)
+    return found
+
+
+def job(name: str) -> Object:
+    spec: Object = cronjob(name)["spec"]["jobTemplate"]["spec"]
+    return spec
+
+
+@pytest.fixture
+def dump_pod() -> Object:
+    pod: Object = job("postgres-backup")["template"]["spec"]
+    return pod
+
+
+@pytest.fixture
+def dump_container(dump_pod: Object) -> Object:
+    (container,) = dump_pod["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+# -- every object
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("o", OBJECTS)
+def test_the_schema_holds(o: Object, version: str) -> None:
+    kubernetes_validate.validate(o, version, strict=True)
+
+
+def test_the_schema_is_strict() -> None:
+    with pytest.raises(kubernetes_validate.ValidationError, match="suspended"):
+        kubernetes_validate.validate(
+            {**cronjob("postgres-backup"), "spec": {**cronjob("postgres-backup")["spec"], "suspended": True}}, "1.28", strict=True
+        )
+
+
+@pytest.mark.parametrize("o", OBJECTS)
+def test_everything_says_its_namespace_and_whose_it_is(o: Object) -> None:
+    assert o["metadata"]["namespace"] == "clipper-production"
+    assert o["metadata"]["labels"]["app.kubernetes.io/name"] == "clipper-backup"
+
+
+def test_nothing_that_is_the_users_is_in_our_files() -> None:
+    kinds = {o["kind"] for o in EVERY_OBJECT}
+    assert not kinds & {"Namespace", "Secret", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+    assert "backup-config" not in {o["metadata"]["name"] for o in EVERY_OBJECT}
+
+
+def listed() -> list[Object]:
+    kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text())
+    assert set(kustomization) == {"apiVersion", "kind", "resources"}, "a transformer needs kubectl to be understood"
+    return [o for name in kustomization["resources"] for o in read(BASE / name)]
+
+
+def built() -> list[Object]:
+    answer = subprocess.run(["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True, timeout=60)
+    return list(yaml.safe_load_all(answer.stdout))
+
+
+# kubectl is no Debian package, so not every machine has it; what it would build is then read from the list alone.
+BUILDERS: dict[str, Callable[[], list[Object]]] = {"listed": listed} | ({"kubectl": built} if shutil.which("kubectl") else {})
+
+
+def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
+    return {(o["kind"], o["metadata"]["name"]): o for o in objects}
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_kustomize_builds_exactly_what_the_files_hold(build: Callable[[], list[Object]]) -> None:
+    assert by_name(build()) == by_name(EVERY_OBJECT)
+
+
+# -- every Pod
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_a_pod_is_within_the_restricted_profile(pod: Object) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    for volume in pod["volumes"]:
+        assert set(volume) - {"name"} <= {"configMap", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
+    for container in containers(pod):
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert "privileged" not in security
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_a_pod_gets_nothing_it_did_not_ask_for(pod: Object) -> None:
+    assert pod["enableServiceLinks"] is False
+    assert pod["automountServiceAccountToken"] is False
+    account = by_name(EVERY_OBJECT)["ServiceAccount", pod["serviceAccountName"]]
+    assert account["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_memory_and_scratch_are_bounded(pod: Object) -> None:
+    for container in containers(pod):
+        resources = container["resources"]
+        limit = parse_bytes(resources["limits"]["memory"] + "B")
+        assert parse_bytes(resources["requests"]["memory"] + "B") <= limit <= 512 * MIB
+        assert "cpu" not in resources["limits"]
+    scratch = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+    requested = [parse_bytes(c["resources"]["requests"]["ephemeral-storage"] + "B") for c in containers(pod)]
+    assert sum(parse_bytes(volume["sizeLimit"] + "B") for volume in scratch) <= sum(requested)
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_credentials_come_by_reference_only(pod: Object) -> None:
+    for container in containers(pod):
+        for variable in container.get("env", []):
+            if re.search(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|PGUSER", variable["name"]):
+                assert set(variable) == {"name", "valueFrom"}, f"{variable['name']} must not stand here"
+            assert not re.search(r"://[^/]*@", variable.get("value", "")), f"{variable['name']} has a login in its URL"
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_every_variable_is_a_setting_we_know(pod: Object) -> None:
+    names = {declared.name for declared in DECLARED}
+    for container in containers(pod):
+        for variable in container.get("env", []):
+            assert variable["name"] == CONFIG_VARIABLE or variable["name"].removesuffix("_DEFAULT") in names
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_what_a_container_mounts_exists(pod: Object) -> None:
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    mounted = {mount["name"] for container in containers(pod) for mount in container["volumeMounts"]}
+    assert mounted == volumes
+
+
+def test_there_is_one_image_and_it_is_this_version() -> None:
+    images = {c["image"] for o in EVERY_OBJECT if (template := pod_template(o)) for c in containers(template["spec"])}
+    assert images == {f"clipper-backup:{__version__}"}
+
+
+# -- every CronJob
+
+
+@pytest.mark.parametrize("name", [o["metadata"]["name"] for o in EVERY_OBJECT if o["kind"] == "CronJob"])
+@pytest.mark.rule(90)
+def test_a_cronjob_starts_once_and_ends_before_its_next_run(name: str) -> None:
+    spec = cronjob(name)["spec"]
+    assert spec["timeZone"] == "UTC"
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert spec["startingDeadlineSeconds"] + job(name)["activeDeadlineSeconds"] < 24 * 3600
+    assert "suspend" not in spec, "a user's `kubectl patch … suspend` must survive the next apply"
+    assert spec["successfulJobsHistoryLimit"] > 0
+    assert spec["failedJobsHistoryLimit"] > 0
+
+
+@pytest.mark.parametrize("name", [o["metadata"]["name"] for o in EVERY_OBJECT if o["kind"] == "CronJob"])
+def test_what_trying_again_cannot_change_is_not_tried_again(name: str) -> None:
+    policy = job(name)["podFailurePolicy"]["rules"]
+    pod = job(name)["template"]["spec"]
+    assert pod["restartPolicy"] == "Never", "the API refuses podFailurePolicy otherwise"
+    (fail,) = (rule["onExitCodes"] for rule in policy if rule["action"] == "FailJob")
+    assert fail["containerName"] in {container["name"] for container in pod["containers"]}
+    assert fail["operator"] == "In"
+    assert fail["values"] == [2, 3, 10, 12, 13]
+    assert set(fail["values"]) <= {error.exit_code for error in every_error()}
+    temporary = {error.exit_code for error in every_error() if error.temporary}
+    assert not temporary & set(fail["values"])
+    assert {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]} in policy
+    assert job(name)["backoffLimit"] > 0
+
+
+# -- the dump
+
+
+def test_the_dump_runs_at_two_oclock_by_its_own_command(dump_container: Object) -> None:
+    assert cronjob("postgres-backup")["spec"]["schedule"] == "0 2 * * *"
+    assert [*dump_container["command"], *dump_container["args"]] == ["clipper-backup", "job", "postgres-backup"]
+
+
+def test_the_dump_may_use_what_it_promises_to_need(dump_container: Object) -> None:
+    assert parse_bytes(dump_container["resources"]["requests"]["memory"] + "B") >= 300 * MIB
+
+
+def test_the_dump_logs_in_as_the_secret_says(dump_container: Object) -> None:
+    references = {v["name"]: v["valueFrom"] for v in dump_container["env"] if "valueFrom" in v}
+    assert references == {
+        "PGUSER": {"secretKeyRef": {"name": "postgres-secret", "key": "POSTGRES_USER"}},
+        "PGPASSWORD": {"secretKeyRef": {"name": "postgres-secret", "key": "POSTGRES_PASSWORD"}},
+    }
+
+
+def test_temporary_files_go_to_the_scratch_volume(dump_pod: Object, dump_container: Object) -> None:
+    (mount,) = (m for m in dump_container["volumeMounts"] if m["mountPath"] == "/tmp")
+    (volume,) = (v for v in dump_pod["volumes"] if v["name"] == mount["name"])
+    assert "emptyDir" in volume
+
+
+# The ConfigMap of the source document, Step 2, as it stands there.
+BACKUP_CONFIG = yaml.safe_load("""
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: backup-config
+  namespace: clipper-production
+data:
+  CLOUD_PROVIDER: "gcp"  # Options: gcp, aws, azure
+  BACKUP_BUCKET: "clipper-backups-prod"
+  RETENTION_DAYS: "30"
+  VOLUME_SNAPSHOT_CLASS: "csi-gce-pd"  # GCP: csi-gce-pd, AWS: csi-aws-vsc, Azure: csi-azuredisk-vsc
+  # Azure only:
+  # AZURE_STORAGE_ACCOUNT: "clipperbackupsprod"
+""")["data"]
+
+
+class Configured:
+    """What the dump's settings are when `backup-config` holds *data*, mounted the way the kubelet does it."""
+
+    def __init__(self, pod: Object, container: Object, folder: Path) -> None:
+        self._environment = {v["name"]: v.get("value", "from-the-secret") for v in container["env"]}
+        (mount,) = (m for m in container["volumeMounts"] if m["mountPath"] == self._environment[CONFIG_VARIABLE])
+        (volume,) = (v for v in pod["volumes"] if v["name"] == mount["name"])
+        assert mount["readOnly"] is True
+        assert volume["configMap"] == {"name": "backup-config", "optional": True}
+        self._folder = folder
+        self._environment[CONFIG_VARIABLE] = str(folder)
+
+    def __call__(self, data: dict[str, str]) -> Loaded:
+        (self._folder / "..2026_11_22").mkdir()
+        (self._folder / "..data").symlink_to("..2026_11_22")
+        for name, text in data.items():
+            (self._folder / "..data" / name).write_text(text)
+            (self._folder / name).symlink_to(f"..data/{name}")
+        return load({}, self._environment)
+
+
+@pytest.fixture
+def configured(dump_pod: Object, dump_container: Object, tmp_path: Path) -> Configured:
+    return Configured(dump_pod, dump_container, tmp_path)
+
+
+def test_the_sources_configmap_is_understood_and_the_defaults_stand(configured: Configured) -> None:
+    settings = configured(BACKUP_CONFIG).settings
+    assert (settings.cloud_provider, settings.backup_bucket, settings.retention_days) == ("gcp", "clipper-backups-prod", 30)
+    assert settings.pghost == "postgres"
+    assert settings.prometheus_pushgateway == "http://prometheus-pushgateway.clipper-monitoring:9091"
+    assert settings.pguser == "from-the-secret"
+
+
+def test_backup_config_beats_the_defaults_of_the_manifest(configured: Configured) -> None:
+    loaded = configured({**BACKUP_CONFIG, "PGHOST": "db.example", "PROMETHEUS_PUSHGATEWAY": "http://elsewhere:9091"})
+    assert loaded.settings.pghost == "db.example"
+    assert loaded.settings.prometheus_pushgateway == "http://elsewhere:9091"
+    assert loaded.origins["PGHOST"].endswith(str(configured._folder))
+
+
+def test_an_empty_value_in_backup_config_switches_a_default_off(configured: Configured) -> None:
+    assert configured({**BACKUP_CONFIG, "PROMETHEUS_PUSHGATEWAY": ""}).settings.prometheus_pushgateway is None
+
+
+def test_a_misspelt_key_in_backup_config_is_an_error(configured: Configured) -> None:
+    with pytest.raises(UsageError, match="unknown setting RETENTION_DAY "):
+        configured({**BACKUP_CONFIG, "RETENTION_DAY": "3"})
