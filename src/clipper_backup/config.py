@@ -336,7 +336,10 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], config: Path 
 
 def _read_config(config: Path) -> dict[str, str]:
     """The settings in a file or folder, by name; UsageError for unknown names and what is not text."""
-    entries = _read_folder(config) if config.is_dir() else _read_toml(config)
+    try:
+        entries = _read_folder(config) if config.is_dir() else _read_toml(config)
+    except OSError as error:
+        raise MissingError(f"cannot read settings from {error.filename or config}: {error.strerror}") from error
     if unknown := sorted(set(entries) - set(_BY_NAME)):
         similar = [other for name in unknown for other in difflib.get_close_matches(name.upper(), _BY_NAME, n=1)]
         raise UsageError(
@@ -364,8 +367,6 @@ def _read_toml(config: Path) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise MissingError(f"cannot read the settings file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"the settings file {path} is not UTF-8 text") from error
 

@@ -17,8 +17,8 @@ no command declares them. A command raises to fail and returns None.
 
 import difflib
 import io
+import os
 import re
-import sys
 from collections.abc import Sequence
 
 import cyclopts
@@ -51,9 +51,9 @@ def make_app() -> cyclopts.App:
     app = cyclopts.App(
         name=PROGRAM,
         help="Backup and recovery for PostgreSQL that knows whether it would work.",
-        help_epilogue=epilogue(),
         help_format="plaintext",
         help_formatter=HelpLayout(),
+        group_parameters=cyclopts.Group("Options"),
         version_flags=[],
         default_parameter=cyclopts.Parameter(parse=re.compile("^(?!context$)"), negative=(), consume_multiple=False),
     )
@@ -73,26 +73,27 @@ def dispatch(words: Sequence[str]) -> int:
     except CycloptsError as error:
         raise _usage_error(error) from None
     if getattr(command, "__func__", None) is cyclopts.App.help_print:
-        words_before_values = tokens[: tokens.index("--")] if "--" in tokens else tokens
-        if not _HELP_FLAGS & set(words_before_values):
-            output.tell(_help(app, tokens))
+        if not _HELP_FLAGS & set(tokens):
+            if not (arguments.has("--json") or arguments.has("--events")):
+                output.tell(_help(app, tokens, styled=False))
             raise UsageError(f"no command was given after `{' '.join((PROGRAM, *tokens))}`")
-        output.answer(_help(app, [token for token in tokens if token not in _HELP_FLAGS]))
+        styled = os.isatty(1) and not arguments.has("--no-color") and not os.environ.get("NO_COLOR")
+        output.answer(_help(app, [token for token in tokens if token not in _HELP_FLAGS], styled=styled))
         return 0
     with Context(arguments) as context:
         command(*bound.args, **bound.kwargs, **dict.fromkeys(injected, context))
     return 0
 
 
-def _help(app: cyclopts.App, tokens: list[str]) -> str:
-    """The help page for the command that *tokens* name."""
+def _help(app: cyclopts.App, tokens: list[str], *, styled: bool) -> str:
+    """The help page for the command that *tokens* name; *styled* for a terminal."""
     from rich.console import Console  # noqa: PLC0415 - only help needs it
 
     app.resolved_commands()  # imports them all: each one's docstring is its line in the list
     page = io.StringIO()
     width = min(output.terminal_width() or _HELP_COLUMNS, _HELP_COLUMNS)
-    app.help_print(tokens, console=Console(file=page, width=width, force_terminal=sys.stdout.isatty()))
-    return re.sub(r"\n{3,}", "\n\n", page.getvalue())
+    app.help_print(tokens, console=Console(file=page, width=width, force_terminal=styled))
+    return re.sub(r"\n{3,}", "\n\n", page.getvalue()) + epilogue(width)
 
 
 def _usage_error(error: CycloptsError) -> UsageError:

@@ -66,8 +66,10 @@ def split(words: Sequence[str]) -> Arguments:
                 value = pending.pop()
             if declared is not None:
                 flags[declared.name] = value
-            else:
+            elif value:
                 config = Path(value)
+            else:
+                raise UsageError(f"{flag} needs a value")
         else:
             rest.append(word)
     return Arguments(tuple(rest), flags, config, frozenset(switches))

@@ -1,5 +1,6 @@
 """Progress bars for a terminal: one for each running step, with rate and time left; what is finished scrolls away above."""
 
+import contextlib
 import threading
 
 from rich.console import Console
@@ -7,6 +8,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from clipper_backup.cli.output import printable
 from clipper_backup.cli.render import done_line, measure, warning_lines
 from clipper_backup.clock import Clock
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, Warned
@@ -32,8 +34,8 @@ class Bars:
         )
 
     def emit(self, event: Event) -> None:
-        """Show *event*."""
-        with self._lock:
+        """Show *event*; a terminal that has gone away never stops the work."""
+        with self._lock, contextlib.suppress(OSError):
             if isinstance(event, Warned):
                 for line in warning_lines(event):
                     self._print(line)
@@ -49,7 +51,7 @@ class Bars:
             self._bars.remove_task(former[0])
         if not self._tasks:
             self._bars.start()
-        task = self._bars.add_task(text, total=None, measured="")
+        task = self._bars.add_task(printable(text), total=None, measured="")
         self._tasks[step] = (task, self._clock.monotonic())
         return self._tasks[step]
 
@@ -66,14 +68,14 @@ class Bars:
             self._bars.stop()
 
     def _print(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True, highlight=False)
+        self._console.print(Text(printable(line)), soft_wrap=True, highlight=False)
 
     def show_state(self) -> None:
         """Nothing: the bars are the state."""
 
     def close(self) -> None:
         """Take the bars away and give the cursor back."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             for task, _ in self._tasks.values():
                 self._bars.remove_task(task)
             self._tasks.clear()

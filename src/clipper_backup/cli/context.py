@@ -13,7 +13,7 @@ from clipper_backup.cli.arguments import Arguments
 from clipper_backup.cli.render import JSON_INTERVAL_SECONDS, TEXT_INTERVAL_SECONDS, JsonLines, Renderer, TextLines
 from clipper_backup.clock import Clock, SystemClock
 from clipper_backup.config import Loaded, Settings, load
-from clipper_backup.errors import ClipperError, UsageError
+from clipper_backup.errors import ClipperError, StoppedError, UsageError
 from clipper_backup.ops.events import Event
 
 PROGRESS_VARIABLE = "CLIPPER_BACKUP_PROGRESS_SECONDS"
@@ -63,7 +63,7 @@ class Context:
         if self.json:
             output.answer_json(document)
         elif text:
-            output.answer(text if text.endswith("\n") else f"{text}\n")
+            output.answer(output.printable(text if text.endswith("\n") else f"{text}\n"))
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Return when a person said yes to *question*, or *yes* was given on the command line.
@@ -72,10 +72,16 @@ class Context:
         """
         if yes:
             return
-        if not (os.isatty(0) and os.isatty(2)):
-            raise UsageError(f"nobody to ask: {question}", hints=["there is no terminal; --yes says yes beforehand"])
-        os.write(2, f"{question} [y/N] ".encode(sys.stderr.encoding, "backslashreplace"))
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        if self.json or not (os.isatty(0) and os.isatty(2)):
+            raise UsageError(f"nobody to ask: {question}", hints=["--yes says yes beforehand"])
+        self._renderer.close()
+        os.write(2, f"{output.printable(question)} [y/N] ".encode(errors="backslashreplace"))
+        try:
+            reply = sys.stdin.readline()
+        except StoppedError:
+            output.tell("")  # the error begins on a line of its own
+            raise
+        if reply.strip().lower() not in {"y", "yes"}:
             raise ClipperError("not confirmed, nothing was changed")
 
 

@@ -13,14 +13,20 @@ from clipper_backup.cli.exits import exit_codes
 _NAMES_WIDTH = 30
 
 
-def epilogue() -> str:
+def epilogue(width: int) -> str:
     """The last lines of every help page."""
     codes = ", ".join(f"{code} {meaning}" for code, meaning in exit_codes())
+    widest = max(map(len, GLOBAL_FLAGS))
     return "\n".join(
         [
-            f"Everywhere: {', '.join(GLOBAL_FLAGS)}.",
-            "Every setting is a flag too: RETENTION_DAYS is --retention-days; `clipper-backup settings` lists them.",
-            f"Exit codes: {codes}.",
+            "With every command:",
+            *(f"  {flag:<{widest}}  {meaning}" for flag, meaning in GLOBAL_FLAGS.items()),
+            "",
+            *textwrap.wrap(
+                "Every setting is a flag too: RETENTION_DAYS is --retention-days. `clipper-backup settings` lists them.", width
+            ),
+            *textwrap.wrap(f"Exit codes: {codes}.", width),
+            "",
         ]
     )
 

@@ -12,6 +12,12 @@ from typing import Any
 from clipper_backup.errors import ClipperError, StoppedError
 
 _STDOUT, _STDERR = 1, 2
+_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0)) if chr(number) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    """*text* with its control characters spelled out: a database's name must not move the reader's cursor."""
+    return text.translate(_CONTROLS)
 
 
 def hold_standard_streams() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from clipper_backup.cli.output import as_json
+from clipper_backup.cli.output import as_json, printable
 from clipper_backup.clock import Clock
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, Warned
 from clipper_backup.values import show_bytes, show_seconds
@@ -110,7 +110,7 @@ class TextLines:
         """Show *event* on a line of its own, or nothing yet."""
         with self._lock:
             for line in self._lines(event, self._clock.monotonic()):
-                self._write(line)
+                self._write(printable(line))
 
     def _lines(self, event: Event, now: float) -> Iterator[str]:
         if isinstance(event, Warned):
@@ -134,7 +134,7 @@ class TextLines:
         with self._lock:
             now = self._clock.monotonic()
             for line in [step.describe(now) for step in self._steps] or ["no step is running"]:
-                self._write(line)
+                self._write(printable(line))
 
     def close(self) -> None:
         """Nothing to undo."""

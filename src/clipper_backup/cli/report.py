@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from clipper_backup.cli.output import tell
+from clipper_backup.cli.output import printable, tell
 from clipper_backup.errors import ClipperError, StoppedError, exit_code_of
 
 DEBUG_VARIABLE = "CLIPPER_BACKUP_DEBUG"
@@ -39,9 +39,9 @@ def report(error: BaseException, words: Sequence[str]) -> int:
     else:
         if trace:
             tell(trace.rstrip())
-        tell(f"{_mark('error:', given)} {message}")
+        tell(f"{_mark('error:', given)} {printable(message)}")
         for hint in hints:
-            tell(f"HINT: {hint}")
+            tell(f"HINT: {printable(hint)}")
     return code
 
 

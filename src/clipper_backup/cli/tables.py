@@ -1,5 +1,6 @@
 """Text tables for answers: columns of equal width, never cut, so that they read well and grep well."""
 
+import itertools
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -11,25 +12,23 @@ _NARROWEST = 20
 def table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = (), width: int | None = None
 ) -> str:
-    """*rows* under *headings*, one line a row, with a line end after each.
+    """*rows* under *headings*; a cell of several lines makes its row as tall.
 
     Columns named in *right* are aligned to the right, for numbers. With *width*, the last column is wrapped to fit a
     terminal of that width; nothing else ever is.
     """
-    lines = [list(headings), *([cell.replace("\n", "; ") for cell in row] for row in rows)]
-    widths = [max(_columns(line[place]) for line in lines) for place in range(len(headings))]
-    to_right = [heading in right for heading in headings]
-    indent = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
-    shown = []
-    for line in lines:
-        *first, last = line
-        prefix = "".join(_pad(cell, widths[place], right=to_right[place]) + _GAP for place, cell in enumerate(first))
-        if width is not None and width - indent >= _NARROWEST and _columns(last) > width - indent:
-            head, *more = textwrap.wrap(last, width - indent)
-            shown += [prefix + head, *(" " * indent + part for part in more)]
-        else:
-            shown.append((prefix + _pad(last, widths[-1], right=to_right[-1])).rstrip())
-    return "".join(f"{line}\n" for line in shown)
+    cells = [[cell.split("\n") for cell in row] for row in (headings, *rows)]
+    widths = [max(_columns(line) for row in cells for line in row[place]) for place in range(len(headings))]
+    room = None if width is None else width - sum(widths[:-1]) - len(_GAP) * (len(widths) - 1)
+    if room is not None and room >= _NARROWEST:
+        for row in cells:
+            row[-1] = [part for line in row[-1] for part in textwrap.wrap(line, room) or [""]]
+    lines = []
+    for row in cells:
+        for parts in itertools.zip_longest(*row, fillvalue=""):
+            padded = [_pad(part, widths[at], right=headings[at] in right) for at, part in enumerate(parts)]
+            lines.append(_GAP.join(padded).rstrip())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> str:
