@@ -43,7 +43,7 @@ COMMANDS = {
 
 def group(name: str, meaning: str) -> cyclopts.App:
     """The commands that begin with the word *name*."""
-    return cyclopts.App(name=name, help=meaning, version_flags=[])
+    return cyclopts.App(name=name, help=meaning, version_flags=[], group_parameters=cyclopts.Group("Options"))
 
 
 def make_app() -> cyclopts.App:
@@ -104,19 +104,18 @@ def _usage_error(error: CycloptsError) -> UsageError:
     if isinstance(error, UnknownCommandError):
         names = [name for name in error.app or () if not name.startswith("-")]
         return UsageError(f"unknown command: {command} {unused[0]}", hints=[*_similar(unused[0], names), see])
-    options = [word.partition("=")[0] for word in unused if word.startswith("-")]
+    known = error.app.assemble_argument_collection() if error.app and error.app.default_command else ()
+    names = [name for argument in known if argument.parse for name in argument.names]
+    unknown = [option for word in unused if (option := word.partition("=")[0]).startswith("-") and option not in names]
     if isinstance(error, UnknownOptionError):
-        options = [error.token.keyword or error.token.value]
-    if options and isinstance(error, UnknownOptionError | MissingArgumentError):
-        known = error.app.assemble_argument_collection() if error.app else ()
-        names = [name for argument in known if argument.parse for name in argument.names]
-        return UsageError(f"{command} has no option {options[0]}", hints=[*_similar(options[0], [*names, *known_flags()]), see])
+        unknown = [error.token.keyword or error.token.value]
+    if unknown:
+        return UsageError(f"{command} has no option {unknown[0]}", hints=[*_similar(unknown[0], [*names, *known_flags()]), see])
     if isinstance(error, UnusedCliTokensError):
         return UsageError(f"{command} takes no {unused[0]!r}", hints=[see])
     if isinstance(error, MissingArgumentError) and error.argument:
         name = error.keyword or error.argument.name
-        what = f"{name} needs a value" if name.startswith("-") and error.argument.has_tokens else f"{command} needs {name}"
-        return UsageError(what, hints=[see])
+        return UsageError(f"{name} needs a value" if name in unused else f"{command} needs {name}", hints=[see])
     message = str(error).strip().removesuffix(".")
     return UsageError(message[:1].lower() + message[1:], hints=[see])
 

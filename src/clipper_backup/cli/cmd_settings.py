@@ -56,6 +56,7 @@ def _document(declared: Declared, loaded: Loaded) -> dict[str, Any]:
         "kind": declared.kind.name,
         "meaning": declared.meaning,
         "why": declared.why or None,
+        "flag": None if declared.secret else declared.flag,
     }
 
 

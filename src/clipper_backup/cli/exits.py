@@ -1,12 +1,25 @@
-"""The exit codes, as the error classes declare them."""
+"""The exit codes, as the error classes declare them: for help pages and for docs/reference/exit-codes.md."""
+
+import inspect
 
 from clipper_backup.errors import StoppedError, every_error
 
+SIGNAL_CODE = "128 + n"
+
 
 def exit_codes() -> list[tuple[str, str]]:
-    """Every exit code with its meaning, in order: for help pages, and for docs/reference/exit-codes.md."""
-    meanings = {0: "done"}
-    for error in every_error():
-        if not issubclass(error, StoppedError):
-            meanings.setdefault(error.exit_code, error.meaning)
-    return [*((str(code), meaning) for code, meaning in sorted(meanings.items())), ("128 + n", "ended by signal n")]
+    """Every exit code with its meaning, in order."""
+    meanings = {0: "done"} | {error.exit_code: error.meaning for error in every_error() if error is not StoppedError}
+    return [*((str(code), meaning) for code, meaning in sorted(meanings.items())), (SIGNAL_CODE, "ended by signal n")]
+
+
+def error_classes() -> list[tuple[str, str, str]]:
+    """Every error with its exit code and what it is for, parents first."""
+    return [
+        (
+            error.__name__,
+            SIGNAL_CODE if error is StoppedError else str(error.exit_code),
+            (inspect.getdoc(error) or "").split("\n")[0],
+        )
+        for error in every_error()
+    ]

@@ -17,8 +17,6 @@ def report(error: BaseException, words: Sequence[str]) -> int:
     *words* is the command line: it is asked for `--json`, `--events` and `--debug` itself, because the error may be
     that it could not be read.
     """
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
     code = exit_code_of(error)
     if isinstance(error, StoppedError) and error.signal_number == signal.SIGPIPE:
         return code
