@@ -131,3 +131,8 @@ def show_seconds(seconds: float) -> str:
 def show_time(moment: datetime) -> str:
     """A time in UTC, the way every command prints it: `2026-11-22 02:00:00Z`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def json_time(moment: datetime) -> str:
+    """A time in UTC for programs, RFC 3339 to the microsecond's precision it has: `2026-11-22T02:00:00Z`."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

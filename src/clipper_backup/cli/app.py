@@ -35,6 +35,11 @@ _HELP_FLAGS = frozenset({"--help", "-h"})
 _HELP_COLUMNS = 100
 
 COMMANDS = {
+    "dump": "clipper_backup.cli.cmd_dump:app",
+    "prune": "clipper_backup.cli.cmd_prune:prune",
+    "hold": "clipper_backup.cli.cmd_prune:hold",
+    "release": "clipper_backup.cli.cmd_prune:release",
+    "job": "clipper_backup.cli.cmd_job:app",
     "settings": "clipper_backup.cli.cmd_settings:settings",
     "version": "clipper_backup.cli.cmd_version:version",
 }

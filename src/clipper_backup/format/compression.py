@@ -50,7 +50,7 @@ class Counter:
 
 def compress(chunks: Iterable[bytes], *, level: int, threads: int = 1) -> Iterator[bytes]:
     """One zstd frame with a content checksum. *threads* > 1 compresses in threads of zstd's own."""
-    options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
+    options: dict[int, int] = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
     if threads > 1:
         options[zstd.CompressionParameter.nb_workers] = threads
     compressor = zstd.ZstdCompressor(options=options)

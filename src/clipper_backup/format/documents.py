@@ -16,11 +16,11 @@ FEATURES: frozenset[str] = frozenset()
 """Feature flags this version understands; a repository that requires another one is refused."""
 
 
-class Document(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False):
+class Document(msgspec.Struct, kw_only=True, frozen=True):
     """What all documents share."""
 
 
-class Repository(Document):
+class Repository(Document, kw_only=True, frozen=True):
     """`repository.json`: what this store is. `system_ids` grows when a cluster is upgraded (empty until a physical write)."""
 
     id: str
@@ -33,7 +33,7 @@ class Repository(Document):
     created_by: str
 
 
-class Intent(Document):
+class Intent(Document, kw_only=True, frozen=True):
     """`<id>.intent`: who is writing this dump."""
 
     schema: int = SCHEMA
@@ -43,7 +43,7 @@ class Intent(Document):
     begun_at: datetime
 
 
-class StoredObject(Document):
+class StoredObject(Document, kw_only=True, frozen=True):
     """One object that a summary commits. Sizes in bytes; `plain_bytes` before compression."""
 
     key: str
@@ -55,7 +55,7 @@ class StoredObject(Document):
     sha256: str
 
 
-class Versions(Document):
+class Versions(Document, kw_only=True, frozen=True):
     """The programs and server that made a dump."""
 
     software: str
@@ -64,7 +64,7 @@ class Versions(Document):
     server_major: int
 
 
-class DumpSummary(Document):
+class DumpSummary(Document, kw_only=True, frozen=True):
     """`<id>.backup.json`: small, readable by people, holds no user data; its existence commits the dump.
 
     `rows` is the number of rows in all tables together, None with DUMP_FINGERPRINT=off.
@@ -113,9 +113,13 @@ class DumpSummary(Document):
         return next((o for o in self.objects if o.role == role), None)
 
 
-class TableRecord(Document):
-    """One table on the dump's snapshot. `rows` and `hash` are None where they were not recorded."""
+class TableRecord(Document, kw_only=True, frozen=True):
+    """One table on the dump's snapshot; `oid` is the one its archive entry names.
 
+    `rows` and `hash` are None where they were not recorded.
+    """
+
+    oid: int
     schema: str
     name: str
     rows: int | None = None
@@ -123,7 +127,7 @@ class TableRecord(Document):
     condition: str | None = None
 
 
-class SequenceRecord(Document):
+class SequenceRecord(Document, kw_only=True, frozen=True):
     """A sequence as the archive's own SEQUENCE SET entry will set it."""
 
     schema: str
@@ -132,7 +136,7 @@ class SequenceRecord(Document):
     is_called: bool
 
 
-class ExtensionRecord(Document):
+class ExtensionRecord(Document, kw_only=True, frozen=True):
     """An installed extension."""
 
     name: str
@@ -140,7 +144,7 @@ class ExtensionRecord(Document):
     schema: str
 
 
-class QueryRecord(Document):
+class QueryRecord(Document, kw_only=True, frozen=True):
     """A validation query and its answer: the values of its first row as text."""
 
     name: str
@@ -148,7 +152,7 @@ class QueryRecord(Document):
     answer: list[str | None]
 
 
-class Grant(Document):
+class Grant(Document, kw_only=True, frozen=True):
     """One privilege on a database; `grantee` None is PUBLIC."""
 
     grantee: str | None
@@ -157,14 +161,14 @@ class Grant(Document):
     grantable: bool
 
 
-class RoleSetting(Document):
+class RoleSetting(Document, kw_only=True, frozen=True):
     """`ALTER DATABASE … SET` (role None) or `ALTER ROLE … IN DATABASE … SET`, as `name=value`."""
 
     role: str | None
     setting: str
 
 
-class DatabaseProperties(Document):
+class DatabaseProperties(Document, kw_only=True, frozen=True):
     """What CREATE DATABASE and ALTER DATABASE must say to make the same database; pg_restore into a new name says none of it."""
 
     owner: str
@@ -181,7 +185,7 @@ class DatabaseProperties(Document):
     settings: list[RoleSetting]
 
 
-class DatabaseRecord(Document):
+class DatabaseRecord(Document, kw_only=True, frozen=True):
     """Everything that was recorded on one database's snapshot. Sizes in bytes."""
 
     name: str
@@ -197,8 +201,14 @@ class DatabaseRecord(Document):
     collations: list[str]
     queries: list[QueryRecord]
 
+    @property
+    def rows(self) -> int | None:
+        """Rows of all its tables together; None where they were not counted."""
+        counted = [table.rows for table in self.tables]
+        return None if None in counted else sum(rows or 0 for rows in counted)
 
-class DumpDetails(Document):
+
+class DumpDetails(Document, kw_only=True, frozen=True):
     """`<id>.details.zst`: what a restore is compared with. Holds user data (counts, answers)."""
 
     schema: int = SCHEMA
@@ -210,7 +220,7 @@ class DumpDetails(Document):
         return next((d for d in self.databases if d.name == name), None)
 
 
-class RetentionMark(Document):
+class RetentionMark(Document, kw_only=True, frozen=True):
     """`retention.json`: the RETENTION_DAYS of the last prune, so that a lower one is announced before it deletes."""
 
     schema: int = SCHEMA
@@ -218,7 +228,7 @@ class RetentionMark(Document):
     pruned_at: datetime
 
 
-class HoldMark(Document):
+class HoldMark(Document, kw_only=True, frozen=True):
     """`holds/<id>`: somebody wants this kept."""
 
     schema: int = SCHEMA
@@ -227,7 +237,7 @@ class HoldMark(Document):
     held_at: datetime
 
 
-class LeaseHolder(Document):
+class LeaseHolder(Document, kw_only=True, frozen=True):
     """`locks/<name>/<epoch>/holder`: who holds a lease, for people and for telling our own epochs from others'."""
 
     schema: int = SCHEMA

@@ -7,16 +7,17 @@ are told apart by their oid, and sequences by the SQL of their entries.
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipper_backup.errors import IntegrityError, ToolError
 from clipper_backup.postgres.programs import run
 
-_ENTRY = re.compile(r"\d+; \d+ (\d+) (TABLE DATA|SEQUENCE SET|MATERIALIZED VIEW DATA|.*)")
+_ENTRY = re.compile(r"(\d+); \d+ (\d+) (.*)")
 _SETVAL = re.compile(r"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);")
-_NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
+_COPY = re.compile(rb"COPY (.+?) (?:\(.*\) |)FROM stdin;")
+_PART = r'("(?:[^"]|"")+"|[^".]+)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +32,28 @@ class SequenceValue:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A table of contents: `entries` of all kinds, the oids of tables with data, and what sequences will be set to."""
+    """A table of contents: `entries` of all kinds, the tables with data (oid to dump id), what sequences will be set to."""
 
     entries: int
-    data_table_oids: frozenset[int]
+    data_tables: Mapping[int, int]
     sequences: tuple[SequenceValue, ...]
 
 
 def read_contents(pg_restore: Path, environment: Mapping[str, str], archive: Iterable[bytes] | Path, name: str) -> Contents:
     """Ask pg_restore for the contents of an *archive* (a stream, or the path of a directory or file).
 
-    A stream is read as far as pg_restore wants it. IntegrityError naming *name* when pg_restore does not accept it.
+    A stream is read as far as pg_restore wants it; a `Head` can be read on by the caller. IntegrityError naming *name* when
+    pg_restore does not accept it.
     """
-    head = _Head(archive) if not isinstance(archive, Path) else None
+    head = None if isinstance(archive, Path) else archive if isinstance(archive, Head) else Head(archive)
     where = [str(archive)] if isinstance(archive, Path) else []
     try:
-        listing = run(pg_restore, ["--list", *where], environment, feed=head)
+        listing = run(pg_restore, ["--list", *where], environment, feed=None if head is None else head.again())
         kept = [line for line in listing.decode(errors="replace").splitlines() if line and not line.startswith(";")]
         found = [match for line in kept if (match := _ENTRY.fullmatch(line)) is not None]
         if not kept or len(found) != len(kept):
             raise IntegrityError(f"{name}: pg_restore lists nothing that can be understood in it")
-        wanted = [match[0] for match in found if match[2].startswith("SEQUENCE SET")]
+        wanted = [match[0] for match in found if match[3].startswith("SEQUENCE SET")]
         sequences: tuple[SequenceValue, ...] = ()
         if wanted:
             with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen:
@@ -64,7 +66,7 @@ def read_contents(pg_restore: Path, environment: Mapping[str, str], archive: Ite
                 raise IntegrityError(f"{name}: {len(wanted)} sequences are listed, {len(sequences)} are set")
     except ToolError as error:
         raise IntegrityError(f"{name} is no archive that pg_restore accepts: {error}") from error
-    tables = frozenset(int(match[1]) for match in found if match[2].startswith("TABLE DATA "))
+    tables = {int(match[2]): int(match[1]) for match in found if match[3].startswith("TABLE DATA ")}
     return Contents(len(found), tables, sequences)
 
 
@@ -72,24 +74,75 @@ def parse_setvals(script: str) -> tuple[SequenceValue, ...]:
     """The sequence values in a script of SEQUENCE SET entries."""
     values = []
     for match in _SETVAL.finditer(script):
-        parts = [
-            quoted.replace('""', '"') if quoted or not plain else plain
-            for quoted, plain in _NAME_PART.findall(match[1].replace("''", "'"))
-        ]
-        if len(parts) != 2:
+        parts = split_qualified(match[1].replace("''", "'"))
+        if parts is None:
             raise IntegrityError(f"a sequence is named {match[1]!r} in the archive, which cannot be understood")
         values.append(SequenceValue(parts[0], parts[1], int(match[2]), match[3] == "true"))
     return tuple(values)
 
 
-class _Head:
-    """Chunks that can be read a second time from the beginning: what was read is kept, the rest comes from the source."""
+def split_qualified(text: str) -> tuple[str, str] | None:
+    """Schema and name of a quoted, qualified name (`public."we ""ird"`); None when it is none."""
+    match = re.fullmatch(rf"{_PART}\.{_PART}", text)
+    if match is None:
+        return None
+    schema, name = (part[1:-1].replace('""', '"') if part.startswith('"') else part for part in match.groups())
+    return schema, name
+
+
+class CopyCounter:
+    r"""Counts the rows of each table in a script of `pg_restore --data-only`, as it streams by.
+
+    Rows end with a line feed (one inside a value is written as `\n`), a table's data ends with a line `\.`.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], int] = {}
+        self._rest = b""
+        self._table: tuple[str, str] | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next piece of the script."""
+        data = self._rest + chunk
+        while True:
+            taken = self._inside(data) if self._table is not None else self._outside(data)
+            if not taken:
+                break
+            data = data[taken:]
+        self._rest = data
+
+    def _outside(self, data: bytes) -> int:
+        end = data.find(b"\n")
+        if end < 0:
+            return 0
+        header = _COPY.fullmatch(data[:end])
+        if header is not None:
+            names = split_qualified(header[1].decode())
+            if names is not None:
+                self._table = names
+                self.rows.setdefault(names, 0)
+        return end + 1
+
+    def _inside(self, data: bytes) -> int:
+        assert self._table is not None  # noqa: S101  the caller looked
+        if data.startswith(b"\\.\n"):
+            self._table = None
+            return 3
+        end = data.find(b"\n\\.\n")
+        # What is not the end of the table must keep its last three bytes: they may be the beginning of the end.
+        whole = end + 1 if end >= 0 else data.rfind(b"\n", 0, len(data) - 3) + 1
+        self.rows[self._table] += data.count(b"\n", 0, whole)
+        return whole
+
+
+class Head:
+    """Chunks that can be read once more from the beginning: what was read is kept until then, the rest comes from the source."""
 
     def __init__(self, source: Iterable[bytes]) -> None:
         self._source = iter(source)
         self._kept: list[bytes] = []
 
-    def __iter__(self) -> "_Head":
+    def __iter__(self) -> "Head":
         return self
 
     def __next__(self) -> bytes:
@@ -97,6 +150,13 @@ class _Head:
         self._kept.append(chunk)
         return chunk
 
-    def again(self) -> Iterable[bytes]:
+    def again(self) -> Iterator[bytes]:
+        """From the beginning; what is read anew from the source is kept again."""
         yield from list(self._kept)
+        yield from self
+
+    def last_time(self) -> Iterator[bytes]:
+        """From the beginning to the end; nothing is kept any more."""
+        kept, self._kept = self._kept, []
+        yield from kept
         yield from self._source

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import LiteralString, cast
 
 import psycopg
 from psycopg import sql
@@ -50,7 +49,7 @@ def measure_table(connection: Connection, schema: str, name: str, condition: str
     `fix_text_form` must have been called for hashes. Raises the translated error of the query.
     """
     # *condition* is the WHERE clause that an extension declared for its configuration table.
-    where = sql.SQL(cast("LiteralString", condition or ""))
+    where = sql.SQL(condition or "")
     source = sql.SQL("FROM ONLY {} AS t ").format(sql.Identifier(schema, name)) + where
     with translated(f"counting the rows of {schema}.{name}"):
         if not hashed:

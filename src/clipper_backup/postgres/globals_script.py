@@ -1,7 +1,7 @@
-"""The output of `pg_dumpall --globals-only`, taken apart into statements.
+r"""The output of `pg_dumpall --globals-only`, taken apart into statements.
 
 It is run statement by statement through a connection, never through psql: since August 2025 such scripts begin with a
-`\\restrict` line that an older psql does not know (rule 84).
+`\restrict` line that an older psql does not know (rule 84).
 """
 
 import re

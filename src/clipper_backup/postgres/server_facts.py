@@ -93,18 +93,20 @@ class Properties:
 
 def database_properties(connection: Connection, major: int) -> Properties:
     """The current database's properties; on majors where a column has another name or is missing, its equivalent."""
-    locale: LiteralString = "d.datlocale" if major >= 17 else "d.daticulocale" if major >= 15 else "NULL"
-    rules: LiteralString = "d.daticurules" if major >= 16 else "NULL"
-    provider: LiteralString = "d.datlocprovider::text" if major >= 15 else "'c'"
-    version: LiteralString = "d.datcollversion" if major >= 15 else "NULL"
+    locale_column: LiteralString = "d.datlocale" if major >= 17 else "d.daticulocale" if major >= 15 else "NULL"
+    rules_column: LiteralString = "d.daticurules" if major >= 16 else "NULL"
+    provider_column: LiteralString = "d.datlocprovider::text" if major >= 15 else "'c'"
+    version_column: LiteralString = "d.datcollversion" if major >= 15 else "NULL"
     statement: LiteralString = (
-        "SELECT pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, d.datcollate::text, d.datctype::text, "
-        + f"{provider}, {locale}::text, {rules}::text, {version}::text, "
-        + "d.datconnlimit, shobj_description(d.oid, 'pg_database'), d.datacl IS NOT NULL "
-        + "FROM pg_database d WHERE d.datname = current_database()"
+        "SELECT pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, d.datcollate::text,"  # noqa: S608  literals above
+        f" d.datctype::text, {provider_column}, {locale_column}::text, {rules_column}::text, {version_column}::text,"
+        " d.datconnlimit, shobj_description(d.oid, 'pg_database'), d.datacl IS NOT NULL"
+        " FROM pg_database d WHERE d.datname = current_database()"
     )
     with translated("reading the database's properties"):
-        ((*plain, has_grants),) = rows(connection, statement)
+        ((owner, encoding, collate, ctype, provider, locale, rules, version, limit, comment, has_grants),) = rows(
+            connection, statement
+        )
         grants = rows(
             connection,
             "SELECT CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END, pg_get_userbyid(a.grantor)::text,"
@@ -117,9 +119,19 @@ def database_properties(connection: Connection, major: int) -> Properties:
             " FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
             " WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2",
         )
+    granted = tuple((row[0], row[1], row[2], row[3]) for row in grants) if has_grants else None
     return Properties(
-        *plain,
-        grants=tuple((row[0], row[1], row[2], row[3]) for row in grants) if has_grants else None,
+        owner=owner,
+        encoding=encoding,
+        collate=collate,
+        ctype=ctype,
+        locale_provider=provider,
+        locale=locale,
+        icu_rules=rules,
+        collation_version=version,
+        connection_limit=limit,
+        comment=comment,
+        grants=granted,
         settings=tuple((row[0], row[1]) for row in settings),
     )
 

@@ -1,0 +1,1 @@
+"""Dumps: create, list, verify, fetch, restore, delete, prune (docs/design/dumps.md)."""

@@ -1,0 +1,138 @@
+"""One database into the store: snapshot, pg_dump, zstd, read-back, and what was counted on the same snapshot."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import clipper_backup.postgres.fingerprint as fp
+from clipper_backup.errors import ServerError, ToolError
+from clipper_backup.format.documents import (
+    DatabaseProperties,
+    DatabaseRecord,
+    ExtensionRecord,
+    Grant,
+    RoleSetting,
+    SequenceRecord,
+    StoredObject,
+)
+from clipper_backup.ops.dump.measure import Measured, cancel, measure
+from clipper_backup.ops.dump.source import Source
+from clipper_backup.ops.dump.write import write_custom, write_directory
+from clipper_backup.ops.work import Work, step, together
+from clipper_backup.postgres import server_facts
+from clipper_backup.postgres.archive import Contents
+from clipper_backup.postgres.connection import connect
+from clipper_backup.postgres.snapshot import DataTable, Snapshot
+from clipper_backup.values import DumpId
+
+ATTEMPTS = 5
+"""How often a database is begun again because a schema change got between our locks and pg_dump's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A database in the store, and its record for the details."""
+
+    stored: StoredObject
+    record: DatabaseRecord
+    warnings: tuple[str, ...]
+
+
+def archive_database(work: Work, dump_id: DumpId, source: Source, name: str) -> Archived:
+    """Write one database's archive, read it back and describe it. Raises when any part of that is not so."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _archive_once(work, dump_id, source, name)
+        except ToolError as error:
+            if "LOCK TABLE" not in str(error) and "could not obtain lock" not in str(error):
+                raise
+            if attempt == ATTEMPTS:
+                raise ServerError(
+                    f"database {name}: schema changes kept pg_dump from locking its tables, {ATTEMPTS} times in a row",
+                    hints=["pause migrations and partition maintenance during the dump"],
+                ) from error
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Archived:
+    settings = work.settings
+    with closing(connect(source.login, name)) as outside:
+        lsn_before = server_facts.current_lsn(outside)
+        size_bytes = server_facts.database_size_bytes(outside)
+    with ExitStack() as until_read_back:
+        with step(work, f"lock {name}", f"{name}: lock the tables and take a snapshot") as running:
+            snapshot = Snapshot.take(source.login, name, lock_timeout_seconds=settings.dump_lock_timeout_seconds)
+            running.done = f"{name}: {len(snapshot.tables)} tables locked, snapshot {snapshot.exported}"
+        with closing(snapshot):
+            connection = snapshot.connection
+            fp.fix_text_form(connection)
+            described = server_facts.snapshot_text(connection)
+            properties = server_facts.database_properties(connection, source.facts.major)
+            extensions = server_facts.installed_extensions(connection)
+            collations = server_facts.used_collations(connection)
+            writing = until_read_back.enter_context(
+                write_directory(work, source, dump_id, snapshot, name, size_bytes=size_bytes)
+                if settings.dump_jobs > 1
+                else write_custom(work, source, dump_id, snapshot, name)
+            )
+            measured = Measured()
+
+            def give_up() -> None:
+                writing.cancel()
+                cancel(snapshot)
+
+            together([writing.upload, lambda: measure(work, snapshot, name, measured)], cancel=give_up)
+            snapshot.check_alive(name)
+        # The locks are gone from here on: reading back takes a while and needs none.
+        stored, contents = writing.read_back()
+    with closing(connect(source.login, name)) as outside:
+        lsn_after = server_facts.current_lsn(outside)
+    _check_contents(name, contents, snapshot.tables)
+    measured.warnings.extend(writing.warnings())
+    uncounted = set(contents.data_tables) - {table.oid for table in snapshot.tables}
+    if uncounted:
+        measured.warnings.append(f"database {name}: {len(uncounted)} tables were dumped but not counted")
+    record = DatabaseRecord(
+        name=name,
+        properties=_as_document(properties),
+        snapshot=described,
+        lsn_before=str(lsn_before) if lsn_before is not None else None,
+        lsn_after=str(lsn_after) if lsn_after is not None else None,
+        size_bytes=size_bytes,
+        tables=measured.tables,
+        sequences=[
+            SequenceRecord(schema=s.schema, name=s.name, last_value=s.last_value, is_called=s.is_called)
+            for s in contents.sequences
+        ],
+        large_objects=measured.large_objects,
+        extensions=[ExtensionRecord(name=n, version=v, schema=s) for n, v, s in extensions],
+        collations=collations,
+        queries=measured.queries,
+    )
+    return Archived(stored, record, tuple(measured.warnings))
+
+
+def _check_contents(name: str, contents: Contents, tables: Sequence[DataTable]) -> None:
+    """An archive that lacks a table must never be committed, whatever pg_dump's exit status was."""
+    lacking = [table.title for table in tables if table.oid not in contents.data_tables]
+    if lacking:
+        raise ToolError(f"pg_dump left out {len(lacking)} tables of database {name}: {', '.join(lacking[:5])}")
+
+
+def _as_document(properties: server_facts.Properties) -> DatabaseProperties:
+    return DatabaseProperties(
+        owner=properties.owner,
+        encoding=properties.encoding,
+        collate=properties.collate,
+        ctype=properties.ctype,
+        locale_provider=properties.locale_provider,  # type: ignore[arg-type]  # pg_database.datlocprovider has no other letters
+        locale=properties.locale,
+        icu_rules=properties.icu_rules,
+        collation_version=properties.collation_version,
+        connection_limit=properties.connection_limit,
+        comment=properties.comment,
+        grants=None
+        if properties.grants is None
+        else [Grant(grantee=e, grantor=r, privilege=p, grantable=g) for e, r, p, g in properties.grants],
+        settings=[RoleSetting(role=role, setting=text) for role, text in properties.settings],
+    )

@@ -1,0 +1,139 @@
+"""`dump create`: the order of writes of docs/design/dumps.md, from the lease to backup.json."""
+
+import uuid
+from dataclasses import dataclass
+
+from clipper_backup.clock import Clock
+from clipper_backup.errors import ToolError
+from clipper_backup.format import names
+from clipper_backup.format.compression import compress_bytes
+from clipper_backup.format.documents import (
+    DumpDetails,
+    DumpSummary,
+    Intent,
+    Repository,
+    StoredObject,
+    Versions,
+    encode,
+)
+from clipper_backup.ops.dump.archive import Archived, archive_database
+from clipper_backup.ops.dump.source import Source, look_at_source
+from clipper_backup.ops.dump.write import store_whole
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
+from clipper_backup.postgres import globals_script
+from clipper_backup.postgres.connection import dbname_argument
+from clipper_backup.postgres.programs import run
+from clipper_backup.repository.dumps import DumpWriter
+from clipper_backup.repository.leases import Lease, acquire_lease
+from clipper_backup.repository.root import open_or_create_repository
+from clipper_backup.values import show_bytes
+
+DUMP_LEASE = "dump"
+
+
+def take_dump_lease(work: Work, purpose: str, clock: Clock) -> Lease:
+    """Take the lease that dump and prune work under, waiting for a stale one to free itself."""
+    return acquire_lease(
+        work.store,
+        clock,
+        DUMP_LEASE,
+        lease_seconds=work.settings.lease_seconds,
+        wait_seconds=work.settings.lease_seconds + 5,
+        holder=this_process(),
+        run_id=uuid.uuid4().hex,
+        purpose=purpose,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A committed dump, and what was recorded in it."""
+
+    summary: DumpSummary
+    details: DumpDetails
+
+
+def create_dump(work: Work) -> Written:
+    """Take a dump under the lease. Returns only when it is committed; whatever raises leaves no dump behind."""
+    source = look_at_source(work.settings)
+    repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+    with take_dump_lease(work, "dump create", work.clock) as lease:
+        return write_dump(work, repository, lease, source)
+
+
+def write_dump(work: Work, repository: Repository, lease: Lease, source: Source) -> Written:
+    """Write and commit one dump; the caller holds *lease*."""
+    intent = Intent(run_id=uuid.uuid4().hex, holder=this_process(), software=SOFTWARE, begun_at=work.clock.now())
+    writer = DumpWriter.take_id(work.store, intent)
+    try:
+        archived = [_archive(work, writer, source, name, lease) for name in source.databases]
+        stored_globals, warnings = _store_globals(work, writer, source)
+        details = DumpDetails(id=str(writer.dump_id), databases=[one.record for one in archived])
+        stored_details = _store_details(work, writer, details)
+        summary = DumpSummary(
+            id=str(writer.dump_id),
+            repository_id=repository.id,
+            begun_at=intent.begun_at,
+            finished_at=work.clock.now(),
+            versions=Versions(
+                software=SOFTWARE,
+                client=source.binaries.version,
+                server=source.facts.version,
+                server_major=source.facts.major,
+            ),
+            system_id=source.facts.system_id,
+            from_standby=source.facts.in_recovery,
+            fingerprint=work.settings.dump_fingerprint,
+            rows=_total_rows(details),
+            objects=[*(one.stored for one in archived), stored_globals, stored_details],
+            warnings=[*(warning for one in archived for warning in one.warnings), *warnings],
+        )
+        lease.check()
+        with step(work, "commit", f"commit {writer.dump_id}") as committing:
+            writer.commit(summary)
+            committing.done = f"committed {writer.dump_id}: {show_bytes(summary.stored_bytes)} stored"
+    except BaseException:
+        writer.abandon()
+        raise
+    return Written(summary, details)
+
+
+def _archive(work: Work, writer: DumpWriter, source: Source, name: str, lease: Lease) -> Archived:
+    lease.check()
+    archived = archive_database(work, writer.dump_id, source, name)
+    for warning in archived.warnings:
+        work.emit(Warned(warning))
+    return archived
+
+
+def _store_globals(work: Work, writer: DumpWriter, source: Source) -> tuple[StoredObject, list[str]]:
+    """Roles, memberships and tablespaces: small, so written from memory."""
+    warnings = []
+    arguments = ["--globals-only", "--no-password", dbname_argument(source.maintenance)]
+    if not source.passwords:
+        arguments.append("--no-role-passwords")
+        warnings.append("the globals hold no passwords: this role may not read pg_authid")
+        work.emit(
+            Warned(warnings[0], ("restored roles must be given passwords; a superuser, or SELECT on pg_authid, dumps them",))
+        )
+    with step(work, "globals", "roles and other globals") as running:
+        script = run(source.binaries.program("pg_dumpall"), arguments, source.login.environment(source.maintenance))
+        found = globals_script.parse(script.decode())
+        if not found.roles:
+            raise ToolError("pg_dumpall wrote globals without a single role")
+        key = names.dump_key(writer.dump_id, names.GLOBALS)
+        stored = store_whole(work.store, key, compress_bytes(script), plain_bytes=len(script), role="globals")
+        running.done = f"{len(found.roles)} roles"
+    return stored, warnings
+
+
+def _store_details(work: Work, writer: DumpWriter, details: DumpDetails) -> StoredObject:
+    plain = encode(details)
+    key = names.dump_key(writer.dump_id, names.DETAILS)
+    return store_whole(work.store, key, compress_bytes(plain), plain_bytes=len(plain), role="details")
+
+
+def _total_rows(details: DumpDetails) -> int | None:
+    counted = [record.rows for record in details.databases]
+    return None if None in counted else sum(rows or 0 for rows in counted)

@@ -1,0 +1,71 @@
+"""Counting and asking on the dump's own snapshot, beside pg_dump."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import clipper_backup.postgres.fingerprint as fp
+from clipper_backup.config import ValidationQuery
+from clipper_backup.errors import ClipperError
+from clipper_backup.format.documents import QueryRecord, TableRecord
+from clipper_backup.ops.work import Work, step
+from clipper_backup.postgres.snapshot import Snapshot
+
+
+@dataclass(slots=True)
+class Measured:
+    """What is found; `warnings` of queries that could not be answered."""
+
+    tables: list[TableRecord] = field(default_factory=list)
+    queries: list[QueryRecord] = field(default_factory=list)
+    large_objects: int | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> None:
+    """Fill *measured* by DUMP_FINGERPRINT and VALIDATION_QUERIES; it is complete only when this returns."""
+    mode = work.settings.dump_fingerprint
+    if mode == "off":
+        measured.tables.extend(
+            TableRecord(oid=t.oid, schema=t.schema, name=t.name, condition=t.condition) for t in snapshot.tables
+        )
+    else:
+        verb = "hash" if mode == "hash" else "count"
+        with step(work, f"{verb} {name}", f"{name}: {verb} the rows of {len(snapshot.tables)} tables") as running:
+            for done, table in enumerate(snapshot.tables, 1):
+                figures = fp.measure_table(snapshot.connection, table.schema, table.name, table.condition, hashed=mode == "hash")
+                measured.tables.append(
+                    TableRecord(
+                        oid=table.oid,
+                        schema=table.schema,
+                        name=table.name,
+                        rows=figures.rows,
+                        hash=figures.hash,
+                        condition=table.condition,
+                    )
+                )
+                running.progress(done, len(snapshot.tables), "tables")
+            measured.large_objects = fp.measure_large_objects(snapshot.connection)
+            running.done = f"{name}: {sum(t.rows or 0 for t in measured.tables)} rows in {len(measured.tables)} tables"
+    for query in work.settings.validation_queries:
+        _ask(snapshot, name, query, measured)
+
+
+def _ask(snapshot: Snapshot, name: str, query: ValidationQuery, measured: Measured) -> None:
+    if query.database not in {None, name}:
+        return
+    try:
+        answer = fp.answer(snapshot.connection, query.name, query.sql)
+    except ClipperError as error:
+        # The operator's own query must not keep his data from being saved.
+        measured.warnings.append(f"database {name}: {error}")
+        return
+    if answer is not None:
+        measured.queries.append(QueryRecord(name=query.name, sql=query.sql, answer=answer))
+    elif query.database == name:
+        measured.warnings.append(f"database {name}: validation query {query.name!r} asks about what does not exist")
+
+
+def cancel(snapshot: Snapshot) -> None:
+    """End the query that `measure` is running, from another thread."""
+    with suppress(Exception):  # the connection may be the very thing that broke; it is closed next
+        snapshot.connection.cancel_safe(timeout=5)

@@ -1,0 +1,119 @@
+"""`prune` and `dump delete`: what goes is decided by a pure plan, announced when it is new, and removed summary first."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from clipper_backup.errors import ObjectMissingError, UsageError
+from clipper_backup.format import names
+from clipper_backup.format.documents import HoldMark, RetentionMark, decode, encode
+from clipper_backup.ops.dump.read import Entry, catalog, summary_of
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.work import Work, step, this_process
+from clipper_backup.repository.dumps import delete_objects, held_dumps, hold_dump, list_dumps, newest, release_dump
+from clipper_backup.repository.leases import Lease
+from clipper_backup.repository.retention import Decision, plan_retention
+from clipper_backup.repository.root import open_repository
+from clipper_backup.values import DumpId, show_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a prune would do. `announced` are dumps that go next time because RETENTION_DAYS fell since the last prune."""
+
+    decisions: tuple[Decision, ...]
+    announced: tuple[DumpId, ...]
+    retention_days: int
+
+    @property
+    def going(self) -> tuple[Decision, ...]:
+        """What is removed."""
+        return tuple(decision for decision in self.decisions if not decision.keep)
+
+
+def plan_prune(work: Work) -> Plan:
+    """Decide, by the store's clock, without changing anything but the store's `clock` object."""
+    entries = catalog(work)
+    last = _last_retention_days(work)
+    wanted = work.settings.retention_days
+    now = work.store.now()
+    effective = max(wanted, last) if last is not None else wanted
+    decisions = _decide(work, entries, now, effective)
+    announced: tuple[DumpId, ...] = ()
+    if effective != wanted:
+        later = {decision.dump_id for decision in _decide(work, entries, now, wanted) if not decision.keep}
+        announced = tuple(decision.dump_id for decision in decisions if decision.keep and decision.dump_id in later)
+    return Plan(tuple(decisions), announced, effective)
+
+
+def execute_prune(work: Work, plan: Plan, lease: Lease) -> None:
+    """Remove what the plan lets go, oldest first, as long as the lease is ours; then remember RETENTION_DAYS."""
+    with step(work, "prune", "remove what is no longer kept") as running:
+        for number, decision in enumerate(plan.going, 1):
+            lease.check()
+            if decision.dump_id in held_dumps(work.store):  # held since the plan was made
+                continue
+            delete_objects(work.store, decision.dump_id)
+            running.progress(number, len(plan.going), "dumps")
+        freed = sum(decision.stored_bytes for decision in plan.going)
+        running.done = f"{len(plan.going)} dumps removed, {show_bytes(freed)} freed"
+    if plan.announced:
+        shown = ", ".join(map(str, plan.announced[:5])) + (" …" if len(plan.announced) > 5 else "")
+        hint = "set RETENTION_DAYS back, or `clipper-backup hold ID`, to keep them"
+        work.emit(Warned(f"RETENTION_DAYS fell: the next prune removes {len(plan.announced)} more dumps: {shown}", (hint,)))
+    mark = RetentionMark(retention_days=work.settings.retention_days, pruned_at=work.clock.now())
+    work.store.put(names.RETENTION, encode(mark))
+
+
+def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[Decision]:
+    return plan_retention(
+        [entry.listed for entry in entries],
+        now=now,
+        retention_days=days,
+        minimum=work.settings.retention_min_dumps,
+        held={entry.listed.dump_id for entry in entries if entry.hold is not None},
+        unreadable={entry.listed.dump_id for entry in entries if entry.problem is not None},
+    )
+
+
+def _last_retention_days(work: Work) -> int | None:
+    try:
+        data = work.store.get(names.RETENTION)
+    except ObjectMissingError:
+        return None
+    return decode(data, RetentionMark, names.RETENTION).retention_days
+
+
+def check_deletable(work: Work, dump_id: DumpId) -> None:
+    """UsageError when a dump must not be deleted by hand: it is held, or the newest good one. MissingError when there is none."""
+    open_repository(work.store)
+    dumps = list_dumps(work.store)
+    if not any(listed.dump_id == dump_id for listed in dumps):
+        summary_of(work, dump_id)
+    if dump_id in held_dumps(work.store):
+        raise UsageError(f"the dump {dump_id} is held", hints=[f"`clipper-backup release {dump_id}` first"])
+    if newest(dumps) == dump_id:
+        raise UsageError(
+            f"{dump_id} is the newest dump: without it the database cannot be restored as of then",
+            hints=["take another dump first"],
+        )
+
+
+def delete_dump(work: Work, dump_id: DumpId, lease: Lease) -> None:
+    """Remove one dump, under the lease."""
+    check_deletable(work, dump_id)
+    lease.check()
+    with step(work, "delete", f"delete {dump_id}") as running:
+        delete_objects(work.store, dump_id)
+        running.done = f"deleted {dump_id}"
+
+
+def hold(work: Work, dump_id: DumpId, reason: str) -> None:
+    """Keep a dump, whatever its age, until it is released."""
+    open_repository(work.store)
+    hold_dump(work.store, dump_id, HoldMark(reason=reason, held_by=this_process(), held_at=work.clock.now()))
+
+
+def release(work: Work, dump_id: DumpId) -> None:
+    """Take a hold back."""
+    open_repository(work.store)
+    release_dump(work.store, dump_id)

@@ -1,0 +1,128 @@
+"""What the reading commands share: the catalog with what each summary says, and archives as streams or in scratch."""
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, cast
+
+from clipper_backup.errors import ClipperError, IntegrityError, MissingError, UsageError
+from clipper_backup.format.compression import READ_BYTES, decompress
+from clipper_backup.format.documents import DumpSummary, HoldMark, StoredObject
+from clipper_backup.ops.scratch import scratch_folder
+from clipper_backup.ops.work import Step, Work
+from clipper_backup.repository.dumps import Listed, held_dumps, list_dumps, read_checked, read_summary
+from clipper_backup.repository.root import open_repository
+from clipper_backup.values import DumpId
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One dump id in the catalog. `summary` is None while it is unfinished, or when `problem` says why it cannot be read."""
+
+    listed: Listed
+    summary: DumpSummary | None
+    problem: str | None
+    hold: HoldMark | None
+
+
+def catalog(work: Work) -> list[Entry]:
+    """Every dump id, oldest first. A damaged summary is shown as a problem, it does not hide the others."""
+    open_repository(work.store)
+    holds = held_dumps(work.store)
+    return [_entry(work, listed, holds.get(listed.dump_id)) for listed in list_dumps(work.store)]
+
+
+def _entry(work: Work, listed: Listed, hold: HoldMark | None) -> Entry:
+    if not listed.committed:
+        return Entry(listed, None, None, hold)
+    try:
+        return Entry(listed, read_summary(work.store, listed.dump_id), None, hold)
+    except (IntegrityError, MissingError) as error:
+        return Entry(listed, None, str(error), hold)
+    except ClipperError as error:
+        if error.temporary:
+            raise
+        return Entry(listed, None, str(error), hold)
+
+
+def summary_of(work: Work, dump_id: DumpId) -> DumpSummary:
+    """The summary of one committed dump."""
+    open_repository(work.store)
+    return read_summary(work.store, dump_id)
+
+
+def choose_database(summary: DumpSummary, wanted: str | None) -> StoredObject:
+    """The archive of the *wanted* database, or of the only one; UsageError or MissingError naming what there is."""
+    has = ", ".join(summary.databases)
+    if wanted is None:
+        if len(summary.databases) != 1:
+            raise UsageError(f"{summary.id} holds several databases: {has}", hints=["say which with --database NAME"])
+        wanted = summary.databases[0]
+    archive = summary.archive_of(wanted)
+    if archive is None:
+        raise MissingError(f"{summary.id} does not hold database {wanted!r}", hints=[f"it holds {has}"])
+    return archive
+
+
+def plain_stream(work: Work, summary: DumpSummary, stored: StoredObject, running: Step) -> Iterator[bytes]:
+    """The decompressed object; IntegrityError at the latest after its last byte when anything is not as committed."""
+    passed = 0
+    chunks = running.metered(read_checked(work.store, summary, stored.key), stored.size_bytes)
+    for plain in decompress(chunks, stored.key):
+        passed += len(plain)
+        yield plain
+    if passed != stored.plain_bytes:
+        raise IntegrityError(f"{stored.key} decompresses to {passed} bytes, {stored.plain_bytes} were committed")
+
+
+@contextmanager
+def archive_in_scratch(work: Work, summary: DumpSummary, stored: StoredObject, running: Step) -> Iterator[Path]:
+    """The archive as a file (custom format) or folder (directory format) in scratch, checked; gone afterwards."""
+    with scratch_folder(work.settings.scratch_dir, stored.plain_bytes, f"a copy of {stored.key}") as folder:
+        target = folder / "archive"
+        chunks = plain_stream(work, summary, stored, running)
+        if stored.archive == "directory":
+            target.mkdir()
+            unpack(chunks, target)
+        else:
+            with target.open("wb") as file:
+                file.writelines(chunks)
+        yield target
+
+
+def unpack(chunks: Iterator[bytes], target: Path) -> None:
+    """Write the files of a tar stream into *target*; it must hold plain files with plain names only."""
+    for name, content in tar_members(chunks):
+        with (target / name).open("wb") as file:
+            file.writelines(content)
+
+
+def tar_members(chunks: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Name and content of each file of a tar stream, in order; each content must be read before the next is asked for."""
+    try:
+        with tarfile.open(fileobj=cast("IO[bytes]", _Readable(chunks)), mode="r|", bufsize=READ_BYTES) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is None or "/" in member.name or member.name.startswith("."):
+                    raise IntegrityError(f"the archive holds {member.name!r}, which pg_dump does not write")
+                yield member.name, iter(partial(file.read, READ_BYTES), b"")
+    except tarfile.TarError as error:
+        raise IntegrityError(f"the archive is no tar: {error}") from error
+    for _ in chunks:  # what follows the end mark belongs to the object, and its hash is checked after the last byte
+        pass
+
+
+class _Readable:
+    """Chunks as an object with `read`, for tarfile's stream mode."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size and (chunk := next(self._chunks, None)) is not None:
+            self._rest += chunk
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken

@@ -1,0 +1,305 @@
+"""`dump restore`: roles, a database under a working name, its data, ANALYZE, the comparison, and only then its real name."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+
+from clipper_backup.errors import ClipperError, IntegrityError, ServerError, UsageError
+from clipper_backup.format.documents import DatabaseProperties, DatabaseRecord, DumpSummary, StoredObject
+from clipper_backup.ops.dump.compare import Comparison, compare
+from clipper_backup.ops.dump.read import archive_in_scratch, choose_database, plain_stream, summary_of
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.work import Work, login_of, step
+from clipper_backup.postgres import databases, globals_script, server_facts
+from clipper_backup.postgres.binaries import Binaries, find_binaries
+from clipper_backup.postgres.connection import Connection, Login, connect, dbname_argument, translated
+from clipper_backup.postgres.programs import Program, run
+from clipper_backup.repository.dumps import read_details
+from clipper_backup.values import DumpId, show_bytes
+
+WORKING_PREFIX = "clipper_backup_restoring_"
+_REPLACED = "_replaced_"
+_NAME_BYTES = 63
+"""The longest name PostgreSQL keeps (NAMEDATALEN - 1); a longer one would be cut without an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for.
+
+    `replace` lets a database that is in use give way; it is kept under another name. Without `roles` no role is created and
+    everything belongs to whoever restores.
+    """
+
+    dump_id: DumpId
+    into: str
+    database: str | None = None
+    jobs: int = 1
+    replace: bool = False
+    roles: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What came of it. `replaced` is the new name of the database that was there before."""
+
+    dump_id: DumpId
+    source: str
+    into: str
+    comparison: Comparison
+    roles_created: tuple[str, ...]
+    replaced: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where it goes: `name` is filled; it is renamed to the wanted name at the end when it `is_working` only."""
+
+    login: Login
+    name: str
+    is_working: bool
+
+
+def restore_dump(work: Work, request: Request) -> Restored:
+    """Restore one database of a dump and prove it equal to what was recorded.
+
+    IntegrityError names every difference; the restored database is then left under its working name for people to look at.
+    Any other failure removes it.
+    """
+    began = work.clock.monotonic()
+    if len(request.into.encode()) > _NAME_BYTES or not request.into:
+        raise UsageError(f"{request.into!r} is no name for a database: PostgreSQL keeps {_NAME_BYTES} bytes")
+    summary = summary_of(work, request.dump_id)
+    stored = choose_database(summary, request.database)
+    record = read_details(work.store, summary).database(stored.database or "")
+    if record is None:
+        raise IntegrityError(f"the details of {summary.id} do not know database {stored.database}")
+    login = login_of(work.settings)
+    with closing(connect(login)) as maintenance:
+        facts = server_facts.server_facts(maintenance)
+        binaries = find_binaries(
+            tools=("pg_restore",),
+            at_least=max(facts.major, summary.versions.server_major),
+            bindir=work.settings.pg_bindir,
+            environment=login.environment(),
+        )
+        replaces = _look_at_target(maintenance, login, request)
+        created = _restore_roles(work, maintenance, summary) if request.roles else ()
+        with _target(work, maintenance, login, request, record, replaces=replaces) as target:
+            _fill(work, target, request, summary, stored, record, binaries)
+            comparison = _prove(work, target, record)
+            if comparison.differences:
+                raise _NotEqual(_difference_error(target, request, comparison))
+        replaced = _give_name(work, maintenance, target, request, replaces=replaces) if target.is_working else None
+    seconds = work.clock.monotonic() - began
+    return Restored(request.dump_id, record.name, request.into, comparison, created, replaced, seconds)
+
+
+class _NotEqual(Exception):  # noqa: N818  carries the error past the clean-up: a differing copy is kept
+    def __init__(self, error: IntegrityError) -> None:
+        super().__init__()
+        self.error = error
+
+
+# -- where it goes
+
+
+def _look_at_target(maintenance: Connection, login: Login, request: Request) -> bool:
+    """Whether a database in use must give way at the end. UsageError when it may not."""
+    if not databases.database_exists(maintenance, request.into):
+        return False
+    with closing(connect(login, request.into)) as inside:
+        if databases.is_empty(inside):
+            return False
+    if not request.replace:
+        raise UsageError(
+            f"database {request.into!r} exists and is not empty",
+            hints=[
+                "restore beside it: --into another name",
+                "or --replace: it keeps its data under another name, and the restored one takes its place",
+            ],
+        )
+    return True
+
+
+@contextmanager
+def _target(
+    work: Work, maintenance: Connection, login: Login, request: Request, record: DatabaseRecord, *, replaces: bool
+) -> Iterator[_Target]:
+    exists = databases.database_exists(maintenance, request.into)
+    if exists and not replaces:
+        # Empty and made beforehand: its maker may have chosen its locale, and we may not be allowed to make another.
+        try:
+            yield _Target(login, request.into, is_working=False)
+        except _NotEqual as different:
+            raise different.error from None
+        except ClipperError as error:
+            raise type(error)(error.message, hints=[*error.hints, f"database {request.into!r} holds a part: drop it"]) from error
+        return
+    name = _working_name(request, record.name)
+    properties = _as_properties(record.properties)
+    roles = server_facts.role_names(maintenance)
+    with step(work, "create", f"create the database {name}") as running:
+        databases.drop_database(maintenance, name)  # left by a killed run of this very restore
+        databases.create_database(maintenance, name, properties, properties.owner if properties.owner in roles else None)
+        running.done = f"created {name}, a working name"
+    try:
+        yield _Target(login, name, is_working=True)
+    except _NotEqual as different:
+        raise different.error from None
+    except BaseException:
+        with suppress(ClipperError), closing(connect(login)) as fresh:
+            databases.drop_database(fresh, name)
+        raise
+
+
+def _working_name(request: Request, source: str) -> str:
+    """The same for the same request, so that a rerun finds what a killed run left."""
+    digest = hashlib.sha256("\0".join((str(request.dump_id), source, request.into)).encode()).hexdigest()
+    return f"{WORKING_PREFIX}{digest[:16]}"
+
+
+def _give_name(work: Work, maintenance: Connection, target: _Target, request: Request, *, replaces: bool) -> str | None:
+    with step(work, "rename", f"rename {target.name} to {request.into}") as running:
+        replaced = None
+        if replaces:
+            stamp = work.clock.now().strftime("%Y%m%d%H%M%S")
+            kept = request.into.encode()[: _NAME_BYTES - len(_REPLACED) - len(stamp)].decode(errors="ignore")
+            replaced = f"{kept}{_REPLACED}{stamp}"
+            databases.rename_database(maintenance, request.into, replaced)
+        try:
+            databases.rename_database(maintenance, target.name, request.into)
+        except ClipperError as error:
+            if replaced is not None:
+                databases.rename_database(maintenance, replaced, request.into)
+            raise ServerError(
+                f"{error}; the restored database is complete and equal, under the name {target.name}",
+                hints=[f'ALTER DATABASE "{target.name}" RENAME TO …'],
+            ) from error
+        running.done = f"{request.into} is ready" + (f"; what was there is now {replaced}" if replaced else "")
+    return replaced
+
+
+# -- what goes in
+
+
+def _restore_roles(work: Work, maintenance: Connection, summary: DumpSummary) -> tuple[str, ...]:
+    """Create the roles that are missing, with their memberships; present ones are not touched: their passwords may be newer."""
+    stored = summary.part("globals")
+    if stored is None:
+        raise IntegrityError(f"the dump {summary.id} commits no globals")
+    with step(work, "roles", "create missing roles") as running:
+        script = b"".join(plain_stream(work, summary, stored, running)).decode()
+        found = globals_script.parse(script)
+        present = server_facts.role_names(maintenance)
+        missing = [name for name in found.roles if name not in present]
+        for name in missing:
+            server_facts.run_statements(maintenance, found.roles[name])
+        for granted, member, statement in found.memberships:
+            if granted in missing or member in missing:
+                server_facts.run_statements(maintenance, [statement])
+        running.done = f"{len(missing)} roles created, {len(found.roles) - len(missing)} were there"
+    return tuple(missing)
+
+
+def _fill(
+    work: Work,
+    target: _Target,
+    request: Request,
+    summary: DumpSummary,
+    stored: StoredObject,
+    record: DatabaseRecord,
+    binaries: Binaries,
+) -> None:
+    pg_restore = binaries.program("pg_restore")
+    environment = target.login.environment(target.name)
+    arguments = ["--exit-on-error", "--no-password", dbname_argument(target.name), *_without(work, target, summary)]
+    if not request.roles:
+        arguments += ["--no-owner", "--no-privileges"]
+    with step(work, "restore", f"restore {record.name} into {target.name}") as running:
+        if request.jobs > 1 or stored.archive == "directory":
+            with archive_in_scratch(work, summary, stored, running) as path:
+                run(pg_restore, [*arguments, f"--jobs={request.jobs}", str(path)], environment)
+        else:
+            with Program(pg_restore, arguments, environment, feed=True) as program:
+                chunks = plain_stream(work, summary, stored, running)
+                program.feed(chunks)
+                # pg_restore may stop reading after the last entry; size and hash are compared after the last byte.
+                for _ in chunks:
+                    pass
+                program.finish()
+        running.done = f"{record.name}: {show_bytes(stored.plain_bytes)} restored"
+    with step(work, "analyze", "ANALYZE") as running, closing(connect(target.login, target.name)) as connection:
+        with translated("ANALYZE"):
+            connection.execute("ANALYZE")
+        properties = _as_properties(record.properties)
+        absent = _absent_roles(connection, properties)
+        if not request.roles:
+            absent = set()
+            properties = dataclasses.replace(properties, grants=None, settings=())
+        if absent:
+            work.emit(Warned(f"privileges and settings of the database are left out: no role {', '.join(sorted(absent))}"))
+        else:
+            databases.apply_properties(connection, target.name, properties)
+        running.done = "statistics gathered, the database's own settings applied"
+
+
+def _without(work: Work, target: _Target, summary: DumpSummary) -> list[str]:
+    """Tablespaces are folders of another machine: without all of them, everything goes into the default one."""
+    stored = summary.part("globals")
+    if stored is None:
+        return []
+    with step(work, "tablespaces", "look for tablespaces") as running:
+        wanted = set(globals_script.parse(b"".join(plain_stream(work, summary, stored, running)).decode()).tablespaces)
+        with closing(connect(target.login)) as connection:
+            missing = wanted - server_facts.tablespace_names(connection)
+    if not missing:
+        return []
+    hint = "create them first to keep the placement"
+    work.emit(
+        Warned(f"tablespace {', '.join(sorted(missing))} does not exist here: everything goes into the default one", (hint,))
+    )
+    return ["--no-tablespaces"]
+
+
+def _absent_roles(connection: Connection, properties: server_facts.Properties) -> set[str]:
+    named = {grantee for grantee, *_ in properties.grants or ()} | {role for role, _ in properties.settings}
+    return {name for name in named if name is not None} - server_facts.role_names(connection)
+
+
+# -- whether it is right
+
+
+def _prove(work: Work, target: _Target, record: DatabaseRecord) -> Comparison:
+    with closing(connect(target.login, target.name)) as connection:
+        return compare(work, connection, record)
+
+
+def _difference_error(target: _Target, request: Request, comparison: Comparison) -> IntegrityError:
+    shown = "; ".join(str(difference) for difference in comparison.differences[:20])
+    more = len(comparison.differences) - 20
+    tail = f"; and {more} more" if more > 0 else ""
+    hints = [f"the restored copy was kept as database {target.name!r}: look at it, then drop it or rename it yourself"]
+    return IntegrityError(f"the restored database is not equal to the dump {request.dump_id}: {shown}{tail}", hints=hints)
+
+
+def _as_properties(document: DatabaseProperties) -> server_facts.Properties:
+    return server_facts.Properties(
+        owner=document.owner,
+        encoding=document.encoding,
+        collate=document.collate,
+        ctype=document.ctype,
+        locale_provider=document.locale_provider,
+        locale=document.locale,
+        icu_rules=document.icu_rules,
+        collation_version=document.collation_version,
+        connection_limit=document.connection_limit,
+        comment=document.comment,
+        grants=None
+        if document.grants is None
+        else tuple((g.grantee, g.grantor, g.privilege, g.grantable) for g in document.grants),
+        settings=tuple((s.role, s.setting) for s in document.settings),
+    )

@@ -1,0 +1,161 @@
+"""`dump verify`: every byte is there, it is an archive, and it holds the rows that were counted when it was made."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipper_backup.config import Settings
+from clipper_backup.errors import IntegrityError
+from clipper_backup.format.documents import DatabaseRecord, DumpDetails, DumpSummary, StoredObject
+from clipper_backup.ops.dump.read import plain_stream, summary_of, tar_members
+from clipper_backup.ops.work import Step, Work, login_of, step, together
+from clipper_backup.postgres import globals_script
+from clipper_backup.postgres.archive import Contents, CopyCounter, Head, read_contents
+from clipper_backup.postgres.binaries import Binaries, find_binaries
+from clipper_backup.postgres.programs import Program
+from clipper_backup.repository.dumps import read_details
+from clipper_backup.values import DumpId, show_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a verification looked at. `rows` were counted in the archives; None when none were recorded to compare with."""
+
+    summary: DumpSummary
+    objects: int
+    stored_bytes: int
+    tables: int
+    rows: int | None
+
+
+def verify_dump(work: Work, dump_id: DumpId) -> Verified:
+    """Read everything the dump commits and compare. IntegrityError lists all that is wrong, not only the first thing."""
+    summary = summary_of(work, dump_id)
+    binaries = _pg_restore(work.settings, summary)
+    problems: list[str] = []
+    details: DumpDetails | None = None
+    try:
+        details = read_details(work.store, summary)
+    except IntegrityError as error:
+        problems.append(str(error))
+    rows = tables = 0
+    for stored in summary.objects:
+        if stored.role == "details":
+            continue
+        try:
+            if stored.role == "globals":
+                _verify_globals(work, summary, stored)
+            else:
+                record = details.database(stored.database or "") if details is not None else None
+                if details is not None and record is None:
+                    problems.append(f"the details do not know database {stored.database}")
+                tables_here, rows_here = _verify_archive(work, summary, stored, record, binaries)
+                tables, rows = tables + tables_here, rows + rows_here
+        except IntegrityError as error:
+            problems.append(str(error))
+    if problems:
+        raise IntegrityError(
+            f"{dump_id} is damaged: {'; '.join(problems)}",
+            hints=[
+                "use another dump: `clipper-backup dump list`",
+                "with versioning on, the bucket may still hold the old object",
+            ],
+        )
+    known = summary.fingerprint != "off"
+    return Verified(summary, len(summary.objects), summary.stored_bytes, tables, rows if known else None)
+
+
+def _pg_restore(settings: Settings, summary: DumpSummary) -> Binaries:
+    environment = login_of(settings).environment()
+    return find_binaries(
+        tools=("pg_restore",), at_least=summary.versions.server_major, bindir=settings.pg_bindir, environment=environment
+    )
+
+
+def _verify_globals(work: Work, summary: DumpSummary, stored: StoredObject) -> None:
+    with step(work, "verify globals", "globals: read and parse") as running:
+        script = b"".join(plain_stream(work, summary, stored, running))
+        found = globals_script.parse(script.decode())
+        running.done = f"globals: {len(found.roles)} roles"
+
+
+def _verify_archive(
+    work: Work, summary: DumpSummary, stored: StoredObject, record: DatabaseRecord | None, binaries: Binaries
+) -> tuple[int, int]:
+    name = stored.database or ""
+    with step(work, f"verify {name}", f"{name}: read the archive, count its rows") as running:
+        read = _read_directory if stored.archive == "directory" else _read_custom
+        contents, rows = read(work, summary, stored, record, binaries, running)
+        if record is not None:
+            _compare(name, record, contents, rows)
+        total = sum(rows.values())
+        running.done = f"{name}: {len(rows)} tables, {total} rows, {show_bytes(stored.size_bytes)} as committed"
+    return len(rows), total
+
+
+def _read_custom(
+    work: Work, summary: DumpSummary, stored: StoredObject, record: DatabaseRecord | None, binaries: Binaries, running: Step
+) -> tuple[Contents, Mapping[tuple[str, str], int]]:
+    """One pass over the object: its head to pg_restore for the contents, all of it to pg_restore for the rows."""
+    del record  # a custom archive names its tables itself
+    environment = login_of(work.settings).environment()
+    pg_restore = binaries.program("pg_restore")
+    counter = CopyCounter()
+    stream = plain_stream(work, summary, stored, running)
+    head = Head(stream)
+    contents = read_contents(pg_restore, environment, head, stored.key)
+    with Program(pg_restore, ["--data-only", "--file=-"], environment, feed=True) as program:
+
+        def feed() -> None:
+            rest = head.last_time()
+            program.feed(rest)
+            for _ in rest:  # the hash is compared after the last byte, read or not by pg_restore
+                pass
+
+        def count() -> None:
+            for chunk in program.chunks():
+                counter.feed(chunk)
+
+        together([feed, count], cancel=program.kill)
+    return contents, counter.rows
+
+
+def _read_directory(
+    work: Work, summary: DumpSummary, stored: StoredObject, record: DatabaseRecord | None, binaries: Binaries, running: Step
+) -> tuple[Contents, Mapping[tuple[str, str], int]]:
+    """Each table is a file of COPY data named after its dump id; only the table of contents is written to scratch."""
+    lines: dict[int, int] = {}
+    environment = login_of(work.settings).environment()
+    with tempfile.TemporaryDirectory(dir=work.settings.scratch_dir) as folder:
+        for member, content in tar_members(plain_stream(work, summary, stored, running)):
+            if member == "toc.dat":
+                (Path(folder) / member).write_bytes(b"".join(content))
+            elif member.removesuffix(".dat").isdigit():
+                # The data is followed by a line `\.` and two empty ones.
+                lines[int(member.removesuffix(".dat"))] = sum(chunk.count(b"\n") for chunk in content) - 3
+            else:
+                for _ in content:
+                    pass
+        contents = read_contents(binaries.program("pg_restore"), environment, Path(folder), stored.key)
+    titles = {table.oid: (table.schema, table.name) for table in record.tables} if record is not None else {}
+    rows = {titles.get(oid, ("", str(oid))): lines.get(number, 0) for oid, number in contents.data_tables.items()}
+    return contents, rows
+
+
+def _compare(name: str, record: DatabaseRecord, contents: Contents, rows: Mapping[tuple[str, str], int]) -> None:
+    wrong = [
+        f"{t.schema}.{t.name} has {rows.get((t.schema, t.name), 'no')} rows in the archive, {t.rows} were counted"
+        for t in record.tables
+        if t.rows is not None and rows.get((t.schema, t.name)) != t.rows
+    ]
+    wrong += [f"table {t.schema}.{t.name} is missing" for t in record.tables if t.oid not in contents.data_tables]
+    recorded = {(s.schema, s.name): (s.last_value, s.is_called) for s in record.sequences}
+    found = {(s.schema, s.name): (s.last_value, s.is_called) for s in contents.sequences}
+    wrong += [
+        f"sequence {'.'.join(key)} is {found.get(key)} in the archive, {recorded.get(key)} was recorded"
+        for key in sorted(recorded.keys() | found.keys())
+        if recorded.get(key) != found.get(key)
+    ]
+    if wrong:
+        raise IntegrityError(f"database {name}: {'; '.join(wrong[:20])}")

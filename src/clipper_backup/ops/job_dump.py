@@ -1,0 +1,74 @@
+"""`job postgres-backup`: what the CronJob runs, the whole of it: dump, prune, metrics, under one lease."""
+
+from dataclasses import dataclass
+
+from clipper_backup.errors import ClipperError, IncompleteError, LockedError
+from clipper_backup.ops.dump.create import Written, take_dump_lease, write_dump
+from clipper_backup.ops.dump.prune import Plan, execute_prune, plan_prune
+from clipper_backup.ops.dump.source import look_at_source
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.work import SOFTWARE, Work, step
+from clipper_backup.repository.root import open_or_create_repository
+from clipper_backup.telemetry import metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one run did."""
+
+    written: Written
+    pruned: Plan
+
+
+def run_postgres_backup(work: Work) -> Done:
+    """Dump, then prune, then report.
+
+    A failed dump is reported as such, prunes nothing and raises. When only pruning failed the dump stands, is reported as
+    good, and IncompleteError says what is left to do. LockedError is reported by nobody: the other job is at work.
+    """
+    began = work.clock.monotonic()
+    try:
+        source = look_at_source(work.settings)
+        repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+        with take_dump_lease(work, "job postgres-backup", work.clock) as lease:
+            written = write_dump(work, repository, lease, source)
+            _report(work, _good(written, work.clock.monotonic() - began))
+            try:
+                plan = plan_prune(work)
+                execute_prune(work, plan, lease)
+            except ClipperError as error:
+                raise IncompleteError(
+                    f"the dump {written.summary.id} is good, but old ones were not removed: {error}",
+                    hints=[*error.hints, "`clipper-backup prune` removes them; the next run tries again"],
+                ) from error
+    except (LockedError, IncompleteError):
+        raise
+    except ClipperError:
+        _report(work, metrics.dump_failed(duration_seconds=work.clock.monotonic() - began))
+        raise
+    return Done(written, plan)
+
+
+def _good(written: Written, seconds: float) -> list[metrics.Sample]:
+    summary = written.summary
+    archives = {stored.database: stored.size_bytes for stored in summary.objects if stored.role == "database"}
+    return metrics.dump_succeeded(
+        finished_at=summary.finished_at,
+        duration_seconds=seconds,
+        stored_bytes=summary.stored_bytes,
+        databases=[metrics.DatabaseFigures(r.name, archives[r.name], r.rows) for r in written.details.databases],
+    )
+
+
+def _report(work: Work, samples: list[metrics.Sample]) -> None:
+    """Tell the Pushgateway; one that cannot be reached is a warning, the work stands."""
+    if work.settings.prometheus_pushgateway is None:
+        return
+    from clipper_backup.telemetry.pushgateway import Pushgateway  # noqa: PLC0415  70 ms that only this needs
+
+    try:
+        with step(work, "metrics", "report to the Pushgateway") as running:
+            Pushgateway.parse(work.settings.prometheus_pushgateway).push(metrics.DUMP_JOB, samples)
+            running.done = f"{len(samples)} values reported"
+    except ClipperError as error:
+        work.emit(Warned(str(error), error.hints))

@@ -1,0 +1,113 @@
+"""What every operation is given, and the few things all of them do."""
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from clipper_backup import __version__
+from clipper_backup.clock import Clock
+from clipper_backup.config import Settings, repository_url
+from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone
+from clipper_backup.postgres.connection import Login
+from clipper_backup.store.opening import open_store
+from clipper_backup.store.protocol import Store
+from clipper_backup.store.readonly import ReadOnlyStore
+
+SOFTWARE = f"clipper-backup {__version__}"
+_PROGRESS_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One operation's surroundings: settings, the store, the clock, and whom to tell."""
+
+    settings: Settings
+    store: Store
+    clock: Clock
+    emit: Emit
+
+
+def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool) -> Work:
+    """Open the configured store; for reading commands so that nothing can be written (rule 88)."""
+    store = open_store(
+        repository_url(settings),
+        endpoint=settings.backup_endpoint,
+        timeout_seconds=settings.store_timeout_seconds,
+        retry_seconds=settings.store_retry_seconds,
+        clock=clock,
+        environment=os.environ,
+    )
+    return Work(settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit)
+
+
+def login_of(settings: Settings) -> Login:
+    """How to reach PostgreSQL."""
+    named = {
+        "host": settings.pghost,
+        "port": settings.pgport,
+        "user": settings.pguser,
+        "passfile": settings.pgpassfile,
+        "sslmode": settings.pgsslmode,
+        "sslrootcert": settings.pgsslrootcert,
+    }
+    return Login({keyword: value for keyword, value in named.items() if value}, settings.pgpassword, settings.pgdatabase)
+
+
+def this_process() -> str:
+    """Host and process id: who holds a lease or wrote an intent."""
+    return f"{socket.gethostname()} pid {os.getpid()}"
+
+
+class Step:
+    """A running step; `done` becomes the one-line result."""
+
+    def __init__(self, work: Work, name: str) -> None:
+        self._work, self.name = work, name
+        self.done = ""
+
+    def progress(self, done: int, total: int | None, unit: str = "bytes") -> None:
+        """Say how far it is."""
+        self._work.emit(Progress(self.name, done, total, unit))
+
+    def metered(self, chunks: Iterable[bytes], total: int | None = None) -> Iterator[bytes]:
+        """The same chunks, with progress told every few megabytes."""
+        passed = told = 0
+        for chunk in chunks:
+            passed += len(chunk)
+            yield chunk
+            if passed - told >= _PROGRESS_BYTES:
+                told = passed
+                self.progress(passed, total)
+
+
+@contextmanager
+def step(work: Work, name: str, text: str) -> Iterator[Step]:
+    """Tell that a step begins and, when it ends well, how long it took. A failing step tells nothing: the error does."""
+    running = Step(work, name)
+    began = work.clock.monotonic()
+    work.emit(StepBegun(name, text))
+    yield running
+    work.emit(StepDone(name, running.done or text, work.clock.monotonic() - began))
+
+
+def together(tasks: Iterable[Callable[[], None]], *, cancel: Callable[[], None]) -> None:
+    """Run *tasks* in threads of their own until all ended; the first failure is raised after the others were ended.
+
+    *cancel* must make every task end soon; it is also called when a signal's exception arrives here meanwhile (the calling
+    thread only waits, so that it does arrive).
+    """
+    with ThreadPoolExecutor() as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            cancel()
+            raise
+        failed = [error for future in done if (error := future.exception()) is not None]
+        if failed:
+            if pending:
+                cancel()
+            raise failed[0]

@@ -1,0 +1,115 @@
+"""Making, renaming and dropping databases, and giving one the properties that were recorded of another."""
+
+from psycopg import sql
+
+from clipper_backup.postgres.connection import Connection, rows, translated
+from clipper_backup.postgres.server_facts import Properties
+
+# Settings whose value is a list of identifiers that PostgreSQL stores already quoted (GUC_LIST_QUOTE in guc_tables.c).
+_LIST_SETTINGS = frozenset(
+    {
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    }
+)
+
+
+def database_exists(connection: Connection, name: str) -> bool:
+    """Whether the cluster has a database of that name."""
+    with translated("looking for the database"):
+        return bool(rows(connection, "SELECT 1 FROM pg_database WHERE datname = %s", [name]))
+
+
+def is_empty(connection: Connection) -> bool:
+    """Whether the current database holds nothing a person made: no relation, function, type or schema of their own."""
+    statement = """
+        SELECT NOT EXISTS (
+            SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+        ) AND NOT EXISTS (
+            SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+            WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+        ) AND NOT EXISTS (
+            SELECT FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public')
+        ) AND NOT EXISTS (SELECT FROM pg_largeobject_metadata)
+    """
+    with translated("looking into the database"):
+        ((empty,),) = rows(connection, statement)
+    return bool(empty)
+
+
+def create_database(connection: Connection, name: str, properties: Properties, owner: str | None) -> None:
+    """CREATE DATABASE from template0 with the recorded encoding and locale; *owner* None leaves it to the present role."""
+    parts = [
+        sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)),
+        sql.SQL("ENCODING {}").format(sql.Literal(properties.encoding)),
+        sql.SQL("LC_COLLATE {}").format(sql.Literal(properties.collate)),
+        sql.SQL("LC_CTYPE {}").format(sql.Literal(properties.ctype)),
+    ]
+    if properties.locale_provider == "i":
+        parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(properties.locale)))
+        if properties.icu_rules:
+            parts.append(sql.SQL("ICU_RULES {}").format(sql.Literal(properties.icu_rules)))
+    elif properties.locale_provider == "b":
+        parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(properties.locale)))
+    if owner is not None:
+        parts.append(sql.SQL("OWNER {}").format(sql.Identifier(owner)))
+    with translated(f"creating the database {name}"):
+        connection.execute(sql.SQL(" ").join(parts))
+
+
+def apply_properties(connection: Connection, name: str, properties: Properties) -> None:
+    """Comment, connection limit, privileges and settings; every role that is named must exist."""
+    database = sql.Identifier(name)
+    statements: list[sql.Composed] = []
+    if properties.comment is not None:
+        statements.append(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(properties.comment)))
+    if properties.connection_limit != -1:
+        limit = sql.Literal(properties.connection_limit)
+        statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit))
+    if properties.grants is not None:
+        statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+        statements.extend(_grant(database, *grant) for grant in properties.grants)
+    statements.extend(_setting(database, role, text) for role, text in properties.settings)
+    with translated(f"setting the properties of database {name}"):
+        for statement in statements:
+            connection.execute(statement)
+
+
+def _grant(database: sql.Identifier, grantee: str | None, grantor: str, privilege: str, grantable: bool) -> sql.Composed:
+    del grantor  # whoever restores grants; only a superuser could say otherwise
+    to = sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee)
+    statement = sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(_PRIVILEGES[privilege]), database, to)
+    return statement + sql.SQL(" WITH GRANT OPTION") if grantable else statement
+
+
+_PRIVILEGES = {"CONNECT": "CONNECT", "CREATE": "CREATE", "TEMPORARY": "TEMPORARY"}
+
+
+def _setting(database: sql.Identifier, role: str | None, text: str) -> sql.Composed:
+    name, _, value = text.partition("=")
+    target = sql.SQL("ALTER DATABASE {} SET").format(database)
+    if role is not None:
+        target = sql.SQL("ALTER ROLE {} IN DATABASE {} SET").format(sql.Identifier(role), database)
+    # A list's stored text is quoted SQL already; as one literal it would become one name.
+    shown = sql.SQL(value) if name in _LIST_SETTINGS and value else sql.Literal(value)
+    return target + sql.SQL(" {} TO {}").format(sql.Identifier(*name.split(".")), shown)
+
+
+def rename_database(connection: Connection, name: str, new_name: str) -> None:
+    """ALTER DATABASE … RENAME, after ending every other session in it."""
+    with translated(f"renaming the database {name} to {new_name}"):
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()", [name]
+        )
+        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(new_name)))
+
+
+def drop_database(connection: Connection, name: str) -> None:
+    """DROP DATABASE IF EXISTS … WITH (FORCE)."""
+    with translated(f"dropping the database {name}"):
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -1,0 +1,185 @@
+"""The catalog of dumps: what is committed, what is being written, what is garbage. Its own order of writes keeps D1 to D5."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from clipper_backup.errors import ClipperError, IntegrityError, MissingError, ObjectExistsError, ObjectMissingError, UsageError
+from clipper_backup.format import names
+from clipper_backup.format.compression import Meter, decompress_bytes
+from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, Intent, decode, encode
+from clipper_backup.store.protocol import ObjectInfo, Store
+from clipper_backup.values import DumpId, show_time
+
+_ID_ATTEMPTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """All objects of one dump id as a listing shows them. `committed` when there is a summary."""
+
+    dump_id: DumpId
+    objects: tuple[ObjectInfo, ...] = field(default=())
+
+    @property
+    def committed(self) -> bool:
+        """Whether its backup.json exists."""
+        return any(info.key == names.dump_key(self.dump_id, names.SUMMARY) for info in self.objects)
+
+    @property
+    def last_written_at(self) -> datetime:
+        """Last-Modified of its newest object, by the store's clock."""
+        return max(info.modified_at for info in self.objects)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all its objects."""
+        return sum(info.size_bytes for info in self.objects)
+
+
+def list_dumps(store: Store) -> list[Listed]:
+    """Every dump id that has objects, oldest first, from one listing."""
+    found: dict[DumpId, list[ObjectInfo]] = {}
+    for info in store.list(names.DATABASE_FOLDER):
+        if (parsed := names.parse_dump_key(info.key)) is not None:
+            found.setdefault(parsed.dump_id, []).append(info)
+    return [Listed(dump_id, tuple(found[dump_id])) for dump_id in sorted(found)]
+
+
+def read_summary(store: Store, dump_id: DumpId) -> DumpSummary:
+    """A committed dump's summary; MissingError when there is no such dump, IntegrityError when it is damaged."""
+    key = names.dump_key(dump_id, names.SUMMARY)
+    try:
+        data = store.get(key)
+    except ObjectMissingError as error:
+        raise MissingError(f"there is no dump {dump_id}", hints=["`clipper-backup dump list` shows them"]) from error
+    summary = decode(data, DumpSummary, key)
+    if summary.id != str(dump_id):
+        raise IntegrityError(f"{key} belongs to the dump {summary.id}, not to {dump_id}")
+    return summary
+
+
+def find_dump(store: Store, wanted: str) -> DumpId:
+    """The dump that a person means: an id, or `latest` for the newest committed one."""
+    if wanted != "latest":
+        return DumpId.parse(wanted)
+    committed = [listed.dump_id for listed in list_dumps(store) if listed.committed]
+    if not committed:
+        raise MissingError(f"there is no dump in {store.url}", hints=["`clipper-backup dump create` makes one"])
+    return committed[-1]
+
+
+def read_details(store: Store, summary: DumpSummary) -> DumpDetails:
+    """What was recorded on the dump's snapshots. IntegrityError when it is not what the summary commits."""
+    committed = summary.part("details")
+    if committed is None:
+        raise IntegrityError(f"the dump {summary.id} commits no details")
+    data = read_object(store, summary, committed.key)
+    details = decode(decompress_bytes(data, committed.key), DumpDetails, committed.key)
+    if details.id != summary.id:
+        raise IntegrityError(f"{committed.key} belongs to the dump {details.id}")
+    return details
+
+
+def read_object(store: Store, summary: DumpSummary, key: str) -> bytes:
+    """A small committed object, checked against the summary's size and SHA-256."""
+    return b"".join(read_checked(store, summary, key))
+
+
+def read_checked(store: Store, summary: DumpSummary, key: str) -> Iterator[bytes]:
+    """Stream a committed object; after its last byte IntegrityError when size or SHA-256 are not the committed ones."""
+    committed = next(o for o in summary.objects if o.key == key)
+    meter = Meter()
+    try:
+        yield from meter.pass_through(store.get_stream(key))
+    except ObjectMissingError as error:
+        raise IntegrityError(f"{key} is missing from the store", hints=LOST_HINTS) from error
+    if meter.size_bytes != committed.size_bytes:
+        raise IntegrityError(f"{key} has {meter.size_bytes} bytes, {committed.size_bytes} were committed", hints=LOST_HINTS)
+    if meter.sha256 != committed.sha256:
+        raise IntegrityError(f"{key} does not hold the bytes that were committed (SHA-256 differs)", hints=LOST_HINTS)
+
+
+LOST_HINTS = ("use another dump: `clipper-backup dump list`", "with versioning on, the bucket may still hold the old object")
+
+
+class DumpWriter:
+    """One dump being written, from taking its id to its commit."""
+
+    def __init__(self, store: Store, dump_id: DumpId) -> None:
+        self._store = store
+        self.dump_id = dump_id
+
+    @classmethod
+    def take_id(cls, store: Store, intent: Intent) -> "DumpWriter":
+        """Take the first free id from the store's time on. UsageError when that is older than a committed dump."""
+        committed = [listed.dump_id for listed in list_dumps(store) if listed.committed]
+        moment = store.now()
+        dump_id = DumpId.at_time(moment)
+        if committed and dump_id <= committed[-1] and (committed[-1].at - dump_id.at).total_seconds() >= _ID_ATTEMPTS:
+            raise UsageError(
+                f"the store's clock says {show_time(moment)}, but the newest dump is {committed[-1]}",
+                hints=["a clock runs wrong: correct it; a dump with a wrong time in its id must be deleted by hand"],
+            )
+        if committed and dump_id <= committed[-1]:
+            dump_id = committed[-1].next()
+        for _ in range(_ID_ATTEMPTS):
+            try:
+                store.put(names.dump_key(dump_id, names.INTENT), encode(intent), create=True)
+            except ObjectExistsError:
+                dump_id = dump_id.next()
+            else:
+                return cls(store, dump_id)
+        raise UsageError(f"{_ID_ATTEMPTS} dump ids from {DumpId.at_time(moment)} on are taken", hints=["wait a minute"])
+
+    def commit(self, summary: DumpSummary) -> None:
+        """Make the dump exist. Every object must have been read back before (D1)."""
+        self._store.put(names.dump_key(self.dump_id, names.SUMMARY), encode(summary), create=True)
+
+    def abandon(self) -> None:
+        """Remove what was written, as far as the store lets us; prune removes the rest later."""
+        with suppress(ClipperError):
+            delete_objects(self._store, self.dump_id)
+
+
+def delete_objects(store: Store, dump_id: DumpId) -> None:
+    """Remove a dump: its summary first, alone, so that a crash leaves garbage and never a dump that lacks parts (D3)."""
+    store.delete([names.dump_key(dump_id, names.SUMMARY)])
+    keys = names.keys_of(dump_id, (info.key for info in store.list(names.DATABASE_FOLDER)))
+    intent = names.dump_key(dump_id, names.INTENT)
+    rest = [key for key in keys if key != intent]
+    if rest:
+        store.delete(rest)
+    store.delete([intent])
+
+
+def held_dumps(store: Store) -> dict[DumpId, HoldMark]:
+    """Every hold."""
+    holds = {}
+    for info in store.list(names.HOLDS_FOLDER):
+        with suppress(UsageError, ObjectMissingError):
+            dump_id = DumpId.parse(info.key.removeprefix(names.HOLDS_FOLDER))
+            holds[dump_id] = decode(store.get(info.key), HoldMark, info.key)
+    return holds
+
+
+def hold_dump(store: Store, dump_id: DumpId, mark: HoldMark) -> None:
+    """Keep a dump until it is released. MissingError when there is no such dump."""
+    read_summary(store, dump_id)
+    store.put(names.hold_key(dump_id), encode(mark))
+
+
+def release_dump(store: Store, dump_id: DumpId) -> None:
+    """Take a hold back; MissingError when there is none."""
+    key = names.hold_key(dump_id)
+    try:
+        store.head(key)
+    except ObjectMissingError as error:
+        raise MissingError(f"the dump {dump_id} is not held") from error
+    store.delete([key])
+
+
+def newest(dumps: Sequence[Listed]) -> DumpId | None:
+    """The newest committed dump."""
+    return next((listed.dump_id for listed in reversed(dumps) if listed.committed), None)

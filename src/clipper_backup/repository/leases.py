@@ -1,0 +1,163 @@
+"""Leases: one holder at a time, told apart by epochs, judged by the store's clock (docs/design/dumps.md)."""
+
+import re
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from clipper_backup.clock import Clock
+from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, ObjectExistsError, ObjectMissingError
+from clipper_backup.format.documents import LeaseHolder, decode, encode
+from clipper_backup.store.protocol import Store
+from clipper_backup.values import show_seconds
+
+_KEY = re.compile(r"(\d{10})/(holder|released|renewal-\d+)")
+
+RENEWALS_PER_LEASE = 3
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    number: int
+    last_sign_at: datetime
+    released: bool
+
+
+def _folder(name: str) -> str:
+    return f"locks/{name}/"
+
+
+def _key(name: str, epoch: int, part: str) -> str:
+    return f"{_folder(name)}{epoch:010d}/{part}"
+
+
+def _highest(store: Store, name: str) -> _Epoch | None:
+    epochs: dict[int, _Epoch] = {}
+    for info in store.list(_folder(name)):
+        match = _KEY.fullmatch(info.key.removeprefix(_folder(name)))
+        if match is None:
+            continue
+        number = int(match[1])
+        before = epochs.get(number)
+        last = max(info.modified_at, before.last_sign_at) if before else info.modified_at
+        epochs[number] = _Epoch(number, last, match[2] == "released" or (before.released if before else False))
+    return epochs[max(epochs)] if epochs else None
+
+
+class Lease:
+    """A held lease; renewed by a thread of its own until released. Leaving the context releases it."""
+
+    def __init__(self, store: Store, clock: Clock, name: str, epoch: int, lease_seconds: float) -> None:
+        self._store, self._clock, self._name, self._epoch, self._seconds = store, clock, name, epoch, lease_seconds
+        self._renewed_at = clock.monotonic()
+        self._lost: str | None = None
+        self._stop = threading.Event()
+        self._renewals = 0
+        self._thread = threading.Thread(target=self._renew_until_released, name=f"lease-{name}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def check(self) -> None:
+        """Ask the store that it is still ours; LeaseLostError otherwise. Call it before every commit."""
+        if self._lost is None:
+            self._look()
+        if self._lost is None and self._clock.monotonic() - self._renewed_at > self._seconds:
+            self._lost = f"it could not be renewed for {show_seconds(self._seconds)}"
+        if self._lost is not None:
+            raise LeaseLostError(
+                f"the lease {self._name} was lost: {self._lost}",
+                hints=["nothing was committed; look for another job that runs at the same time, then run this one again"],
+            )
+
+    def release(self) -> None:
+        """Stop renewing and free it at once. A store that does not answer now leaves it to go stale."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        if self._lost is None:
+            with suppress(ClipperError):
+                self._store.put(_key(self._name, self._epoch, "released"), b"released\n")
+        with suppress(ClipperError):
+            own = [_key(self._name, self._epoch, f"renewal-{n}") for n in range(1, self._renewals + 1)]
+            self._store.delete(own)
+
+    def _renew_until_released(self) -> None:
+        while not self._clock.wait(self._stop, self._seconds / RENEWALS_PER_LEASE):
+            if self._lost is not None:
+                return
+            # A renewal that fails is tried again at the next third; `check` counts how long none succeeded.
+            with suppress(ClipperError):
+                self._look()
+                if self._lost is None:
+                    self._renewals += 1
+                    self._store.put(_key(self._name, self._epoch, f"renewal-{self._renewals}"), b"renewed\n")
+                    self._renewed_at = self._clock.monotonic()
+
+    def _look(self) -> None:
+        highest = _highest(self._store, self._name)
+        if highest is None or highest.number > self._epoch:
+            self._lost = "somebody else took it after it went stale"
+
+
+def acquire_lease(
+    store: Store, clock: Clock, name: str, *, lease_seconds: float, wait_seconds: float, holder: str, run_id: str, purpose: str
+) -> Lease:
+    """Take the lease *name*, waiting for its present holder for at most *wait_seconds*.
+
+    LockedError names the holder, the age of its last sign of life and when it frees itself.
+    """
+    deadline = clock.monotonic() + wait_seconds
+    mine = encode(LeaseHolder(run_id=run_id, holder=holder, purpose=purpose))
+    pause = threading.Event()
+    while True:
+        current = _highest(store, name)
+        # Asked after the listing: the store's clock may only make the present holder look older than it was.
+        if current is None or current.released or _age(store, current) > timedelta(seconds=lease_seconds):
+            epoch = current.number + 1 if current else 1
+            began = clock.monotonic()
+            try:
+                store.put(_key(name, epoch, "holder"), mine, create=True)
+            except ObjectExistsError:
+                continue
+            lease = Lease(store, clock, name, epoch, lease_seconds)
+            lease._renewed_at = began  # noqa: SLF001  the put may have taken long; the lease runs from before it
+            _sweep(store, name, epoch)
+            return lease
+        if clock.monotonic() >= deadline:
+            raise _locked(store, name, current, lease_seconds)
+        clock.wait(pause, min(_POLL_SECONDS, max(0.05, deadline - clock.monotonic())))
+
+
+def _age(store: Store, epoch: _Epoch) -> timedelta:
+    return store.now() - epoch.last_sign_at
+
+
+def _locked(store: Store, name: str, epoch: _Epoch, lease_seconds: float) -> LockedError:
+    try:
+        by = decode(store.get(_key(name, epoch.number, "holder")), LeaseHolder, name)
+        who = f"{by.holder} ({by.purpose})"
+    except ObjectMissingError:
+        who = "somebody"
+    age = _age(store, epoch).total_seconds()
+    return LockedError(
+        f"the lease {name} is held by {who}, last seen {show_seconds(max(0.0, age))} ago",
+        hints=[f"wait for it to end; if it is dead, the lease frees itself in {show_seconds(max(0.0, lease_seconds - age))}"],
+    )
+
+
+def _sweep(store: Store, name: str, epoch: int) -> None:
+    # Older epochs are of no use to anybody. A writer that may not delete leaves them.
+    with suppress(ClipperError):
+        old = [info.key for info in store.list(_folder(name)) if info.key < _key(name, epoch, "")]
+        if old:
+            store.delete(old)

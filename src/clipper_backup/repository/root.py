@@ -1,0 +1,47 @@
+"""`repository.json`: what a store is, made by the first writing command, checked by every command."""
+
+import uuid
+from contextlib import suppress
+
+from clipper_backup.clock import Clock
+from clipper_backup.errors import NoRepositoryError, ObjectExistsError, ObjectMissingError, StoreError
+from clipper_backup.format import names
+from clipper_backup.format.documents import FEATURES, FORMAT_VERSION, Repository, decode, encode
+from clipper_backup.store.protocol import Store
+
+
+def open_repository(store: Store) -> Repository:
+    """Read what the store is; NoRepositoryError when it is none, StoreError when this version is too old for it."""
+    try:
+        data = store.get(names.REPOSITORY)
+    except ObjectMissingError as error:
+        raise NoRepositoryError(
+            f"no repository at {store.url}",
+            hints=["check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET)", "the first `clipper-backup dump create` makes one"],
+        ) from error
+    repository = decode(data, Repository, names.REPOSITORY)
+    _check_version(store, repository, repository.min_reader_version)
+    return repository
+
+
+def open_or_create_repository(store: Store, clock: Clock, software: str) -> Repository:
+    """For writing commands: make the repository by conditional create unless it exists."""
+    try:
+        repository = open_repository(store)
+    except NoRepositoryError:
+        made = Repository(id=uuid.uuid4().hex, created_at=clock.now(), created_by=software)
+        with suppress(ObjectExistsError):  # somebody else was first: theirs it is
+            store.put(names.REPOSITORY, encode(made), create=True)
+        repository = open_repository(store)
+    _check_version(store, repository, repository.min_writer_version)
+    return repository
+
+
+def _check_version(store: Store, repository: Repository, needed: int) -> None:
+    unknown = sorted(set(repository.required_features) - FEATURES)
+    if needed > FORMAT_VERSION or unknown:
+        what = f"needs {', '.join(unknown)}" if unknown else f"has format {needed}, this version knows {FORMAT_VERSION}"
+        raise StoreError(
+            f"the repository at {store.url} {what}",
+            hints=["install the version of clipper-backup that writes to it, or a newer one"],
+        )
