@@ -1,6 +1,9 @@
 """Fixtures are plugins, one theme a file, listed here."""
 
 pytest_plugins = [
+    "fixtures.cli",
+    "fixtures.golden",
     "fixtures.monitoring",
     "fixtures.postgres",
+    "fixtures.stores",
 ]

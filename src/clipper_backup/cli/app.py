@@ -94,7 +94,7 @@ def _help(app: cyclopts.App, tokens: list[str], *, styled: bool) -> str:
     """The help page for the command that *tokens* name; *styled* for a terminal."""
     from rich.console import Console  # noqa: PLC0415 - only help needs it
 
-    app.resolved_commands()  # imports them all: each one's docstring is its line in the list
+    app.parse_commands(tokens)[1][-1].resolved_commands()  # imports those it lists: a command's docstring is its line
     page = io.StringIO()
     width = min(output.terminal_width() or _HELP_COLUMNS, _HELP_COLUMNS)
     app.help_print(tokens, console=Console(file=page, width=width, force_terminal=styled))
@@ -113,7 +113,7 @@ def _usage_error(error: CycloptsError) -> UsageError:
     names = [name for argument in known if argument.parse for name in argument.names]
     unknown = [option for word in unused if (option := word.partition("=")[0]).startswith("-") and option not in names]
     if isinstance(error, UnknownOptionError):
-        unknown = [error.token.keyword or error.token.value]
+        unknown = [(error.token.keyword or error.token.value).partition("=")[0]]
     if unknown:
         return UsageError(f"{command} has no option {unknown[0]}", hints=[*_similar(unknown[0], [*names, *known_flags()]), see])
     if isinstance(error, UnusedCliTokensError):

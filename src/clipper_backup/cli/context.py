@@ -90,7 +90,7 @@ def _renderer(arguments: Arguments, environment: Mapping[str, str], clock: Clock
     quiet = arguments.has("--quiet")
     if arguments.has("--json") or arguments.has("--events"):
         steps = arguments.has("--events") and not quiet
-        return JsonLines(output.tell, clock, steps=steps, interval=JSON_INTERVAL_SECONDS if interval is None else interval)
+        return JsonLines(output.tell_json, clock, steps=steps, interval=JSON_INTERVAL_SECONDS if interval is None else interval)
     plain = quiet or arguments.has("--no-color") or environment.get("NO_COLOR") or environment.get("TERM", "dumb") == "dumb"
     if not plain and os.isatty(2):
         from rich.console import Console  # noqa: PLC0415 - only a terminal needs it

@@ -4,7 +4,9 @@ Both write to the file descriptors themselves: Python's buffered streams cannot 
 (SIGUSR1 prints the state of a running command), and would try to flush once more at exit into a closed pipe.
 """
 
+import contextlib
 import os
+import select
 import signal
 import sys
 from typing import Any
@@ -34,10 +36,14 @@ def hold_standard_streams() -> None:
 
 def tell(line: str) -> None:
     """Write one line to stderr; a reader who has gone away never stops the work."""
-    try:
+    with contextlib.suppress(OSError):
         _write_all(_STDERR, _encode(f"{line}\n", sys.stderr))
-    except OSError:
-        return
+
+
+def tell_json(document: Any) -> None:
+    """Write *document* to stderr as one line of JSON, in UTF-8 whatever the locale."""
+    with contextlib.suppress(OSError):
+        _write_all(_STDERR, _json_line(document))
 
 
 def answer(text: str) -> None:
@@ -51,20 +57,20 @@ def answer(text: str) -> None:
 
 def answer_json(document: Any) -> None:
     """Write *document* to stdout as one line of JSON, in UTF-8 whatever the locale."""
-    _answer(f"{as_json(document)}\n".encode("utf-8", "backslashreplace"))
+    _answer(_json_line(document))
 
 
-def as_json(document: Any) -> str:
-    """*document* as JSON on one line.
+def _json_line(document: Any) -> bytes:
+    """Dataclasses become objects, times RFC 3339, value types what `str` makes of them.
 
-    Dataclasses become objects, times RFC 3339, value types what `str` makes of them. A file name that is not UTF-8
-    keeps its lone surrogates, which the caller's "backslashreplace" turns into valid JSON escapes.
+    A file name that is not UTF-8 keeps its lone surrogates, which "backslashreplace" turns into valid JSON escapes.
     """
     import json  # noqa: PLC0415 - not needed by most commands
 
     import msgspec  # noqa: PLC0415 - not needed by most commands
 
-    return json.dumps(msgspec.to_builtins(document, enc_hook=str, str_keys=True), ensure_ascii=False, allow_nan=False)
+    plain = msgspec.to_builtins(document, enc_hook=str, str_keys=True)
+    return f"{json.dumps(plain, ensure_ascii=False, allow_nan=False)}\n".encode("utf-8", "backslashreplace")
 
 
 def terminal_width() -> int | None:
@@ -91,4 +97,7 @@ def _encode(text: str, stream: Any) -> bytes:
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:  # whoever shares this pipe with us has made it non-blocking
+            select.select([], [descriptor], [])

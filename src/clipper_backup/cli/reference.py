@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from clipper_backup.cli.exits import error_classes, exit_codes
 from clipper_backup.cli.context import PROGRESS_VARIABLE
+from clipper_backup.cli.exits import error_classes, exit_codes
 from clipper_backup.cli.render import JSON_INTERVAL_SECONDS, TEXT_INTERVAL_SECONDS
 from clipper_backup.cli.report import DEBUG_VARIABLE
 from clipper_backup.config import CONFIG_VARIABLE, DECLARED, Declared
@@ -46,8 +46,6 @@ def settings_page() -> str:
     lines += [
         "",
         "## Environment variables that are no settings",
-        "",
-        "They change how the program talks, not what it does.",
         "",
         *_table(("variable", "meaning"), [(f"`{name}`", meaning) for name, meaning in _VARIABLES.items()]),
     ]

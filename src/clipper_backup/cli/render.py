@@ -5,19 +5,17 @@ the same time need two names. A renderer never fails because of whoever reads it
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from clipper_backup.cli.output import as_json, printable
+from clipper_backup.cli.output import printable
 from clipper_backup.clock import Clock
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, Warned
 from clipper_backup.values import show_bytes, show_seconds
 
 TEXT_INTERVAL_SECONDS = 30.0
 JSON_INTERVAL_SECONDS = 1.0
-
-Write = Callable[[str], None]
 
 
 class Renderer(Protocol):
@@ -98,7 +96,9 @@ class Steps:
 class TextLines:
     """One line when a step begins and one when it is done; for long steps one every *interval* seconds between them."""
 
-    def __init__(self, write: Write, clock: Clock, *, quiet: bool = False, interval: float = TEXT_INTERVAL_SECONDS) -> None:
+    def __init__(
+        self, write: Callable[[str], None], clock: Clock, *, quiet: bool = False, interval: float = TEXT_INTERVAL_SECONDS
+    ) -> None:
         self._write = write
         self._clock = clock
         self._quiet = quiet
@@ -156,7 +156,9 @@ class JsonLines:
     Without *steps*, only warnings.
     """
 
-    def __init__(self, write: Write, clock: Clock, *, steps: bool, interval: float = JSON_INTERVAL_SECONDS) -> None:
+    def __init__(
+        self, write: Callable[[Mapping[str, object]], None], clock: Clock, *, steps: bool, interval: float = JSON_INTERVAL_SECONDS
+    ) -> None:
         self._write = write
         self._clock = clock
         self._show_steps = steps
@@ -203,7 +205,7 @@ class JsonLines:
                     self._tell_step(step.last)
 
     def _tell(self, kind: str, **fields: object) -> None:
-        self._write(as_json({"type": kind, **fields}))
+        self._write({"type": kind, **fields})
 
     def close(self) -> None:
         """Nothing to undo."""

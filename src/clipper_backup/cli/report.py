@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from clipper_backup.cli.output import printable, tell
+from clipper_backup.cli.output import printable, tell, tell_json
 from clipper_backup.errors import ClipperError, StoppedError, exit_code_of
 
 DEBUG_VARIABLE = "CLIPPER_BACKUP_DEBUG"
@@ -33,7 +33,8 @@ def report(error: BaseException, words: Sequence[str]) -> int:
         elif trace is None:
             trace = _traceback(error)
     if given & {"--json", "--events"}:
-        _tell_json(code, message, hints, trace)
+        line: dict[str, object] = {"type": "error", "exit_code": code, "message": message, "hints": hints}
+        tell_json(line | {"traceback": trace} if trace else line)
     else:
         if trace:
             tell(trace.rstrip())
@@ -41,15 +42,6 @@ def report(error: BaseException, words: Sequence[str]) -> int:
         for hint in hints:
             tell(f"HINT: {printable(hint)}")
     return code
-
-
-def _tell_json(code: int, message: str, hints: Sequence[str], trace: str | None) -> None:
-    import json  # noqa: PLC0415 - not needed by most commands
-
-    line = {"type": "error", "exit_code": code, "message": message, "hints": list(hints)}
-    if trace:
-        line["traceback"] = trace
-    tell(json.dumps(line))
 
 
 def _mark(word: str, given: set[str]) -> str:

@@ -1,0 +1,120 @@
+"""Help pages as agreed (golden files), and what the program says to words it does not know."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cyclopts
+import pytest
+
+from clipper_backup.cli.app import COMMANDS, make_app
+from fixtures.cli import SAMPLE, Outcome, RunCli, RunOnTerminal
+from fixtures.golden import Golden
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def every_command(app: cyclopts.App, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, command in app.resolved_commands().items():
+        if not name.startswith("-"):
+            yield from every_command(command, (*words, name))
+
+
+ALL = sorted(every_command(make_app()))
+
+
+@pytest.mark.parametrize("words", ALL, ids=lambda words: " ".join(words) or "alone")
+def test_help_is_as_agreed(words: tuple[str, ...], run_cli: RunCli, golden: Golden) -> None:
+    outcome = run_cli(*words, "--help", check=True)
+    assert outcome.stderr == ""
+    assert max(len(line) for line in outcome.stdout.splitlines()) <= 100
+    golden(GOLDEN / f"{'-'.join(('help', *words))}.txt", outcome.stdout)
+
+
+def test_no_golden_page_is_left_of_a_command_that_is_gone(request: pytest.FixtureRequest) -> None:
+    left = {path.name for path in GOLDEN.iterdir()} - {f"{'-'.join(('help', *words))}.txt" for words in ALL}
+    if request.config.getoption("--update"):
+        for name in left:
+            (GOLDEN / name).unlink()
+    else:
+        assert left == set()
+
+
+def test_every_command_says_what_it_does(run_cli: RunCli) -> None:
+    page = run_cli("--help", check=True).stdout
+    for name in COMMANDS:
+        (line,) = [line for line in page.splitlines() if line.startswith(f"  {name} ")]
+        assert len(line.split()) > 3
+
+
+def test_help_may_stand_anywhere_and_needs_no_settings(run_cli: RunCli) -> None:
+    page = run_cli("settings", "--help", check=True).stdout
+    assert run_cli("-h", "settings", "--json", env={"RETENTION_DAYS": "nonsense"}, check=True).stdout == page
+    assert run_cli("--config", "/does/not/exist", "settings", "--help", check=True).stdout == page
+
+
+def test_help_on_a_terminal_is_set_in_bold_unless_colour_is_off(run_on_terminal: RunOnTerminal) -> None:
+    bold, plain = run_on_terminal("--help"), run_on_terminal("--help", "--no-color")
+    assert "\x1b[1m" in bold.screen
+    assert "\x1b" not in plain.screen
+    assert "\x1b" not in run_on_terminal("--help", env={"NO_COLOR": "1"}).screen
+
+
+@pytest.mark.parametrize("words", [[], ["sample"]])
+def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str]) -> None:
+    """A CronJob whose arguments were lost must not be green."""
+    outcome = run_cli(*words, program=SAMPLE)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    page = run_cli(*words, "--help", program=SAMPLE).stdout
+    command = " ".join(["clipper-backup", *words])
+    assert outcome.stderr == f"{page}\nerror: no command was given after `{command}`\n"
+    with_json = run_cli(*words, "--json", program=SAMPLE)
+    assert [line["exit_code"] for line in with_json.lines] == [2]
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "meant", "command"),
+    [
+        ("setings", "unknown command: clipper-backup setings", "settings", ""),
+        ("sample stepps", "unknown command: clipper-backup sample stepps", "steps", " sample"),
+        ("zzz --help", "unknown command: clipper-backup zzz", None, ""),
+        ("settings --set-onl", "clipper-backup settings has no option --set-onl", "--set-only", " settings"),
+        (
+            "settings --retention-dais=3",
+            "clipper-backup settings has no option --retention-dais",
+            "--retention-days",
+            " settings",
+        ),
+        ("settings --zzz", "clipper-backup settings has no option --zzz", None, " settings"),
+        ("settings -x", "clipper-backup settings has no option -x", None, " settings"),
+        ("settings A B", "clipper-backup settings takes no 'B'", None, " settings"),
+        ("settings --set-only=x", 'invalid value for --set-only: unable to convert "x" into bool', None, " settings"),
+        ("sample steps --hold", "--hold needs a value", None, " sample steps"),
+        ("sample steps --hlod x", "clipper-backup sample steps has no option --hlod", "--hold", " sample steps"),
+        ("sample fail", "clipper-backup sample fail needs KIND", None, " sample fail"),
+        ("sample fail --knd x", "clipper-backup sample fail has no option --knd", None, " sample fail"),
+    ],
+)
+def test_unknown_words_are_named_with_what_may_have_been_meant(
+    run_cli: RunCli, line: str, message: str, meant: str | None, command: str
+) -> None:
+    hints = [*([f"did you mean {meant}?"] if meant else []), f"`clipper-backup{command} --help` shows what there is"]
+    stderr = "".join(f"{text}\n" for text in [f"error: {message}", *(f"HINT: {hint}" for hint in hints)])
+    assert run_cli(*line.split(), program=SAMPLE) == Outcome(2, "", stderr)
+
+
+def test_usage_errors_as_json(run_cli: RunCli) -> None:
+    outcome = run_cli("setings", "--json")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.lines == [
+        {
+            "type": "error",
+            "exit_code": 2,
+            "message": "unknown command: clipper-backup setings",
+            "hints": ["did you mean settings?", "`clipper-backup --help` shows what there is"],
+        }
+    ]
+
+
+def test_after_two_dashes_help_is_a_word_like_any_other(run_cli: RunCli) -> None:
+    assert run_cli("settings", "--", "--help").code == 15
