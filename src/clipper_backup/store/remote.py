@@ -1,0 +1,440 @@
+"""Objects in a bucket, over obstore. The only module that imports it, and none of it is S3's alone but `open_s3`.
+
+Every call runs in a thread of its own while the caller waits for it: obstore lets no signal handler run before its call
+returns (seen: SIGTERM after 60 s, against a stalled server). These threads are daemons, since an executor's would be
+joined at exit. What is retried here and what is not: docs/design/store.md.
+"""
+
+import concurrent.futures
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import ObjectStore, S3Store
+
+from clipper_backup.errors import (
+    AccessError,
+    ClipperError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+)
+from clipper_backup.store.protocol import (
+    CLOCK_KEY,
+    STREAM_CHUNK_BYTES,
+    Capabilities,
+    ObjectInfo,
+    check_key,
+    check_prefix,
+    is_key,
+)
+from clipper_backup.store.remote_errors import Place, read_failure, translated
+from clipper_backup.values import show_bytes
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+PARTS_MAX = 10_000
+"""S3's and GCS's limit; Azure takes 50,000."""
+
+_PARTS_AT_ONCE = 3
+_PARTS_AT_ONCE_BYTES = 96 * 1024 * 1024
+_READ_AHEAD = 3
+_WAITING_BYTES = 1024 * 1024
+_CONNECT_SECONDS = 10
+_TAKE_BACK_SECONDS = 10.0
+# A repeated request keeps its first signature, which S3 takes for 15 minutes.
+_PART_RETRY_SECONDS_MAX = 600
+
+_FOREIGN = (BaseError, FileNotFoundError)
+
+Result = TypeVar("Result")
+
+
+def open_s3(
+    bucket: str,
+    prefix: str,
+    *,
+    endpoint: str | None,
+    credentials: Mapping[str, str],
+    region: str | None,
+    timeout_seconds: int,
+    retry_seconds: int,
+) -> "ObstoreStore":
+    """The store below *prefix* (a folder with its `/`, or empty) of an S3 bucket.
+
+    *credentials* are `access_key_id`, `secret_access_key` and perhaps `session_token`; empty means that obstore looks for
+    a web identity or instance metadata. With an *endpoint* the bucket's name goes into the path.
+    """
+    config: S3Config = {"virtual_hosted_style_request": endpoint is None}
+    if region is not None:
+        config["region"] = region
+    if endpoint is not None:
+        # Both names: a service-specific AWS_ENDPOINT_URL_S3 of the environment would win over the plain one.
+        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint
+    options: ClientConfig = {
+        "timeout": timedelta(seconds=timeout_seconds),
+        "connect_timeout": timedelta(seconds=min(timeout_seconds, _CONNECT_SECONDS)),
+        "allow_http": endpoint is not None and endpoint.startswith("http:"),
+    }
+
+    def client(retry: "RetryConfig") -> ObjectStore:
+        return S3Store(bucket, config=config, client_options=options, retry_config=retry, **credentials)  # type: ignore[arg-type] # names checked by the caller
+
+    place = Place(f"s3://{bucket}/{prefix}".rstrip("/"), bucket, endpoint or "")
+    return ObstoreStore(client, prefix, place, retry_seconds=retry_seconds)
+
+
+class ObstoreStore:
+    """Objects below *prefix* in a bucket. *client* makes an obstore client with the given way to retry."""
+
+    def __init__(self, client: "Callable[[RetryConfig], ObjectStore]", prefix: str, place: Place, *, retry_seconds: int) -> None:
+        self._single = client({"max_retries": 0})
+        self._patient = client(_patience(retry_seconds))
+        self._prefix = prefix
+        self._place = place
+        self._bucket_seen = False
+
+    @property
+    def url(self) -> str:
+        """Bucket and prefix."""
+        return self._place.url
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Both: buckets create by If-None-Match, and answer after they stored."""
+        return Capabilities(conditional_create=True, durable=True)
+
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        """See `Store.put`. A large object goes up in parts."""
+        check_key(key)
+        if not create and len(data) > STREAM_CHUNK_BYTES:
+            parts = (data[at : at + STREAM_CHUNK_BYTES] for at in range(0, len(data), STREAM_CHUNK_BYTES))
+            self._put_parts(key, parts, len(data))
+            return
+        try:
+            self._ask(key, lambda: self._put_whole(self._single, key, data, create=create))
+        except AlreadyExistsError as error:
+            if read_failure(str(error)).code == "ConditionalRequestConflict":
+                # Another create is under way, and who wins is open.
+                raise StoreUnavailableError(f"another create of {self._name(key)} is under way") from error
+            raise ObjectExistsError(f"there is an object {self._name(key)} already") from error
+
+    def put_stream(self, key: str, chunks: Iterable[bytes], *, expected_bytes: int | None = None) -> int:
+        """See `Store.put_stream`. What fits into one part goes up in one request."""
+        check_key(key)
+        source = iter(chunks)
+        begun: list[bytes] = []
+        size_bytes = 0
+        for chunk in source:
+            begun.append(chunk)
+            size_bytes += len(chunk)
+            if size_bytes > STREAM_CHUNK_BYTES:
+                return self._put_parts(key, itertools.chain(begun, source), expected_bytes)
+        data = b"".join(begun)
+        self._ask(key, lambda: self._put_whole(self._patient, key, data))
+        return size_bytes
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        """See `Store.get`."""
+        if length == 0:
+            self.head(key)
+            return b""
+        pieces = list(self._pieces(key, start, length, None))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def get_stream(self, key: str, *, start: int = 0, same_as: ObjectInfo | None = None) -> Iterator[bytes]:
+        """See `Store.get_stream`."""
+        return self._pieces(key, start, None, same_as)
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> "list[bytes]":
+        """See `Store.get_ranges`. Neighbouring ranges share a request."""
+        check_key(key)
+        wanted = [(start, length) for start, length in ranges if length > 0]
+        if not wanted:
+            self.head(key)
+            return [b"" for _ in ranges]
+        starts, lengths = [start for start, _ in wanted], [length for _, length in wanted]
+        path = self._path(key)
+        try:
+            found = self._ask(key, lambda: obstore.get_ranges(self._single, path, starts=starts, lengths=lengths))
+        except _BeyondEndError as error:
+            raise StoreError(f"{self._name(key)} is shorter than what was asked of it") from error
+        if [len(piece) for piece in found] != lengths:
+            raise StoreError(f"{self._name(key)} is shorter than what was asked of it")
+        pieces = iter(found)
+        return [bytes(next(pieces)) if length > 0 else b"" for _, length in ranges]
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `Store.head`."""
+        check_key(key)
+        return self._head(self._single, key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Store.list`."""
+        check_prefix(prefix)
+        found = self._ask(prefix, lambda: obstore.list(self._single, self._path(prefix) or None, chunk_size=1000).collect())
+        infos = (_info(meta["path"].removeprefix(self._prefix), meta) for meta in found)
+        # Not every S3 server lists in the order of whole keys, and the clock and others' objects are no keys.
+        return iter(sorted((info for info in infos if is_key(info.key)), key=lambda info: info.key))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """See `Store.delete`."""
+        for key in keys:
+            check_key(key)
+        if keys:
+            paths = [self._path(key) for key in keys]
+            self._ask(keys[0], lambda: obstore.delete(self._single, paths))
+
+    def now(self) -> datetime:
+        """Last-Modified of the clock object, written for this."""
+        self._ask(CLOCK_KEY, lambda: self._put_whole(self._single, CLOCK_KEY, b"written to read the store's clock\n"))
+        return self._head(self._single, CLOCK_KEY).modified_at
+
+    # -- asking
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key
+
+    def _name(self, key: str) -> str:
+        return f"{self._place.url}/{key}"
+
+    def _ask(self, key: str, call: Callable[[], Result]) -> Result:
+        return self._await(key, _begin(call))
+
+    def _await(self, key: str, answer: "concurrent.futures.Future[Result]") -> Result:
+        """The answer; foreign errors become ours here and nowhere else, except for AlreadyExistsError."""
+        try:
+            return answer.result()
+        except AlreadyExistsError:
+            raise
+        except _FOREIGN as error:
+            if read_failure(str(error)).status == 416:
+                raise _BeyondEndError(f"{self._name(key)} ends before what was asked of it") from error
+            raise translated(str(error), self._name(key), self._place) from error
+
+    def _head(self, client: ObjectStore, key: str) -> ObjectInfo:
+        path = self._path(key)
+        try:
+            return _info(key, self._ask(key, lambda: obstore.head(client, path)))
+        except ObjectMissingError:
+            # HEAD has no body that could say whether it is the bucket that is missing.
+            self._check_bucket()
+            raise
+
+    def _check_bucket(self) -> None:
+        if self._bucket_seen:
+            return
+        try:
+            self._ask("", lambda: obstore.list(self._single, self._path(f"{CLOCK_KEY}/")).collect())
+        except AccessError:
+            # Who may not list cannot tell; then the object is what is missing.
+            return
+        self._bucket_seen = True
+
+    # -- reading
+
+    def _pieces(self, key: str, start: int, length: int | None, same_as: ObjectInfo | None) -> Iterator[bytes]:
+        """*length* bytes (None: all) from *start*, in requests of one piece each, a few of them ahead of the reader."""
+        check_key(key)
+        first_bytes = STREAM_CHUNK_BYTES if length is None else min(length, STREAM_CHUNK_BYTES)
+        try:
+            first, info = self._ask(key, lambda: self._piece(key, start, first_bytes))
+        except _BeyondEndError:
+            info = self.head(key)
+            self._check_same(same_as, info)
+            if start < info.size_bytes:
+                raise
+            return
+        self._check_same(same_as, info)
+        stop = info.size_bytes if length is None else min(start + length, info.size_bytes)
+        offsets = iter(range(start + len(first), stop, STREAM_CHUNK_BYTES))
+
+        def begin(offset: int) -> "concurrent.futures.Future[tuple[bytes, ObjectInfo]]":
+            return _begin(lambda: self._piece(key, offset, min(STREAM_CHUNK_BYTES, stop - offset)))
+
+        ahead = deque(begin(offset) for offset in itertools.islice(offsets, _READ_AHEAD))
+        yield first
+        while ahead:
+            piece, seen = self._await(key, ahead.popleft())
+            self._check_same(info, seen)
+            ahead.extend(begin(offset) for offset in itertools.islice(offsets, 1))
+            yield piece
+
+    def _piece(self, key: str, start: int, length: int) -> tuple[bytes, ObjectInfo]:
+        result = obstore.get(self._single, self._path(key), options={"range": (start, start + length)})
+        info = _info(key, result.meta)
+        data = bytes(result.bytes())
+        if len(data) != min(length, info.size_bytes - start):
+            raise StoreUnavailableError(f"{self._name(key)} broke off after {start + len(data)} bytes")
+        return data, info
+
+    def _check_same(self, expected: ObjectInfo | None, seen: ObjectInfo) -> None:
+        if expected is not None and (expected.version, expected.size_bytes) != (seen.version, seen.size_bytes):
+            raise StoreError(f"{self._name(seen.key)} was replaced while it was read")
+
+    # -- writing
+
+    def _put_whole(self, client: ObjectStore, key: str, data: bytes, *, create: bool = False) -> None:
+        obstore.put(client, self._path(key), data, mode="create" if create else "overwrite", use_multipart=False)
+
+    def _put_parts(self, key: str, chunks: Iterable[bytes], expected_bytes: int | None) -> int:
+        """Upload in parts; obstore repeats each part by itself, since *chunks* cannot be asked again."""
+        part_bytes = _part_bytes(expected_bytes)
+        before = self._version(key)
+        feed = _Feed()
+        upload = _begin(
+            lambda: obstore.put(
+                self._patient,
+                self._path(key),
+                feed,
+                use_multipart=True,
+                chunk_size=part_bytes,
+                max_concurrency=max(1, min(_PARTS_AT_ONCE, _PARTS_AT_ONCE_BYTES // part_bytes)),
+            )
+        )
+        upload.add_done_callback(lambda _: feed.close())
+        size_bytes = 0
+        try:
+            for chunk in _within(chunks, part_bytes * PARTS_MAX, self._name(key)):
+                size_bytes += len(chunk)
+                if not feed.send(chunk):
+                    break
+            feed.finish()
+        except BaseException:
+            feed.abort()
+            # Time for taking back what is uploaded; a store that does not answer now does it by its own rule for left parts.
+            concurrent.futures.wait([upload], timeout=_TAKE_BACK_SECONDS)
+            raise
+        try:
+            self._await(key, upload)
+        except StoreUnavailableError:
+            if not self._is_complete(key, size_bytes, before):
+                raise
+        return size_bytes
+
+    def _version(self, key: str) -> str | None:
+        try:
+            return self._head(self._patient, key).version
+        except ObjectMissingError:
+            return None
+
+    def _is_complete(self, key: str, size_bytes: int, before: str | None) -> bool:
+        """Whether the upload took place although its last answer got lost: there is a new object, of its size."""
+        try:
+            info = self._head(self._patient, key)
+        except ClipperError:
+            return False
+        return info.size_bytes == size_bytes and info.version != before
+
+
+class _BeyondEndError(StoreError):
+    """The range asked for begins beyond the object's end (HTTP 416)."""
+
+
+class _AbortedError(Exception):
+    """Makes obstore take back an upload; it never leaves this module."""
+
+
+class _Feed:
+    """Chunks on their way from the thread that makes them to the one that uploads them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._finished = self._aborted = self._closed = False
+
+    def send(self, chunk: bytes) -> bool:
+        """Hand over *chunk* when there is room for it; False when nobody takes it, because the upload failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting_bytes < _WAITING_BYTES or self._closed)
+            self._waiting.append(chunk)
+            self._waiting_bytes += len(chunk)
+            self._changed.notify_all()
+            return not self._closed
+
+    def finish(self) -> None:
+        """There are no more chunks."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Make the upload fail."""
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody takes chunks any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._finished or self._aborted)
+            if self._aborted:
+                raise _AbortedError
+            if not self._waiting:
+                raise StopIteration
+            chunk = self._waiting.popleft()
+            self._waiting_bytes -= len(chunk)
+            self._changed.notify_all()
+            return chunk
+
+
+def _begin(call: Callable[[], Result]) -> "concurrent.futures.Future[Result]":
+    answer: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001 # handed on to whoever waits
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)
+
+    threading.Thread(target=run, name="store", daemon=True).start()
+    return answer
+
+
+def _within(chunks: Iterable[bytes], limit_bytes: int, name: str) -> Iterator[bytes]:
+    passed_bytes = 0
+    for chunk in chunks:
+        passed_bytes += len(chunk)
+        if passed_bytes > limit_bytes:
+            raise StoreError(f"{name} grew beyond {show_bytes(limit_bytes)}, all that its {PARTS_MAX} parts can hold")
+        yield chunk
+
+
+def _patience(retry_seconds: int) -> "RetryConfig":
+    if retry_seconds == 0:
+        return {"max_retries": 0}
+    return {
+        "max_retries": 1000,
+        "retry_timeout": timedelta(seconds=min(retry_seconds, _PART_RETRY_SECONDS_MAX)),
+        "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
+    }
+
+
+def _part_bytes(expected_bytes: int | None) -> int:
+    """Large enough that *expected_bytes*, and a tenth more, fit into PARTS_MAX; whole MiB."""
+    needed = (expected_bytes or 0) * 11 // 10 // PARTS_MAX
+    return max(STREAM_CHUNK_BYTES, ((needed >> 20) + 1) << 20)
+
+
+def _info(key: str, meta: "ObjectMeta") -> ObjectInfo:
+    moment = meta["last_modified"]
+    return ObjectInfo(key, meta["size"], moment, meta["e_tag"] or meta["version"] or moment.isoformat())
