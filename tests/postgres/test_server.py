@@ -2,6 +2,7 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -336,6 +337,8 @@ signal.pause()
         handle = os.pidfd_open(postmaster)
         process.kill()
     ended, _, _ = select.select([handle], [], [], 30)
+    if not ended:
+        signal.pidfd_send_signal(handle, signal.SIGQUIT)
     os.close(handle)
     assert ended, "the postmaster outlived the process that started it"
     assert living_in(server_folder / "it" / "data") == []

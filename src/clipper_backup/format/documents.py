@@ -63,6 +63,11 @@ class Versions(Document, kw_only=True, frozen=True):
     server: str
     server_major: int
 
+    @property
+    def needed_major(self) -> int:
+        """The oldest pg_restore that reads the archives: its archive format is that of the pg_dump that wrote them."""
+        return max(self.server_major, int(self.client.split(".")[0]))
+
 
 class DumpSummary(Document, kw_only=True, frozen=True):
     """`<id>.backup.json`: small, readable by people, holds no user data; its existence commits the dump.

@@ -77,6 +77,8 @@ def connect(login: Login, database: str | None = None) -> Connection:
 def _connect(login: Login, database: str) -> Connection:
     keywords: dict[str, Any] = {**login.keywords, "dbname": database, "connect_timeout": CONNECT_TIMEOUT_SECONDS}
     keywords["application_name"] = "clipper-backup"
+    # A snapshot's session is silent for as long as pg_dump runs; load balancers forget such connections within minutes.
+    keywords.update({"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6})
     if login.password is not None:
         keywords["password"] = login.password.reveal()
     try:

@@ -15,11 +15,11 @@ ATTEMPTS = 5
 
 _LOCK_BATCH = 250
 
-# What pg_dump writes TABLE DATA for: ordinary and unlogged tables (partition leaves too); of an extension's members only its
+# What pg_dump writes TABLE DATA for: ordinary and unlogged tables (partition leaves too; a standby has no unlogged rows); of an extension's members only its
 # configuration tables, with their condition. Partition parents, views, materialized views and foreign tables have none.
 # Source: pg_dump.c, makeTableDataInfo and processExtensionTables; checked against the archive's table of contents later.
 _DATA_TABLES = """
-SELECT c.oid::bigint, n.nspname, c.relname, config.condition, c.relpersistence = 'u'
+SELECT c.oid::bigint, n.nspname, c.relname, config.condition
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
@@ -27,7 +27,7 @@ LEFT JOIN LATERAL (
     FROM pg_extension e, unnest(e.extconfig) WITH ORDINALITY AS place(table_oid, position)
     WHERE place.table_oid = c.oid LIMIT 1
 ) AS config ON true
-WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+WHERE c.relkind = 'r' AND (c.relpersistence = 'p' OR (c.relpersistence = 'u' AND NOT pg_is_in_recovery()))
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND (config.condition IS NOT NULL OR NOT EXISTS (
         SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
@@ -53,7 +53,6 @@ class DataTable:
     schema: str
     name: str
     condition: str | None = None
-    unlogged: bool = False
 
     @property
     def title(self) -> str:
@@ -175,6 +174,6 @@ def _who_locks(connection: Connection, tables: Sequence[DataTable]) -> str:
 
 
 def _table(row: tuple[object, ...]) -> DataTable:
-    oid, schema, name, condition, unlogged = row
+    oid, schema, name, condition = row
     assert isinstance(oid, int)  # noqa: S101  the query casts it
-    return DataTable(oid, str(schema), str(name), str(condition) if condition else None, bool(unlogged))
+    return DataTable(oid, str(schema), str(name), str(condition) if condition else None)

@@ -113,12 +113,12 @@ class DumpWriter:
 
     @classmethod
     def take_id(cls, store: Store, intent: Intent) -> "DumpWriter":
-        """Take the first free id from the store's time on. UsageError when that is older than a committed dump."""
+        """Take the first free id from the store's time on. ClipperError when that is older than a committed dump."""
         committed = [listed.dump_id for listed in list_dumps(store) if listed.committed]
         moment = store.now()
         dump_id = DumpId.at_time(moment)
         if committed and dump_id <= committed[-1] and (committed[-1].at - dump_id.at).total_seconds() >= _ID_ATTEMPTS:
-            raise UsageError(
+            raise ClipperError(
                 f"the store's clock says {show_time(moment)}, but the newest dump is {committed[-1]}",
                 hints=["a clock runs wrong: correct it; a dump with a wrong time in its id must be deleted by hand"],
             )
@@ -131,7 +131,7 @@ class DumpWriter:
                 dump_id = dump_id.next()
             else:
                 return cls(store, dump_id)
-        raise UsageError(f"{_ID_ATTEMPTS} dump ids from {DumpId.at_time(moment)} on are taken", hints=["wait a minute"])
+        raise ClipperError(f"{_ID_ATTEMPTS} dump ids from {DumpId.at_time(moment)} on are taken", hints=["wait a minute"])
 
     def commit(self, summary: DumpSummary) -> None:
         """Make the dump exist. Every object must have been read back before (D1)."""

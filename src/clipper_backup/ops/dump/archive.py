@@ -18,6 +18,7 @@ from clipper_backup.format.documents import (
 from clipper_backup.ops.dump.measure import Measured, cancel, measure
 from clipper_backup.ops.dump.source import Source
 from clipper_backup.ops.dump.write import write_custom, write_directory
+from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, step, together
 from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.archive import Contents
@@ -51,6 +52,9 @@ def archive_database(work: Work, dump_id: DumpId, source: Source, name: str) -> 
                     f"database {name}: schema changes kept pg_dump from locking its tables, {ATTEMPTS} times in a row",
                     hints=["pause migrations and partition maintenance during the dump"],
                 ) from error
+            work.emit(
+                Warned(f"{name}: a schema change got between our locks and pg_dump's; letting it pass, then beginning again")
+            )
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -82,7 +82,7 @@ def restore_dump(work: Work, request: Request) -> Restored:
         facts = server_facts.server_facts(maintenance)
         binaries = find_binaries(
             tools=("pg_restore",),
-            at_least=max(facts.major, summary.versions.server_major),
+            at_least=max(facts.major, summary.versions.needed_major),
             bindir=work.settings.pg_bindir,
             environment=login.environment(),
         )

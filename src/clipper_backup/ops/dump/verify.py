@@ -69,7 +69,7 @@ def verify_dump(work: Work, dump_id: DumpId) -> Verified:
 def _pg_restore(settings: Settings, summary: DumpSummary) -> Binaries:
     environment = login_of(settings).environment()
     return find_binaries(
-        tools=("pg_restore",), at_least=summary.versions.server_major, bindir=settings.pg_bindir, environment=environment
+        tools=("pg_restore",), at_least=summary.versions.needed_major, bindir=settings.pg_bindir, environment=environment
     )
 
 
