@@ -15,9 +15,10 @@ ATTEMPTS = 5
 
 _LOCK_BATCH = 250
 
-# What pg_dump writes TABLE DATA for: ordinary and unlogged tables (partition leaves too; a standby has no unlogged rows); of an extension's members only its
-# configuration tables, with their condition. Partition parents, views, materialized views and foreign tables have none.
-# Source: pg_dump.c, makeTableDataInfo and processExtensionTables; checked against the archive's table of contents later.
+# What pg_dump writes TABLE DATA for: ordinary and unlogged tables, partition leaves too (a standby has no unlogged rows); of
+# an extension's members only its configuration tables, with their condition. Partition parents, views, materialized views and
+# foreign tables have none. Source: pg_dump.c, makeTableDataInfo and processExtensionTables; checked against the archive's own
+# table of contents later.
 _DATA_TABLES = """
 SELECT c.oid::bigint, n.nspname, c.relname, config.condition
 FROM pg_class c
