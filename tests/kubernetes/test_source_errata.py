@@ -1,0 +1,59 @@
+"""The corrections of the source document: what of them can be judged without a cloud."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/design/source-errata.md").read_text()
+JSON_BLOCKS: list[dict[str, Any]] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
+OBJECT_ACTIONS = {"GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload", "ListMultipartUploadParts"}
+
+
+def having(key: str) -> dict[str, Any]:
+    (block,) = (block for block in JSON_BLOCKS if key in block or key in block.get("Statement", [{}])[0])
+    return block
+
+
+def test_every_correction_a_row_points_to_is_there() -> None:
+    headings = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    linked = set(re.findall(r"\]\(#([^)]+)\)", TEXT))
+    assert linked == anchors
+
+
+def test_rows_are_numbered_and_whole() -> None:
+    rows = [row for row in TEXT.splitlines() if re.match(r"\| \d", row)]
+    assert [int(row.split("|")[1]) for row in rows] == list(range(1, len(rows) + 1))
+    assert all(len([cell for cell in row.split("|") if cell.strip()]) == 4 for row in rows)
+
+
+def test_each_action_is_on_the_kind_of_resource_it_acts_on() -> None:
+    for statement in having("Sid")["Statement"]:
+        on_objects = statement["Resource"].endswith("/*")
+        actions = {action.removeprefix("s3:") for action in statement["Action"]}
+        assert actions == OBJECT_ACTIONS if on_objects else actions.isdisjoint(OBJECT_ACTIONS)
+        assert ("ListBucketMultipartUploads" in actions) is not on_objects
+
+
+def test_no_rule_deletes_a_living_object_outside_the_dumps() -> None:
+    (s3,) = (block["Rules"] for block in JSON_BLOCKS if "Rules" in block and "Role" not in block)
+    assert {rule["Filter"]["Prefix"] for rule in s3 if "Expiration" in rule} == {"database/"}
+    gcs = having("lifecycle")["lifecycle"]["rule"]
+    living = [rule["condition"] for rule in gcs if "daysSinceNoncurrentTime" not in rule["condition"]]
+    assert [condition["matchesPrefix"] for condition in living] == [["database/"]]
+
+
+def test_the_trust_is_for_our_service_account_alone() -> None:
+    (statement,) = having("Principal")["Statement"]
+    assert (
+        statement["Condition"]["StringEquals"]["OIDC_PROVIDER:sub"] == "system:serviceaccount:clipper-production:backup-operator"
+    )
+
+
+def test_the_annotations_are_those_of_rbac_yaml() -> None:
+    rbac = (ROOT / "infrastructure/k8s/base/rbac.yaml").read_text()
+    annotation = re.compile(r"[\w.]+\.(?:google|gke|com|identity|io)[\w./-]*/(?:gcp-service-account|role-arn|client-id)")
+    assert set(annotation.findall(TEXT)) == set(annotation.findall(rbac))
+    assert len(set(annotation.findall(TEXT))) == 3
