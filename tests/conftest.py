@@ -6,4 +6,5 @@ pytest_plugins = [
     "fixtures.monitoring",
     "fixtures.postgres",
     "fixtures.stores",
+    "fixtures.clipper",  # after what it imports
 ]

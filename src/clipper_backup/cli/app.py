@@ -40,6 +40,7 @@ COMMANDS = {
     "hold": "clipper_backup.cli.cmd_prune:hold",
     "release": "clipper_backup.cli.cmd_prune:release",
     "job": "clipper_backup.cli.cmd_job:app",
+    "demo": "clipper_backup.cli.cmd_demo:demo",
     "settings": "clipper_backup.cli.cmd_settings:settings",
     "version": "clipper_backup.cli.cmd_version:version",
 }

@@ -16,7 +16,7 @@ from clipper_backup.postgres.programs import run
 
 _ENTRY = re.compile(r"(\d+); \d+ (\d+) (.*)")
 _SETVAL = re.compile(r"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);")
-_COPY = re.compile(rb"COPY (.+?) (?:\(.*\) |)FROM stdin;")
+_COPY = re.compile(rb"COPY (.+?) +(?:\(.*\) )?FROM stdin;")
 _PART = r'("(?:[^"]|"")+"|[^".]+)'
 
 
