@@ -51,7 +51,8 @@ def read_contents(pg_restore: Path, environment: Mapping[str, str], archive: Ite
         listing = run(pg_restore, ["--list", *where], environment, feed=None if head is None else head.again())
         kept = [line for line in listing.decode(errors="replace").splitlines() if line and not line.startswith(";")]
         found = [match for line in kept if (match := _ENTRY.fullmatch(line)) is not None]
-        if not kept or len(found) != len(kept):
+        # An empty database has no entries, but its listing has the heading too.
+        if b"; Selected TOC Entries:" not in listing or len(found) != len(kept):
             raise IntegrityError(f"{name}: pg_restore lists nothing that can be understood in it")
         wanted = [match[0] for match in found if match[3].startswith("SEQUENCE SET")]
         sequences: tuple[SequenceValue, ...] = ()
