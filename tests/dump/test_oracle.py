@@ -115,10 +115,10 @@ def event_target(server: PrivateServer) -> str:
 
 
 def test_a_lost_row_is_found_in_counts_mode(postgres: PrivateServer, clipper: str, restored_name: str, tmp_path: Path) -> None:
-    ((count,),) = sql(postgres, clipper, "SELECT count(*) FROM announcements")
-    change = "DELETE FROM announcements WHERE id = (SELECT min(id) FROM announcements)"
+    ((count,),) = sql(postgres, clipper, "SELECT count(*) FROM private_notes")
+    change = "DELETE FROM private_notes WHERE id = (SELECT min(id) FROM private_notes)"
     error = _tampered_restore(postgres, clipper, restored_name, tmp_path, change)
-    assert f"table public.announcements: {count} rows recorded, {count - 1} rows found" in str(error)
+    assert f"table public.private_notes: {count} rows recorded, {count - 1} rows found" in str(error)
     assert str(error).count("recorded") == 1, "another table was accused"
     assert error.exit_code == 13
 

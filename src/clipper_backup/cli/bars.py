@@ -4,14 +4,32 @@ import contextlib
 import threading
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from clipper_backup.cli.output import printable
 from clipper_backup.cli.render import done_line, measure, warning_lines
 from clipper_backup.clock import Clock
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, Warned
+from clipper_backup.values import show_seconds
+
+_BAR_COLUMNS = 20
+
+
+class _Description(ProgressColumn):
+    """What is being done; where the terminal is narrow, this is what gives way."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
+class _Measured(ProgressColumn):
+    """How far, how fast, how long still; until that is known, for how long already."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["measured"] or show_seconds(task.elapsed or 0.0))
 
 
 class Bars:
@@ -23,10 +41,9 @@ class Bars:
         self._lock = threading.RLock()
         self._tasks: dict[str, tuple[TaskID, float]] = {}
         self._bars = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[measured]}", markup=False),
-            TimeElapsedColumn(),
+            _Description(),
+            BarColumn(bar_width=_BAR_COLUMNS),
+            _Measured(Column(no_wrap=True)),
             console=console,
             get_time=clock.monotonic,
             redirect_stdout=False,
@@ -63,6 +80,7 @@ class Bars:
     def _end(self, event: StepDone) -> None:
         if (known := self._tasks.pop(event.step, None)) is not None:
             self._bars.remove_task(known[0])
+            self._bars.refresh()
         self._print(done_line(event))
         if not self._tasks:
             self._bars.stop()

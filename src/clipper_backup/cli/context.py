@@ -75,8 +75,8 @@ class Context:
         if self.json or not (os.isatty(0) and os.isatty(2)):
             raise UsageError(f"nobody to ask: {question}", hints=["--yes says yes beforehand"])
         self._renderer.close()
-        os.write(2, f"{output.printable(question)} [y/N] ".encode(errors="backslashreplace"))
         try:
+            os.write(2, f"{output.printable(question)} [y/N] ".encode(errors="backslashreplace"))
             reply = sys.stdin.readline()
         except StoppedError:
             output.tell("")  # the error begins on a line of its own

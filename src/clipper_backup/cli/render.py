@@ -44,7 +44,7 @@ class RunningStep:
     last: Progress | None = None
 
     def describe(self, now: float) -> str:
-        """One line: `dumping clipper: 1.2 GB of 2.5 GB (48 %), 41.0 MB/s, about 31 s left`."""
+        """One line: `dumping clipper: 48 % of 2.5 GB, 41.0 MB/s, about 31 s left`."""
         elapsed = now - self.begun_at
         if self.last is None:
             return f"{self.text}: running for {show_seconds(elapsed)}"
@@ -57,7 +57,7 @@ def measure(progress: Progress, elapsed: float) -> str:
     rate = done / elapsed if elapsed > 0 else 0.0
     parts = [_amount(done, unit)]
     if total:
-        parts[0] = f"{_amount(done, unit)} of {_amount(total, unit)} ({100 * done // total} %)"
+        parts[0] = f"{100 * done // total} % of {_amount(total, unit)}"
     if rate > 0:
         parts.append(f"{_amount(rate, unit)}/s")
         if total is not None and total > done:

@@ -240,7 +240,11 @@ class LocalStore:
                 return
         self._make_folder(folder.parent)
         with self._folders:
-            folder.mkdir(_FOLDER_MODE, exist_ok=True)
+            # Not exist_ok, which takes a folder that is removed at this moment for a file in the way.
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(_FOLDER_MODE)
+            if not stat.S_ISDIR(folder.stat().st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             # Also when it was there: whoever made it may not have come this far yet.
             _sync_folder(folder.parent)
             self._linked.add(folder)

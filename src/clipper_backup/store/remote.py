@@ -14,13 +14,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, S3Store
 
 from clipper_backup.errors import (
     AccessError,
     ClipperError,
-    ObjectExistsError,
     ObjectMissingError,
     StoreError,
     StoreUnavailableError,
@@ -119,13 +118,7 @@ class ObstoreStore:
             parts = (data[at : at + STREAM_CHUNK_BYTES] for at in range(0, len(data), STREAM_CHUNK_BYTES))
             self._put_parts(key, parts, len(data))
             return
-        try:
-            self._ask(key, lambda: self._put_whole(self._single, key, data, create=create))
-        except AlreadyExistsError as error:
-            if read_failure(str(error)).code == "ConditionalRequestConflict":
-                # Another create is under way, and who wins is open.
-                raise StoreUnavailableError(f"another create of {self._name(key)} is under way") from error
-            raise ObjectExistsError(f"there is an object {self._name(key)} already") from error
+        self._ask(key, lambda: self._put_whole(self._single, key, data, create=create))
 
     def put_stream(self, key: str, chunks: Iterable[bytes], *, expected_bytes: int | None = None) -> int:
         """See `Store.put_stream`. What fits into one part goes up in one request."""
@@ -210,11 +203,9 @@ class ObstoreStore:
         return self._await(key, _begin(call))
 
     def _await(self, key: str, answer: "concurrent.futures.Future[Result]") -> Result:
-        """The answer; foreign errors become ours here and nowhere else, except for AlreadyExistsError."""
+        """The answer; foreign errors become ours here and nowhere else."""
         try:
             return answer.result()
-        except AlreadyExistsError:
-            raise
         except _FOREIGN as error:
             if read_failure(str(error)).status == 416:
                 raise _BeyondEndError(f"{self._name(key)} ends before what was asked of it") from error

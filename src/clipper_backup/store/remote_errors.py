@@ -13,6 +13,7 @@ from clipper_backup.errors import (
     AccessError,
     ClipperError,
     MissingError,
+    ObjectExistsError,
     ObjectMissingError,
     StoreError,
     StoreUnavailableError,
@@ -91,6 +92,9 @@ def translated(text: str, name: str, place: Place) -> ClipperError:
         )
     if failure.status in _TEMPORARY_STATUS or failure.code in _TEMPORARY_CODES:
         return StoreUnavailableError(f"the store cannot serve {name} now: {answer}")
+    if failure.status in {409, 412}:
+        # The only condition we ever set is "create only".
+        return ObjectExistsError(f"there is an object {name} already")
     if failure.status == 404:
         return ObjectMissingError(f"no object {name}")
     if failure.status in {301, 307, 308} or "incorrectly configured region" in text:

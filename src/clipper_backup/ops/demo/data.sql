@@ -138,7 +138,7 @@ FROM generate_series(1, :clips) AS clip_id, generate_series(1, pg_temp.pick(clip
 -- The step is a prime larger than any number of users, so nobody votes twice on a clip.
 INSERT INTO votes (clip_id, user_id, value, voted_at)
 SELECT clip_id, 1 + (pg_temp.pick(clip_id, 70, 1000000) + n * 15485863::bigint) % :users, CASE WHEN pg_temp.pick(clip_id + n, 71, 5) = 1 THEN -1 ELSE 1 END,
-    timestamptz '2025-07-01' + clip_id * (interval '300 days' / :clips) + pg_temp.famous(clip_id * 4096 + n, 72, 5000000) * interval '1 s'
+    timestamptz '2025-07-01' + clip_id * (interval '300 days' / :clips) + pg_temp.famous(clip_id::bigint * 4096 + n, 72, 5000000) * interval '1 s'
 FROM generate_series(1, :clips) AS clip_id, generate_series(1, least(:users, pg_temp.famous(clip_id, 73, 48))) AS n;
 
 -- section: comments
