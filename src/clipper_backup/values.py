@@ -8,7 +8,7 @@ from typing import Self
 from clipper_backup.errors import UsageError
 
 DUMP_ID_PREFIX = "postgres-backup-"
-_DUMP_ID = re.compile(r"postgres-backup-(\d{8}-\d{6})")
+_DUMP_ID = re.compile(r"postgres-backup-([0-9]{8}-[0-9]{6})")
 _DUMP_ID_TIME = "%Y%m%d-%H%M%S"
 
 
