@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from clipper_backup.clock import Clock, SystemClock
 from clipper_backup.errors import ServerError, ToolError, ToolMissingError, UsageError
@@ -21,7 +22,7 @@ from clipper_backup.postgres.account import Account, run, runnable_binaries, ser
 from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import Secret
-from fixtures.postgres import FAST, PASSWORD, client_environment, server_binaries, sql
+from fixtures.postgres import FAST, PASSWORD, client_environment, connect, server_binaries, sql
 
 both_versions = pytest.mark.parametrize("major", [15, 18])
 
@@ -84,10 +85,10 @@ def living_in(folder: Path) -> list[str]:
 def test_the_socket_trusts_and_tcp_wants_the_password(postgres: PrivateServer) -> None:
     assert sql(postgres, "postgres", "SELECT current_user, inet_server_addr() IS NULL") == [("postgres", True)]
     tcp = postgres.tcp_connection() | {"password": PASSWORD}
-    with psycopg.connect(**tcp) as connection:  # type: ignore[arg-type] # keywords of libpq
+    with psycopg.connect(make_conninfo("", **tcp)) as connection:
         assert connection.execute("SELECT host(inet_server_addr())").fetchall() == [("127.0.0.1",)]
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        psycopg.connect(**tcp | {"password": "wrong"})  # type: ignore[arg-type] # keywords of libpq
+        psycopg.connect(make_conninfo("", **tcp | {"password": "wrong"}))
 
 
 def test_client_programs_reach_it_by_their_environment(postgres: PrivateServer, database: str) -> None:
@@ -296,7 +297,7 @@ def test_kill9_leaves_no_process(server_folder: Path, major: int) -> None:
         server_folder / "it", major, archive_mode="on", archive_command=f"echo %p > {begun}; exec sleep 9000"
     ) as server:
         server.start()
-        with psycopg.connect(**server.connection(), autocommit=True) as client:  # type: ignore[arg-type] # keywords of libpq
+        with connect(server) as client:
             client.execute("SELECT pg_logical_emit_message(false, '', 'a WAL record'), pg_switch_wal()")
             assert begun.read_text().startswith("pg_wal/"), "the archiver's command runs"
             assert len(living_in(server.data)) > 6
