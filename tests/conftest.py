@@ -7,4 +7,6 @@ pytest_plugins = [
     "fixtures.postgres",
     "fixtures.stores",
     "fixtures.clipper",  # after what it imports
+    "fixtures.oracle",
+    "fixtures.dump",
 ]

@@ -14,7 +14,7 @@ from clipper_backup.ops.dump.verify import verify_dump
 from clipper_backup.ops.events import Event, StepDone
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import DumpId
-from fixtures.clipper import Writer, content_now, content_of, settings_for, work_for
+from fixtures.oracle import Writer, content_now, content_of, settings_for, work_for
 from fixtures.postgres import sql
 
 

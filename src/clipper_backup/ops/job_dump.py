@@ -1,7 +1,9 @@
 """`job postgres-backup`: what the CronJob runs, the whole of it: dump, prune, metrics, under one lease."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IncompleteError, LockedError
 from clipper_backup.ops.dump.create import Written, take_dump_lease, write_dump
 from clipper_backup.ops.dump.prune import Plan, execute_prune, plan_prune
@@ -10,6 +12,9 @@ from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import SOFTWARE, Work, step
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.telemetry import metrics
+
+if TYPE_CHECKING:
+    from clipper_backup.telemetry.pushgateway import Pushgateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +31,14 @@ def run_postgres_backup(work: Work) -> Done:
     A failed dump is reported as such, prunes nothing and raises. When only pruning failed the dump stands, is reported as
     good, and IncompleteError says what is left to do. LockedError is reported by nobody: the other job is at work.
     """
+    gateway = _gateway(work.settings)
     began = work.clock.monotonic()
     try:
         source = look_at_source(work.settings)
         repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
         with take_dump_lease(work, "job postgres-backup", work.clock) as lease:
             written = write_dump(work, repository, lease, source)
-            _report(work, _good(written, work.clock.monotonic() - began))
+            _report(work, gateway, _good(written, work.clock.monotonic() - began))
             try:
                 plan = plan_prune(work)
                 execute_prune(work, plan, lease)
@@ -44,7 +50,7 @@ def run_postgres_backup(work: Work) -> Done:
     except (LockedError, IncompleteError):
         raise
     except ClipperError:
-        _report(work, metrics.dump_failed(duration_seconds=work.clock.monotonic() - began))
+        _report(work, gateway, metrics.dump_failed(duration_seconds=work.clock.monotonic() - began))
         raise
     return Done(written, plan)
 
@@ -60,15 +66,22 @@ def _good(written: Written, seconds: float) -> list[metrics.Sample]:
     )
 
 
-def _report(work: Work, samples: list[metrics.Sample]) -> None:
-    """Tell the Pushgateway; one that cannot be reached is a warning, the work stands."""
-    if work.settings.prometheus_pushgateway is None:
-        return
+def _gateway(settings: Settings) -> "Pushgateway | None":
+    """Whom to report to; UsageError for a bad URL, before any work."""
+    if settings.prometheus_pushgateway is None:
+        return None
     from clipper_backup.telemetry.pushgateway import Pushgateway  # noqa: PLC0415  70 ms that only this needs
 
+    return Pushgateway.parse(settings.prometheus_pushgateway)
+
+
+def _report(work: Work, gateway: "Pushgateway | None", samples: list[metrics.Sample]) -> None:
+    """Tell the Pushgateway; one that cannot be reached is a warning, the work stands."""
+    if gateway is None:
+        return
     try:
         with step(work, "metrics", "report to the Pushgateway") as running:
-            Pushgateway.parse(work.settings.prometheus_pushgateway).push(metrics.DUMP_JOB, samples)
+            gateway.push(metrics.DUMP_JOB, samples)
             running.done = f"{len(samples)} values reported"
     except ClipperError as error:
         work.emit(Warned(str(error), error.hints))

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from clipper_backup.errors import AccessError, ClipperError, ToolError
+from clipper_backup.postgres.privileges import privilege_hints
 
 READ_BYTES = 1 << 20
 """What one read of a program's output takes; the pipe is widened to it, the most an unprivileged process may ask for."""
@@ -34,12 +35,12 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=dict(environment),
-                bufsize=0,
+                bufsize=READ_BYTES,
             )
         except OSError as error:
             raise ToolError(f"cannot start {path}: {error.strerror}") from error
         assert self._process.stdout is not None  # noqa: S101  asked for two lines above
-        self._stdout = self._process.stdout.fileno()
+        self._stdout = self._process.stdout
         for pipe in (self._process.stdout, self._process.stdin):
             if pipe is not None:
                 with suppress(OSError):  # beyond the user's pipe quota: slower, not wrong
@@ -68,7 +69,8 @@ class Program:
 
     def chunks(self) -> Iterator[bytes]:
         """Its whole output. Raises ToolError at the end unless it exited with 0: a half output is never taken for a whole one."""
-        while chunk := os.read(self._stdout, READ_BYTES):
+        # Buffered: pg_dump writes 8 kB at a time, and a round through Python for each would cost as much as compressing it.
+        while chunk := self._stdout.read(READ_BYTES):
             yield chunk
         self.finish()
 
@@ -105,10 +107,8 @@ class Program:
         said = [re.sub(rf"^{re.escape(self.name)}: (error: )?", "", line) for line in self._stderr]
         words = "; ".join(line for line in said if not line.startswith(("hint:", "detail:"))) or "it said nothing"
         message = f"{self.name} {how}: {words}"
-        if "row-level security" in words:
-            return AccessError(message, hints=["rows hidden by row-level security would be missing: ALTER ROLE … BYPASSRLS"])
-        if "permission denied" in words:
-            return AccessError(message, hints=["grant the role pg_read_all_data"])
+        if "permission denied" in words or "row-level security" in words:
+            return AccessError(message, hints=privilege_hints(words))
         return ToolError(message)
 
     def _read_stderr(self) -> None:
@@ -128,7 +128,7 @@ def run(path: Path, arguments: Sequence[str], environment: Mapping[str, str], *,
     """
     with Program(path, arguments, environment, feed=feed is not None) as program:
         collected: list[bytes] = []
-        reader = threading.Thread(target=lambda: collected.extend(iter(lambda: os.read(program._stdout, READ_BYTES), b"")))  # noqa: SLF001  our own class
+        reader = threading.Thread(target=lambda: collected.extend(iter(lambda: program._stdout.read(READ_BYTES), b"")))  # noqa: SLF001  our own class
         reader.start()
         try:
             if feed is not None:
