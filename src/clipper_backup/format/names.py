@@ -20,7 +20,10 @@ GLOBALS = "globals.sql.zst"
 CUSTOM = "dump.zst"
 DIRECTORY = "dump.tar.zst"
 
-_KEY = re.compile(r"database/(postgres-backup-\d{8}-\d{6})\.(.+)")
+# Only what this module makes: whatever else lies there, even under one of our ids, is not ours to count or to delete.
+_PARTS = "|".join(re.escape(part) for part in (INTENT, SUMMARY, DETAILS, GLOBALS))
+_ARCHIVES = "|".join(re.escape(part) for part in (CUSTOM, DIRECTORY))
+_KEY = re.compile(rf"{DATABASE_FOLDER}(postgres-backup-[0-9]{{8}}-[0-9]{{6}})\.({_PARTS}|[A-Za-z0-9_%-]+\.(?:{_ARCHIVES}))")
 
 
 def encode_database(name: str) -> str:
