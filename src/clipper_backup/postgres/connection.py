@@ -11,6 +11,7 @@ from psycopg import conninfo, sql
 from psycopg.rows import TupleRow
 
 from clipper_backup.errors import AccessError, ClipperError, MissingError, ServerError
+from clipper_backup.postgres.privileges import privilege_hints
 from clipper_backup.values import Secret
 
 CONNECT_TIMEOUT_SECONDS = 20
@@ -137,10 +138,7 @@ def query_error(doing: str, error: psycopg.Error) -> ClipperError:
     """Our error for a failed statement."""
     words = " ".join(str(error).split()) or "the connection was lost"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        hints = ["grant the role pg_read_all_data"]
-        if "row-level security" in words:
-            hints = ["rows hidden by row-level security would be missing: ALTER ROLE … BYPASSRLS"]
-        return AccessError(f"{doing}: {words}", hints=hints)
+        return AccessError(f"{doing}: {words}", hints=privilege_hints(words))
     if isinstance(error, psycopg.errors.OutOfMemory) and "max_locks_per_transaction" in str(error):
         return ServerError(
             f"{doing}: the server ran out of lock space", hints=["raise max_locks_per_transaction (needs a restart)"]

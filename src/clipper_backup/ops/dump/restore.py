@@ -144,7 +144,8 @@ def _target(
     roles = server_facts.role_names(maintenance)
     with step(work, "create", f"create the database {name}") as running:
         databases.drop_database(maintenance, name)  # left by a killed run of this very restore
-        databases.create_database(maintenance, name, properties, properties.owner if properties.owner in roles else None)
+        owner = properties.owner if request.roles and properties.owner in roles else None
+        databases.create_database(maintenance, name, properties, owner)
         running.done = f"created {name}, a working name"
     try:
         yield _Target(login, name, is_working=True)
