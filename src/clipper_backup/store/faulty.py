@@ -8,6 +8,7 @@ A script is a list of faults, separated by commas or line breaks:
     get:1:slow=0.5                          the first get takes half a second longer
     put_stream:2:after=1048576:unavailable  the second streamed write breaks after its first MiB
     *:7:kill                                the process dies (SIGKILL) instead of making its seventh call
+    *:1+:stop                               the process halts (SIGSTOP) before each call, until it is sent SIGCONT
     list:2-4:denied, head:5+:broken         the second to fourth; the fifth and all later ones
 
 METHOD is a method of the store, or `*` for all of them counted together. EFFECT is one of EFFECTS. `after` is for the
@@ -35,6 +36,7 @@ EFFECTS = {
     "denied": "no access",
     "broken": "a permanent error",
     "slow": "takes so many seconds longer: slow=0.5",
+    "stop": "SIGSTOP to this process before it takes place: whoever started it looks around, then sends SIGCONT",
     "kill": "SIGKILL to this process before it takes place",
     "killed": "SIGKILL to this process after it took place",
     "short": "only with get_stream and after: ends as if this were all",
@@ -173,6 +175,9 @@ class FaultyStore(WrapperStore):
             return call()
         if fault.effect == "slow":
             self._clock.sleep(fault.seconds)
+        elif fault.effect == "stop":
+            # To this thread: it gets no further before all of them have halted.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         elif fault.effect not in _AFTERWARDS:
             _strike(fault)
         result = call()

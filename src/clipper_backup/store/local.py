@@ -105,11 +105,11 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Store.list`."""
         check_prefix(prefix)
-        folder = self._root / prefix
+        folder = str(self._root / prefix)
         try:
-            return iter(sorted(_walk(str(folder), prefix), key=lambda info: info.key))
+            return iter(sorted(_walk(folder, prefix), key=lambda info: info.key))
         except OSError as error:
-            raise _translated(error, folder) from error
+            raise _translated(error, Path(error.filename or folder)) from error
 
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`. Folders that became empty go too."""

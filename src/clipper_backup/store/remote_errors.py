@@ -106,7 +106,8 @@ def translated(text: str, name: str, place: Place) -> ClipperError:
         return StoreError(f"the store refused {name}: {answer}")
     if "HTTP error" in text:
         return _without_answer(failure, name, place)
-    return StoreError(f"cannot use {name}: {text.partition('Debug source:')[0].strip().splitlines()[0][:200]}")
+    said = " ".join(text.partition("Debug source:")[0].split())
+    return StoreError(f"cannot use {name}: {said[:200] or 'unknown error'}")
 
 
 def _without_credentials(text: str, failure: Failure, place: Place) -> ClipperError:
