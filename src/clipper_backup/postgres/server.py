@@ -103,7 +103,7 @@ class PrivateServer:
             command: list[str | Path] = [binaries.program("initdb"), *options, *password_options, "--pgdata", self.data]
             code, printed = run(command, self._account, environment=self._environment)
         if code != 0:
-            raise ToolError(f"initdb could not make {self.data}: {printed}", hints=self._account_hints())
+            raise ToolError(f"initdb could not make {self.data}: {printed}", hints=[self._account_hint()])
 
     # -- its life
 
@@ -281,14 +281,11 @@ class PrivateServer:
         tail = self.log_tail()
         return ServerError(
             f"PostgreSQL {self._installed.version} in {self.directory} {what}" + (f"; its log ends:\n{tail}" if tail else ""),
-            hints=[f"its whole log: {self.log}", *self._account_hints()],
+            hints=[f"its whole log: {self.log}", self._account_hint()],
         )
 
-    def _account_hints(self) -> list[str]:
-        if self._account.is_ours:
-            return []
-        who = f"root runs PostgreSQL as user {self._account.name}"
-        return [f"{who}, who must be able to enter the folders above {self.directory}"]
+    def _account_hint(self) -> str:
+        return f"it runs as user {self._account.name}, who must be able to enter the folders above {self.directory}"
 
 
 @contextlib.contextmanager

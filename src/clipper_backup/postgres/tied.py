@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     program = list(arguments[4:])
     libc = ctypes.CDLL(None, use_errno=True)  # before the change of user, who may not be able to read the library's folder
     try:
-        if os.geteuid() != uid:
+        if os.geteuid() != uid:  # pragma: no cover - only in a process that becomes a server, where nothing measures
             os.setgroups([])
             os.setgid(gid)
             os.setuid(uid)
@@ -37,5 +37,5 @@ def main(arguments: Sequence[str]) -> int:
     return CANNOT_RUN
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - as above
     sys.exit(main(sys.argv[1:]))
