@@ -5,6 +5,7 @@ pytest_plugins = [
     "fixtures.golden",
     "fixtures.monitoring",
     "fixtures.postgres",
+    "fixtures.properties",
     "fixtures.stores",
     "fixtures.clipper",  # after what it imports
     "fixtures.oracle",

@@ -67,7 +67,7 @@ def decompress(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     """
     decompressor = zstd.ZstdDecompressor()
     try:
-        for chunk in chunks:
+        for chunk in filter(None, chunks):  # nothing may follow the end but nothing
             if decompressor.eof:
                 raise IntegrityError(f"{name} goes on after its end: it is not what was written")
             # 32 kB of zstd may stand for a gigabyte of zeros: max_length keeps the output bounded.

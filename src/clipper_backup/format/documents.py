@@ -4,7 +4,7 @@ Documents are additive within one `schema` number: a reader ignores fields it do
 """
 
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -14,6 +14,9 @@ SCHEMA = 1
 FORMAT_VERSION = 1
 FEATURES: frozenset[str] = frozenset()
 """Feature flags this version understands; a repository that requires another one is refused."""
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A moment with its zone: one without could not be compared with the others."""
 
 
 class Document(msgspec.Struct, kw_only=True, frozen=True):
@@ -29,7 +32,7 @@ class Repository(Document, kw_only=True, frozen=True):
     min_writer_version: int = FORMAT_VERSION
     required_features: list[str] = msgspec.field(default_factory=list)
     system_ids: list[str] = msgspec.field(default_factory=list)
-    created_at: datetime
+    created_at: Time
     created_by: str
 
 
@@ -40,7 +43,7 @@ class Intent(Document, kw_only=True, frozen=True):
     run_id: str
     holder: str
     software: str
-    begun_at: datetime
+    begun_at: Time
 
 
 class StoredObject(Document, kw_only=True, frozen=True):
@@ -79,8 +82,8 @@ class DumpSummary(Document, kw_only=True, frozen=True):
     kind: Literal["dump"] = "dump"
     id: str
     repository_id: str
-    begun_at: datetime
-    finished_at: datetime
+    begun_at: Time
+    finished_at: Time
     versions: Versions
     system_id: str | None
     from_standby: bool
@@ -230,7 +233,7 @@ class RetentionMark(Document, kw_only=True, frozen=True):
 
     schema: int = SCHEMA
     retention_days: int
-    pruned_at: datetime
+    pruned_at: Time
 
 
 class HoldMark(Document, kw_only=True, frozen=True):
@@ -239,7 +242,7 @@ class HoldMark(Document, kw_only=True, frozen=True):
     schema: int = SCHEMA
     reason: str
     held_by: str
-    held_at: datetime
+    held_at: Time
 
 
 class LeaseHolder(Document, kw_only=True, frozen=True):
@@ -269,7 +272,7 @@ def decode(data: bytes, kind: type[D], key: str) -> D:
                 hints=["install the version of clipper-backup that wrote it, or a newer one"],
             )
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{key} is damaged: {error}") from error
 
 
