@@ -18,7 +18,6 @@ from psycopg.conninfo import make_conninfo
 
 from clipper_backup.clock import Clock, SystemClock
 from clipper_backup.errors import ServerError, ToolError, ToolMissingError, UsageError
-from clipper_backup.postgres import server as server_module
 from clipper_backup.postgres import tied
 from clipper_backup.postgres.account import Account, run, runnable_binaries, server_account
 from clipper_backup.postgres.binaries import Binaries, find_binaries
@@ -299,12 +298,6 @@ def test_kill9_leaves_no_process(server_folder: Path, major: int) -> None:
             assert living_in(server.data) == []
             with pytest.raises(psycopg.OperationalError):
                 client.execute("SELECT 1")
-
-
-def test_a_process_that_ended_while_it_was_looked_at_is_left_alone() -> None:
-    with subprocess.Popen(["true"]) as process, contextlib.ExitStack() as handles:
-        process.wait()
-        assert server_module._process_handle(process.pid, handles) is None
 
 
 def test_a_server_that_does_not_stop_is_killed(server_folder: Path) -> None:

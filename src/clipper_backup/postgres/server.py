@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from clipper_backup.clock import Clock, SystemClock
 from clipper_backup.errors import ServerError, ToolError, UsageError
@@ -161,17 +161,13 @@ class PrivateServer:
         # Stopped first: a postmaster that forks while it is looked at would leave a child that nobody knows of.
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        with contextlib.ExitStack() as handles:
-            family = [handle for pid in _descendants(process.pid) if (handle := _process_handle(pid, handles)) is not None]
-            process.kill()
-            for handle in family:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-            process.wait()
-            for handle in family:
-                ended = select.poll()
-                ended.register(handle, select.POLLIN)
-                ended.poll()
+        # It has a session of its own (see `spawn`), so has each of its children, and their commands stay in theirs.
+        sessions = {process.pid} | {entry.pid for entry in _processes() if entry.parent == process.pid}
+        process.kill()
+        while family := [entry.pid for entry in _processes() if entry.session in sessions]:
+            for pid in family:
+                _kill_and_wait(pid)
+        process.wait()
 
     def restart(self, mode: Literal["fast", "immediate"] = "fast", *, timeout_seconds: float = 60.0) -> None:
         """Stop it, then start it."""
@@ -334,25 +330,32 @@ def _reserve_port(wanted: int) -> socket.socket:
     return reserved
 
 
-def _descendants(root: int) -> list[int]:
-    """The ids of all processes below *root*."""
-    parents: dict[int, int] = {}
+class _ProcessEntry(NamedTuple):
+    """What the kernel says of a process."""
+
+    pid: int
+    parent: int
+    session: int
+
+
+def _processes() -> Iterator[_ProcessEntry]:
+    """All processes that have not ended; those that only wait to be reaped have."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
-            # `pid (name) state ppid …`; the name may hold anything, parentheses included
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found, generation = [], [root]
-    while generation:
-        generation = [pid for pid, parent in parents.items() if parent in generation]
-        found += generation
-    return found
+            # `pid (name) state parent group session …`; the name may hold anything, parentheses included
+            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if state not in {"Z", "X"}:
+                yield _ProcessEntry(int(stat.parent.name), int(parent), int(session))
 
 
-def _process_handle(pid: int, handles: contextlib.ExitStack) -> int | None:
-    """A file descriptor that means this process and no later one of the same id; None when it has ended."""
-    try:
+def _kill_and_wait(pid: int) -> None:
+    """Kill a process that is no child of ours, and return when it is gone; no matter if it is already."""
+    with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-    handles.callback(os.close, handle)
-    return handle
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            gone = select.poll()
+            gone.register(handle, select.POLLIN)
+            gone.poll()
+        finally:
+            os.close(handle)
