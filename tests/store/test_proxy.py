@@ -94,6 +94,18 @@ def test_bytes_are_counted_over_all_connections(echo: tuple[str, int]) -> None:
         assert talk(proxy.port, b"12345") == b"123"
 
 
+def test_only_the_answer_to_one_request_is_lost(echo: tuple[str, int]) -> None:
+    with TcpProxy(echo) as proxy:
+        proxy.break_at(b"POST", how="close", direction="answers")
+        assert talk(proxy.port, b"GET 1") == b"GET 1"
+        assert talk(proxy.port, b"POST 1") == b""
+        assert talk(proxy.port, b"POST 1") == b"POST 1"
+        proxy.break_at(b"POST", how="close", direction="requests")
+        assert talk(proxy.port, b"GET 2") == b"GET 2"
+        assert talk(proxy.port, b"POST 2") == b""
+        assert proxy.struck == 2
+
+
 def test_stall_keeps_the_connection_and_forwards_nothing(echo: tuple[str, int]) -> None:
     with TcpProxy(echo) as proxy:
         proxy.break_after(0, how="stall", direction="answers")

@@ -1,0 +1,420 @@
+"""The bucket store on a real S3 server: its errors, its broken connections, and what they cost."""
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from clipper_backup.clock import SystemClock
+from clipper_backup.errors import (
+    AccessError,
+    ClipperError,
+    MissingError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+)
+from clipper_backup.store import remote
+from clipper_backup.store.opening import open_store
+from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
+from clipper_backup.store.remote import PARTS_MAX, ObstoreStore, open_s3
+from fixtures.proxy import How, TcpProxy
+from fixtures.stores import S3Server
+
+MIB = 1 << 20
+
+CALLS: dict[str, Callable[[Store], object]] = {
+    "put": lambda store: store.put("k", b"x"),
+    "put in parts": lambda store: store.put("k", bytes(STREAM_CHUNK_BYTES + 1)),
+    "create": lambda store: store.put("new", b"x", create=True),
+    "put_stream": lambda store: store.put_stream("k", [b"x"]),
+    "put_stream in parts": lambda store: store.put_stream("k", [bytes(STREAM_CHUNK_BYTES), b"x"]),
+    "get": lambda store: store.get("k"),
+    "get_stream": lambda store: list(store.get_stream("k")),
+    "get_ranges": lambda store: store.get_ranges("k", [(0, 1)]),
+    "head": lambda store: store.head("k"),
+    "list": lambda store: list(store.list("")),
+    "delete": lambda store: store.delete(["k"]),
+    "now": lambda store: store.now(),
+}
+WRITING = {"put", "put in parts", "create", "put_stream", "put_stream in parts", "delete", "now"}
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[TcpProxy]:
+    with TcpProxy((s3_server.host, s3_server.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(s3_server: S3Server, s3_prefix: str, proxy: TcpProxy) -> Store:
+    """The store behind the proxy: a stalled request is given up after one second."""
+    return s3_server.open(s3_prefix, endpoint=f"http://127.0.0.1:{proxy.port}", timeout_seconds=1, retry_seconds=20)
+
+
+@pytest.fixture
+def direct(s3_server: S3Server, s3_prefix: str) -> Store:
+    """The same store without the proxy."""
+    return s3_server.open(s3_prefix)
+
+
+@pytest.fixture
+def adapter(s3_server: S3Server, s3_prefix: str, proxy: TcpProxy) -> ObstoreStore:
+    """The store behind the proxy without the wrapper that retries."""
+    return open_s3(
+        s3_server.bucket, f"{s3_prefix}/", endpoint=f"http://127.0.0.1:{proxy.port}", region=None,
+        credentials={"access_key_id": s3_server.access_key, "secret_access_key": s3_server.secret_key},
+        timeout_seconds=1, retry_seconds=20,
+    )  # fmt: skip
+
+
+def check_message(error: ClipperError, server: S3Server) -> None:
+    said = " ".join([error.message, *error.hints])
+    secrets = [server.secret_key, server.reader_secret_key, "wrong"]
+    assert not any(word in said for word in (*secrets, "Debug", "source", "uploadId", "<", "\n"))
+    assert error.hints
+
+
+# -- what people get wrong
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("changed", [{"AWS_SECRET_ACCESS_KEY": "wrong"}, {"AWS_ACCESS_KEY_ID": "wrong"}], ids=["secret", "key"])
+def test_wrong_credentials(s3_server: S3Server, s3_prefix: str, changed: dict[str, str], call: Callable[[Store], object]) -> None:
+    store = s3_server.open(s3_prefix, environment=changed)
+    with pytest.raises(AccessError, match=f"the store refused s3://{s3_server.bucket}/{s3_prefix}/.*: 403") as caught:
+        call(store)
+    check_message(caught.value, s3_server)
+
+
+@pytest.mark.parametrize(("name", "call"), CALLS.items(), ids=CALLS)
+def test_a_role_that_may_only_read(s3_server: S3Server, s3_prefix: str, name: str, call: Callable[[Store], object]) -> None:
+    s3_server.open(s3_prefix).put("k", b"x")
+    reader = s3_server.open(
+        s3_prefix,
+        environment={"AWS_ACCESS_KEY_ID": s3_server.reader_access_key, "AWS_SECRET_ACCESS_KEY": s3_server.reader_secret_key},
+    )
+    if name not in WRITING:
+        call(reader)
+        return
+    with pytest.raises(AccessError, match="AccessDenied") as caught:
+        call(reader)
+    check_message(caught.value, s3_server)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_bucket_that_does_not_exist(s3_server: S3Server, call: Callable[[Store], object]) -> None:
+    store = open_store(
+        "s3://no-such-bucket/x", endpoint=s3_server.endpoint, timeout_seconds=10, retry_seconds=10, clock=SystemClock(),
+        environment=s3_server.environment,
+    )  # fmt: skip
+    with pytest.raises(MissingError) as caught:
+        call(store)
+    assert type(caught.value) is MissingError
+    assert caught.value.message == f"there is no bucket no-such-bucket at {s3_server.endpoint}"
+    check_message(caught.value, s3_server)
+
+
+def test_a_missing_object_in_a_bucket_that_exists_names_it(s3_server: S3Server, s3_prefix: str, direct: Store) -> None:
+    for _ in range(2):
+        with pytest.raises(ObjectMissingError, match=f"no object s3://{s3_server.bucket}/{s3_prefix}/k"):
+            direct.head("k")
+
+
+def test_prefixes_keep_to_themselves(s3_server: S3Server, s3_prefix: str) -> None:
+    stores = [s3_server.open(f"{s3_prefix}/{name}") for name in ("a", "a/b", "ab")]
+    for number, store in enumerate(stores):
+        store.put("k", b"%d" % number)
+        store.now()
+    assert [store.get("k") for store in stores] == [b"0", b"1", b"2"]
+    assert [[info.key for info in store.list("")] for store in stores] == [["b/clock", "b/k", "k"], ["k"], ["k"]]
+    stores[0].delete(["k"])
+    assert stores[1].get("k") == b"1"
+
+
+def test_objects_that_are_no_keys_are_not_listed(s3_server: S3Server, s3_prefix: str, direct: Store) -> None:
+    direct.put("k", b"x")
+    for name in ("not%20a%20key", ".hidden"):
+        assert s3_server.ask_filer("PUT", f"{s3_prefix}/{name}")[0] == 201
+    assert [info.key for info in direct.list("")] == ["k"]
+
+
+# -- connections that break
+
+
+@pytest.mark.parametrize("how", ["reset", "close", "stall"])
+def test_a_stream_read_goes_on_where_it_broke(proxy: TcpProxy, proxied: Store, direct: Store, how: How) -> None:
+    data = os.urandom(3 * STREAM_CHUNK_BYTES + 99)
+    direct.put("k", data)
+    proxy.break_after(STREAM_CHUNK_BYTES + 1_000_000, how=how, direction="answers", times=2)
+    assert b"".join(proxied.get_stream("k")) == data
+    assert proxy.struck == 2
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_a_cut_body_is_never_the_whole(proxy: TcpProxy, adapter: ObstoreStore, direct: Store, how: How) -> None:
+    direct.put("k", bytes(100_000))
+    reads: list[Callable[[], object]] = [
+        lambda: adapter.get("k"),
+        lambda: list(adapter.get_stream("k")),
+        lambda: adapter.get_ranges("k", [(0, 100_000)]),
+    ]
+    for read in reads:
+        proxy.break_after(50_000, how=how, direction="answers")
+        with pytest.raises(StoreUnavailableError, match="the connection broke"):
+            read()
+
+
+@pytest.mark.parametrize("how", ["reset", "close", "stall"])
+def test_the_parts_of_a_written_stream_are_sent_again(proxy: TcpProxy, proxied: Store, direct: Store, how: How) -> None:
+    data = os.urandom(4 * STREAM_CHUNK_BYTES + 5)
+    proxy.break_after(STREAM_CHUNK_BYTES + 1_000_000, how=how, direction="requests", times=2)
+    size = proxied.put_stream("k", (data[at : at + MIB] for at in range(0, len(data), MIB)))
+    assert size == len(data)
+    assert direct.get("k") == data
+    assert proxy.struck == 2
+
+
+@pytest.mark.parametrize("how", ["reset", "close", "stall"])
+@pytest.mark.parametrize("before", [None, b"another"])
+def test_an_upload_whose_last_answer_got_lost_is_found_complete(
+    proxy: TcpProxy, proxied: Store, direct: Store, how: How, before: bytes | None
+) -> None:
+    if before is not None:
+        direct.put("k", before)
+    data = os.urandom(2 * STREAM_CHUNK_BYTES)
+
+    def chunks() -> Iterator[bytes]:
+        yield from (data, b"end")
+        # The beginning of the upload is a POST as well; from here on the only one is its completion.
+        proxy.break_at(b"POST /", how=how, direction="answers")
+
+    assert proxied.put_stream("k", chunks()) == len(data) + 3
+    assert direct.get("k") == data + b"end"
+    assert proxy.struck == 1
+
+
+def test_an_upload_that_was_not_completed_is_an_error(
+    proxy: TcpProxy, s3_server: S3Server, s3_prefix: str, direct: Store
+) -> None:
+    direct.put("k", b"before")
+    impatient = s3_server.open(s3_prefix, endpoint=f"http://127.0.0.1:{proxy.port}", retry_seconds=0)
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(STREAM_CHUNK_BYTES + 1)
+        proxy.break_at(b"POST /", how="reset", direction="requests")
+
+    with pytest.raises(StoreUnavailableError, match="the connection broke"):
+        impatient.put_stream("k", chunks())
+    assert direct.get("k") == b"before"
+
+
+@pytest.mark.parametrize("how", ["reset", "close", "stall"])
+def test_a_create_whose_answer_got_lost_is_ours(proxy: TcpProxy, proxied: Store, how: How) -> None:
+    proxy.break_at(b"PUT /", how=how, direction="answers")
+    proxied.put("holder", b"mine", create=True)
+    assert proxied.get("holder") == b"mine"
+    assert proxy.struck == 1
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_outlives_an_outage(proxy: TcpProxy, proxied: Store, direct: Store, name: str) -> None:
+    direct.put("k", b"x")
+    proxy.refuse()
+    recovery = threading.Timer(0.5, proxy.accept)
+    recovery.start()
+    CALLS[name](proxied)
+    recovery.join()
+
+
+def test_an_upload_is_given_up_when_the_store_stays_away(proxy: TcpProxy, s3_server: S3Server, s3_prefix: str) -> None:
+    store = s3_server.open(s3_prefix, endpoint=f"http://127.0.0.1:{proxy.port}", timeout_seconds=1, retry_seconds=1)
+    taken = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            yield bytes(MIB)
+            taken += 1
+            if taken == 20:
+                proxy.refuse()
+
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailableError, match="connection refused"):
+        store.put_stream("k", chunks())
+    assert time.monotonic() - begun < 15
+    assert taken < 100
+
+
+# -- what it costs
+
+
+class _Busy(http.server.BaseHTTPRequestHandler):
+    """Answers everything with 503."""
+
+    requests = 0
+
+    def answer(self) -> None:
+        type(self).requests += 1
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 # the base's names
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # the base's name
+        """Nothing."""
+
+
+@pytest.fixture
+def busy() -> Iterator[tuple[type[_Busy], ObstoreStore]]:
+    class Busy(_Busy):
+        pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Busy, open_s3(
+            "clipper", "", endpoint=f"http://127.0.0.1:{server.server_port}", region=None, timeout_seconds=5, retry_seconds=1,
+            credentials={"access_key_id": "k", "secret_access_key": "s"},
+        )  # fmt: skip
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - {"put_stream", "put_stream in parts", "put in parts"}))
+def test_the_adapter_itself_asks_once(busy: tuple[type[_Busy], ObstoreStore], name: str) -> None:
+    """Retries belong to the wrapper: two layers of them would multiply."""
+    server, store = busy
+    with pytest.raises(StoreUnavailableError, match=r"cannot serve .* now: 503"):
+        CALLS[name](store)
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("name", ["put_stream", "put_stream in parts", "put in parts"])
+def test_what_nobody_else_can_send_again_is_retried_by_the_adapter(busy: tuple[type[_Busy], ObstoreStore], name: str) -> None:
+    server, store = busy
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailableError):
+        CALLS[name](store)
+    assert server.requests > 1
+    assert time.monotonic() - begun < 10
+
+
+def test_a_failed_upload_is_taken_back(s3_server: S3Server, s3_prefix: str, direct: Store) -> None:
+    seen = []
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield bytes(MIB)
+        seen.append(s3_server.unfinished_uploads(f"{s3_prefix}/k"))
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        direct.put_stream("k", chunks())
+    assert seen == [1]
+    assert s3_server.unfinished_uploads(f"{s3_prefix}/k") == 0
+    assert list(direct.list("")) == []
+
+
+@pytest.mark.parametrize("expected_bytes", [0, 1, 80 * 10**9, 84 * 10**9, 10**12, 5 * 10**12])
+def test_parts_are_large_enough_for_what_is_expected(expected_bytes: int) -> None:
+    part_bytes = remote._part_bytes(expected_bytes)
+    assert part_bytes * PARTS_MAX >= expected_bytes
+    assert part_bytes >= STREAM_CHUNK_BYTES
+    assert part_bytes % MIB == 0
+    assert remote._part_bytes(None) == STREAM_CHUNK_BYTES
+
+
+def test_larger_parts_hold_the_same_bytes(direct: Store) -> None:
+    data = os.urandom(60 * MIB)
+    direct.put_stream("k", (data[at : at + 700_000] for at in range(0, len(data), 700_000)), expected_bytes=200 * 10**9)
+    assert b"".join(direct.get_stream("k")) == data
+
+
+def test_a_stream_beyond_the_last_part_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, s3_server: S3Server, s3_prefix: str, direct: Store
+) -> None:
+    monkeypatch.setattr(remote, "PARTS_MAX", 2)
+    with pytest.raises(StoreError, match=r"/k grew beyond 16\.8 MB, all that its 2 parts can hold"):
+        direct.put_stream("k", (bytes(MIB) for _ in range(17)))
+    assert s3_server.unfinished_uploads(f"{s3_prefix}/k") == 0
+    assert direct.put_stream("k", (bytes(MIB) for _ in range(16))) == 16 * MIB
+
+
+STREAMING = """
+import os, resource, sys
+from clipper_backup.clock import SystemClock
+from clipper_backup.store.opening import open_store
+store = open_store(
+    sys.argv[1], endpoint=sys.argv[2], timeout_seconds=30, retry_seconds=30, clock=SystemClock(), environment=os.environ
+)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+store.put_stream("k", [bytes(1 << 20)] * 10)
+before = peak()
+store.put_stream("k", (os.urandom(1 << 17) for _ in range(8 * 250)))
+written = peak()
+size = sum(map(len, store.get_stream("k")))
+print(size, written - before, peak() - before)
+"""
+
+
+def test_a_stream_of_any_length_needs_little_memory(s3_server: S3Server, s3_prefix: str) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", STREAMING, f"s3://{s3_server.bucket}/{s3_prefix}", s3_server.endpoint],
+        env=os.environ | s3_server.environment, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    size, writing, all_of_it = map(int, child.stdout.split())
+    assert size == 250 * MIB
+    # Beyond what ten MiB needed already: a filling part, three on their way, the allocator's slack.
+    assert writing < 6 * STREAM_CHUNK_BYTES
+    assert all_of_it < 8 * STREAM_CHUNK_BYTES
+
+
+STALLED = """
+import os, signal, sys, time
+from clipper_backup.clock import SystemClock
+from clipper_backup.store.opening import open_store
+store = open_store(
+    sys.argv[1], endpoint=sys.argv[2], timeout_seconds=60, retry_seconds=60, clock=SystemClock(), environment=os.environ
+)
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, stop)
+def chunks():
+    while True:
+        yield bytes(1 << 20)
+calls = {"put": lambda: store.put("k", b"x"), "get_stream": lambda: list(store.get_stream("k")),
+         "put_stream": lambda: store.put_stream("k", chunks())}
+print("ready", flush=True)
+try:
+    calls[sys.argv[3]]()
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["put", "get_stream", "put_stream"])
+def test_a_signal_is_heard_while_the_store_stalls(
+    s3_server: S3Server, s3_prefix: str, proxy: TcpProxy, direct: Store, name: str
+) -> None:
+    direct.put("k", bytes(1000))
+    proxy.break_after(0, how="stall", direction="answers", times=1000)
+    command = [sys.executable, "-c", STALLED, f"s3://{s3_server.bucket}/{s3_prefix}", f"http://127.0.0.1:{proxy.port}", name]
+    with subprocess.Popen(command, env=os.environ | s3_server.environment, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        while proxy.struck == 0:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        child.terminate()
+        assert child.stdout.readline() == "stopped\n"
+        assert child.wait(timeout=30) == 0
+    assert time.monotonic() - begun < 20
