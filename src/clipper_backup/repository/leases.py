@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, ObjectExistsError, ObjectMissingError
+from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, ObjectExistsError
 from clipper_backup.format.documents import LeaseHolder, decode, encode
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import show_seconds
@@ -100,8 +100,9 @@ class Lease:
                 self._look()
                 if self._lost is None:
                     self._renewals += 1
+                    began = self._clock.monotonic()  # the answer may take long; the store counts from when it was written
                     self._store.put(_key(self._name, self._epoch, f"renewal-{self._renewals}"), b"renewed\n")
-                    self._renewed_at = self._clock.monotonic()
+                    self._renewed_at = began
 
     def _look(self) -> None:
         highest = _highest(self._store, self._name)
@@ -129,6 +130,9 @@ def acquire_lease(
                 store.put(_key(name, epoch, "holder"), mine, create=True)
             except ObjectExistsError:
                 continue
+            # Since our listing somebody may have taken this very epoch, ended, and been swept away by the next holder.
+            if (highest := _highest(store, name)) is None or highest.number != epoch:
+                continue
             lease = Lease(store, clock, name, epoch, lease_seconds)
             lease._renewed_at = began  # noqa: SLF001  the put may have taken long; the lease runs from before it
             _sweep(store, name, epoch)
@@ -146,7 +150,7 @@ def _locked(store: Store, name: str, epoch: _Epoch, lease_seconds: float) -> Loc
     try:
         by = decode(store.get(_key(name, epoch.number, "holder")), LeaseHolder, name)
         who = f"{by.holder} ({by.purpose})"
-    except ObjectMissingError:
+    except ClipperError:  # whoever it is holds it all the same
         who = "somebody"
     age = _age(store, epoch).total_seconds()
     return LockedError(

@@ -1,0 +1,429 @@
+"""Leases: never two holders, and a holder that lost it finds out before it commits.
+
+Most tests run on a clock that they move themselves, so that half a minute passes at once and the same every time.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from clipper_backup.clock import Clock, SystemClock
+from clipper_backup.errors import LeaseLostError, LockedError, StoreUnavailableError, exit_code_of
+from clipper_backup.repository.leases import Lease, acquire_lease
+from clipper_backup.store.faulty import FaultyStore
+from clipper_backup.store.local import LocalStore
+from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.protocol import ObjectInfo, Store
+from clipper_backup.store.wrapper import WrapperStore
+from fixtures.clocks import SteppedClock
+
+SECONDS = 60
+THIRD = SECONDS / 3
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def memory(clock: SteppedClock) -> MemoryStore:
+    return MemoryStore(clock)
+
+
+@pytest.fixture
+def keeper() -> Iterator[ExitStack]:
+    """Releases at the end what a test did not."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def take(store: Store, clock: Clock, *, wait_seconds: float = 0, holder: str = "backup-29 pid 7") -> Lease:
+    return acquire_lease(
+        store,
+        clock,
+        "dump",
+        lease_seconds=SECONDS,
+        wait_seconds=wait_seconds,
+        holder=holder,
+        run_id=f"run of {holder}",
+        purpose="job postgres-backup",
+    )
+
+
+def hold(keeper: ExitStack, store: Store, clock: SteppedClock, *, holder: str = "backup-29 pid 7") -> Lease:
+    """Take the lease; its renewing thread waits on the clock when this returns."""
+    lease = keeper.enter_context(take(store, clock, holder=holder))
+    clock.until_waiting(1)
+    return lease
+
+
+def keys(store: Store) -> list[str]:
+    return [info.key for info in store.list("locks/")]
+
+
+# -- one holder
+
+
+def test_a_free_lease_is_taken_and_let_go(memory: MemoryStore, clock: SteppedClock) -> None:
+    with take(memory, clock) as lease:
+        lease.check()
+        assert keys(memory) == ["locks/dump/0000000001/holder"]
+    assert keys(memory) == ["locks/dump/0000000001/holder", "locks/dump/0000000001/released"]
+    with take(memory, clock) as lease:
+        lease.check()
+        assert keys(memory) == ["locks/dump/0000000002/holder"]
+
+
+def test_a_held_one_is_refused_with_who_since_when_and_until_when(
+    memory: MemoryStore, clock: SteppedClock, keeper: ExitStack
+) -> None:
+    hold(keeper, memory, clock)
+    clock.advance(THIRD + 5)  # renewed five seconds ago
+    with pytest.raises(LockedError) as raised:
+        take(memory, clock, holder="laptop pid 1")
+    assert str(raised.value) == "the lease dump is held by backup-29 pid 7 (job postgres-backup), last seen 5.0 s ago"
+    assert raised.value.hints == ("wait for it to end; if it is dead, the lease frees itself in 55 s",)
+    assert exit_code_of(raised.value) == 11
+    assert not isinstance(raised.value, LeaseLostError)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff{", b'{"schema": 2}'])
+def test_a_holder_that_cannot_be_read_still_holds(
+    memory: MemoryStore, clock: SteppedClock, keeper: ExitStack, damage: bytes
+) -> None:
+    hold(keeper, memory, clock)
+    memory.put("locks/dump/0000000001/holder", damage)
+    with pytest.raises(LockedError, match="the lease dump is held by somebody, last seen"):
+        take(memory, clock)
+
+
+def test_leases_of_other_names_do_not_meet(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    hold(keeper, memory, clock)
+    memory.put("locks/dumping/0000000009/holder", b"")
+    memory.put("locks/other", b"")
+    with acquire_lease(
+        memory, clock, "restore-test", lease_seconds=SECONDS, wait_seconds=0, holder="h", run_id="r", purpose="p"
+    ) as other:
+        other.check()
+
+
+def test_what_others_put_beside_it_is_no_holder(memory: MemoryStore, clock: SteppedClock) -> None:
+    foreign = ["locks/dump/README", "locks/dump/0000000009/notes", "locks/dump/9/holder", "locks/dump/99999999999/holder"]
+    for key in foreign:
+        memory.put(key, b"")
+    with take(memory, clock) as lease:
+        lease.check()
+
+
+def test_waiting_ends_when_the_holder_lets_go(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    first = hold(keeper, memory, clock)
+
+    class LettingGo(WrapperStore):
+        """The holder releases while the other one looks for the tenth time."""
+
+        looks = 0
+
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            self.looks += 1
+            if self.looks == 10:
+                first.release()
+            return super().list(prefix)
+
+    before = clock.monotonic()
+    with take(LettingGo(memory), clock, wait_seconds=SECONDS) as second:
+        second.check()
+    assert 5 < clock.monotonic() - before < 15
+
+
+def test_waiting_ends_with_its_time(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    hold(keeper, memory, clock)
+    before = clock.monotonic()
+    with pytest.raises(LockedError):
+        take(memory, clock, wait_seconds=3 * SECONDS)
+    assert 3 * SECONDS <= clock.monotonic() - before < 3 * SECONDS + 2
+
+
+# -- a holder that died
+
+
+def test_the_lease_of_a_dead_holder_frees_itself(memory: MemoryStore, clock: SteppedClock) -> None:
+    memory.put("locks/dump/0000000001/holder", b"")
+    clock.advance(SECONDS)
+    with pytest.raises(LockedError, match="held by somebody"):
+        take(memory, clock)
+    clock.advance(0.1)
+    with take(memory, clock) as lease:
+        lease.check()
+
+
+def test_waiting_a_little_longer_than_the_lease_is_enough(memory: MemoryStore, clock: SteppedClock) -> None:
+    memory.put("locks/dump/0000000041/holder", b"")
+    memory.put("locks/dump/0000000041/renewal-7", b"")
+    with take(memory, clock, wait_seconds=SECONDS + 5):
+        assert keys(memory) == ["locks/dump/0000000042/holder"]
+    assert SECONDS < clock.monotonic() < SECONDS + 5
+
+
+def test_a_store_clock_that_jumps_back_frees_nothing(clock: SteppedClock) -> None:
+    class BehindStore(MemoryStore):
+        def now(self) -> datetime:
+            return super().now() - timedelta(hours=1)
+
+    store = BehindStore(clock)
+    store.put("locks/dump/0000000001/holder", b"")
+    with pytest.raises(LockedError, match=r"last seen 0\.0 s ago"):
+        take(store, clock)
+
+
+# -- renewing
+
+
+def test_a_living_holder_keeps_it_as_long_as_it_wants(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    lease = hold(keeper, memory, clock)
+    for _ in range(20):
+        clock.advance(THIRD)
+        lease.check()
+        with pytest.raises(LockedError):
+            take(memory, clock)
+    lease.release()
+    assert keys(memory) == ["locks/dump/0000000001/holder", "locks/dump/0000000001/released"]
+
+
+def test_a_short_fault_of_the_store_loses_nothing(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    lease = hold(keeper, FaultyStore(memory, "put:2-3:unavailable", clock), clock)
+    clock.advance(2 * THIRD + 1)
+    lease.check()
+    clock.advance(2 * THIRD)
+    lease.check()
+    with pytest.raises(LockedError):
+        take(memory, clock)
+
+
+@pytest.mark.parametrize("effect", ["unavailable", "denied", "broken"])
+def test_a_holder_that_cannot_renew_loses_it_although_nobody_took_it(
+    memory: MemoryStore, clock: SteppedClock, keeper: ExitStack, effect: str
+) -> None:
+    lease = hold(keeper, FaultyStore(memory, f"put:2+:{effect}", clock), clock)
+    clock.advance(SECONDS)
+    lease.check()
+    clock.advance(1)
+    with pytest.raises(LeaseLostError, match=r"the lease dump was lost: it could not be renewed for 1 min 0 s") as raised:
+        lease.check()
+    assert "nothing was committed" in raised.value.hints[0]
+    assert exit_code_of(raised.value) == 11
+
+
+def test_lost_is_lost_even_when_the_store_comes_back(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    lease = hold(keeper, FaultyStore(memory, "put:2-4:unavailable", clock), clock)
+    clock.advance(SECONDS + 1)
+    with pytest.raises(LeaseLostError):
+        lease.check()
+    clock.advance(SECONDS)
+    with pytest.raises(LeaseLostError):
+        lease.check()
+
+
+def test_a_store_that_does_not_answer_when_asked_is_no_yes(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    class Unreachable(WrapperStore):
+        down = False
+
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            if self.down:
+                raise StoreUnavailableError("no route to host")
+            return super().list(prefix)
+
+    store = Unreachable(memory)
+    lease = hold(keeper, store, clock)
+    store.down = True
+    with pytest.raises(StoreUnavailableError):
+        lease.check()
+    store.down = False
+    lease.check()
+
+
+def test_a_renewal_counts_from_when_it_was_written_not_from_when_the_answer_came(
+    memory: MemoryStore, clock: SteppedClock, keeper: ExitStack
+) -> None:
+    class SlowAnswer(WrapperStore):
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            super().put(key, data, create=create)
+            if "renewal" in key:
+                clock.sleep(50)
+
+    lease = hold(keeper, SlowAnswer(memory), clock)
+    clock.advance(THIRD + SECONDS)
+    lease.check()
+    clock.advance(0.5)
+    with pytest.raises(LeaseLostError, match="could not be renewed"):
+        lease.check()
+
+
+# -- losing it to somebody else
+
+
+def test_the_loser_finds_out_at_its_next_check(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    cut_off = FaultyStore(memory, "put:2+:unavailable", clock)
+    loser = hold(keeper, cut_off, clock, holder="loser")
+    clock.advance(SECONDS + 0.5)
+    winner = keeper.enter_context(take(memory, clock, holder="winner"))
+    with pytest.raises(LeaseLostError, match="somebody else took it after it went stale"):
+        loser.check()
+    winner.check()
+
+
+def test_who_slept_through_its_lease_finds_out_without_having_renewed(memory: MemoryStore, clock: SteppedClock) -> None:
+    loser = take(memory, clock, holder="suspended")
+    memory.put("locks/dump/0000000002/holder", b"")
+    with pytest.raises(LeaseLostError, match="somebody else took it"):
+        loser.check()
+    loser.release()
+
+
+def test_a_loser_that_goes_away_frees_nothing_and_removes_nothing_of_the_winner(
+    memory: MemoryStore, clock: SteppedClock, keeper: ExitStack
+) -> None:
+    loser = hold(keeper, FaultyStore(memory, "put:2+:unavailable", clock), clock, holder="loser")
+    clock.advance(SECONDS + 0.5)
+    winner = keeper.enter_context(take(memory, clock, holder="winner"))
+    loser.release()
+    winner.check()
+    with pytest.raises(LockedError, match="held by winner"):
+        take(memory, clock)
+
+
+def test_an_old_listing_makes_no_second_holder(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    take(memory, clock, holder="first").release()
+
+    class Overtaken(WrapperStore):
+        """Between its listing and its put, one other comes and goes, and a third takes the lease and sweeps."""
+
+        overtaken = False
+
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            if not self.overtaken:
+                self.overtaken = True
+                take(memory, clock, holder="second").release()
+                keeper.enter_context(take(memory, clock, holder="third"))
+            super().put(key, data, create=create)
+
+    with pytest.raises(LockedError, match="held by third"):
+        take(Overtaken(memory), clock, holder="fourth")
+
+
+# -- letting go
+
+
+def test_release_frees_it_at_once_and_twice_is_once(memory: MemoryStore, clock: SteppedClock) -> None:
+    lease = take(memory, clock)
+    lease.release()
+    lease.release()
+    with take(memory, clock, holder="next"):
+        lease.release()
+        assert keys(memory) == ["locks/dump/0000000002/holder"]
+
+
+def test_an_error_inside_lets_it_go(memory: MemoryStore, clock: SteppedClock) -> None:
+    with pytest.raises(ValueError, match="the dump failed"), take(memory, clock):
+        raise ValueError("the dump failed")
+    take(memory, clock).release()
+
+
+def test_a_store_that_fails_at_release_leaves_it_to_go_stale(memory: MemoryStore, clock: SteppedClock) -> None:
+    take(FaultyStore(memory, "put:2+:unavailable, delete:1+:unavailable", clock), clock).release()
+    with pytest.raises(LockedError):
+        take(memory, clock)
+    clock.advance(SECONDS + 0.1)
+    take(memory, clock).release()
+
+
+def test_a_writer_that_may_not_delete_can_still_lock(memory: MemoryStore, clock: SteppedClock) -> None:
+    for _ in range(3):
+        with take(FaultyStore(memory, "delete:1+:denied", clock), clock) as lease:
+            lease.check()
+    assert "locks/dump/0000000003/released" in keys(memory)
+
+
+def test_old_epochs_are_swept(memory: MemoryStore, clock: SteppedClock) -> None:
+    for _ in range(12):
+        lease = take(memory, clock)
+        clock.until_waiting(1)
+        clock.advance(SECONDS)
+        lease.release()
+    assert keys(memory) == ["locks/dump/0000000012/holder", "locks/dump/0000000012/released"]
+
+
+# -- racing, on real time
+
+
+def race(stores: Sequence[Store], rounds: int) -> int:
+    """Let a thread for each of *stores* try to take the lease at the same moment, *rounds* times; how often it was taken."""
+    barrier = threading.Barrier(len(stores))
+    holders, taken, together = 0, 0, 0
+    counting = threading.Lock()
+    errors: list[BaseException] = []
+
+    def contend(store: Store) -> None:
+        nonlocal holders, taken, together
+        try:
+            for number in range(rounds):
+                barrier.wait(30)
+                try:
+                    lease = take(store, SystemClock(), holder=f"round {number}")
+                except LockedError:
+                    continue
+                with lease:
+                    with counting:
+                        holders, taken = holders + 1, taken + 1
+                        together = max(together, holders)
+                    lease.check()
+                    with counting:
+                        holders -= 1
+        except BaseException as error:  # noqa: BLE001  a thread's error is the test's
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=contend, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert together == 1, "two held it at once"
+    return taken
+
+
+@pytest.mark.parametrize("racers", [2, 5])
+def test_racing_there_is_never_a_second_holder(racers: int) -> None:
+    store = MemoryStore(SystemClock())
+    assert 50 <= race([store] * racers, 50) <= 50 * racers
+
+
+def test_racing_in_a_folder_there_is_never_a_second_holder(tmp_path: Path) -> None:
+    assert 50 <= race([LocalStore(tmp_path), LocalStore(tmp_path)], 50) <= 100
+
+
+# -- on a real folder
+
+
+def test_in_a_folder_the_file_system_s_clock_decides(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    clock = SystemClock()
+    lease = take(store, clock, holder="frozen")
+    with pytest.raises(LockedError, match="held by frozen"):
+        take(store, clock)
+    holder = tmp_path / "locks/dump/0000000001/holder"
+    old = holder.stat().st_mtime - SECONDS - 1
+    os.utime(holder, (old, old))
+    with take(store, clock, holder="next") as after:
+        after.check()
+        with pytest.raises(LeaseLostError):
+            lease.check()
+        lease.release()
+        assert re.fullmatch(r"locks/dump/0+2/holder", " ".join(keys(store)))
