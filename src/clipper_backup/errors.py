@@ -130,7 +130,9 @@ class ServerError(ClipperError):
 
 
 class ToolError(ClipperError):
-    """A PostgreSQL client program ended with an error; its own words are in the message."""
+    """A PostgreSQL client program ended with an error; its own words are in the message, all of them in `output`."""
+
+    output: tuple[str, ...] = ()
 
 
 class ToolMissingError(ToolError):

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -19,14 +20,18 @@ READ_BYTES = 1 << 20
 """What one read of a program's output takes; the pipe is widened to it, the most an unprivileged process may ask for."""
 
 _STDERR_LINES = 200
+_SESSION_ENDED = re.compile("terminating connection|closed the connection|could not receive data|PQgetCopyData")
 
 
 class Program:
     """A running client program. Leaving the context ends it, whatever state it is in."""
 
-    def __init__(self, path: Path, arguments: Sequence[str], environment: Mapping[str, str], *, feed: bool = False) -> None:
-        """Start it. With *feed* it reads its standard input from `feed()`; else that is empty."""
+    def __init__(
+        self, path: Path, arguments: Sequence[str], environment: Mapping[str, str], *, feed: bool = False, of: str = ""
+    ) -> None:
+        """Start it. With *feed* it reads its standard input from `feed()`; else that is empty. Errors name what it is *of*."""
         self.name = path.name
+        self._title = f"{path.name} of {of}" if of else path.name
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         try:
             self._process = subprocess.Popen(
@@ -104,12 +109,28 @@ class Program:
     def failure(self, status: int) -> ClipperError:
         """The error for an exit *status* other than 0."""
         how = f"was ended by signal {-status}" if status < 0 else f"failed (exit {status})"
-        said = [re.sub(rf"^{re.escape(self.name)}: (error: )?", "", line) for line in self._stderr]
-        words = "; ".join(line for line in said if not line.startswith(("hint:", "detail:"))) or "it said nothing"
-        message = f"{self.name} {how}: {words}"
+        words = "; ".join(self._messages()) or "it said nothing"
+        message = f"{self._title} {how}: {words}"
         if "permission denied" in words or "row-level security" in words:
             return AccessError(message, hints=privilege_hints(words))
-        return ToolError(message)
+        hints = []
+        if status == -signal.SIGKILL:
+            hints = ["the kernel kills what takes too much memory: its log (`dmesg`) or the pod's last state (OOMKilled) says so"]
+        elif _SESSION_ENDED.search(words):
+            hints = ["the server's log says who or what ended the session"]
+        error = ToolError(message, hints=hints)
+        error.output = tuple(self._stderr)
+        return error
+
+    def _messages(self) -> list[str]:
+        """What it said, a message each, without the SQL that it was running."""
+        said: list[str] = []
+        for line in self._stderr:
+            if line.startswith(f"{self.name}: ") or not said:
+                said.append(line.removeprefix(f"{self.name}: ").removeprefix("error: ").removeprefix("detail: "))
+            else:
+                said[-1] += f" {line}"
+        return [message for message in said if not message.startswith(("hint: ", "Query was: ", "Command was: "))]
 
     def _read_stderr(self) -> None:
         assert self._process.stderr is not None  # noqa: S101  asked for in the constructor

@@ -26,8 +26,8 @@ from clipper_backup.postgres.connection import connect
 from clipper_backup.postgres.snapshot import DataTable, Snapshot
 from clipper_backup.values import DumpId
 
-ATTEMPTS = 5
-"""How often a database is begun again because a schema change got between our locks and pg_dump's."""
+_LOCK_FAILURES = ("LOCK TABLE", "could not obtain lock")
+"""pg_dump's own words when it got no lock: of the query that timed out, and of a worker of its parallel dump."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,22 @@ class Archived:
 
 def archive_database(work: Work, dump_id: DumpId, source: Source, name: str) -> Archived:
     """Write one database's archive, read it back and describe it. Raises when any part of that is not so."""
-    for attempt in range(1, ATTEMPTS + 1):
+    deadline = work.clock.monotonic() + work.settings.dump_lock_timeout_seconds
+    while True:
         try:
             return _archive_once(work, dump_id, source, name)
         except ToolError as error:
-            if "LOCK TABLE" not in str(error) and "could not obtain lock" not in str(error):
+            if not any(words in line for line in error.output for words in _LOCK_FAILURES):
                 raise
-            if attempt == ATTEMPTS:
+            if work.clock.monotonic() >= deadline:
                 raise ServerError(
-                    f"database {name}: schema changes kept pg_dump from locking its tables, {ATTEMPTS} times in a row",
-                    hints=["pause migrations and partition maintenance during the dump"],
+                    f"database {name}: pg_dump could not lock its tables within DUMP_LOCK_TIMEOUT_SECONDS: {error}",
+                    hints=[
+                        "a migration holds them, or one after the other wants them: pause it during the dump",
+                        "SELECT pid, query FROM pg_stat_activity a JOIN pg_locks USING (pid) WHERE mode = 'AccessExclusiveLock'",
+                    ],
                 ) from error
-            work.emit(
-                Warned(f"{name}: a schema change got between our locks and pg_dump's; letting it pass, then beginning again")
-            )
-    raise AssertionError("unreachable: the last attempt returns or raises")
+            work.emit(Warned(f"{name}: somebody's lock kept pg_dump waiting; letting him pass, then beginning again"))
 
 
 def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Archived:

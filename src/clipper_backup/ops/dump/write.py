@@ -20,7 +20,7 @@ from clipper_backup.postgres.snapshot import Snapshot
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import DumpId, show_bytes
 
-_PG_DUMP_LOCK_WAIT_MS = 20_000
+_PG_DUMP_LOCK_WAIT_MS = 10_000
 """We hold every lock that pg_dump asks for. It can only wait behind somebody who wants a table for himself and waits for *us*:
 a deadlock that PostgreSQL cannot see. pg_dump gives up, we release our locks, let him pass and begin again."""
 
@@ -99,7 +99,7 @@ def write_custom(work: Work, source: Source, dump_id: DumpId, snapshot: Snapshot
     """`pg_dump -Fc` straight into the store, without scratch space."""
     environment = source.login.environment(name)
     arguments = [*_arguments(snapshot), "--format=custom"]
-    with Program(source.binaries.program("pg_dump"), arguments, environment) as program:
+    with Program(source.binaries.program("pg_dump"), arguments, environment, of=f"database {name}") as program:
         yield Writing(
             work,
             names.database_key(dump_id, name, names.CUSTOM),
@@ -120,7 +120,7 @@ def write_directory(
     with scratch_folder(work.settings.scratch_dir, size_bytes, f"a dump of {name} with DUMP_JOBS") as folder:
         target = folder / "archive"
         arguments = [*_arguments(snapshot), "--format=directory", f"--jobs={work.settings.dump_jobs}", f"--file={target}"]
-        with Program(source.binaries.program("pg_dump"), arguments, environment) as program:
+        with Program(source.binaries.program("pg_dump"), arguments, environment, of=f"database {name}") as program:
 
             def chunks() -> Iterator[bytes]:
                 yield from program.chunks()  # it prints nothing; raises unless it ends with 0
