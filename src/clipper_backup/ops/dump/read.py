@@ -2,6 +2,7 @@
 
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,10 @@ from clipper_backup.repository.root import open_repository
 from clipper_backup.values import DumpId
 
 
+_READERS = 16
+"""Summaries read at once: each is one small request, and a year of dumps should list within a second."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One dump id in the catalog. `summary` is None while it is unfinished, or when `problem` says why it cannot be read."""
@@ -32,7 +37,8 @@ def catalog(work: Work) -> list[Entry]:
     """Every dump id, oldest first. A damaged summary is shown as a problem, it does not hide the others."""
     open_repository(work.store)
     holds = held_dumps(work.store)
-    return [_entry(work, listed, holds.get(listed.dump_id)) for listed in list_dumps(work.store)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda listed: _entry(work, listed, holds.get(listed.dump_id)), list_dumps(work.store)))
 
 
 def _entry(work: Work, listed: Listed, hold: HoldMark | None) -> Entry:
