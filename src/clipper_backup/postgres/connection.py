@@ -143,8 +143,9 @@ def query_error(doing: str, error: psycopg.Error) -> ClipperError:
         return ServerError(
             f"{doing}: the server ran out of lock space", hints=["raise max_locks_per_transaction (needs a restart)"]
         )
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return ServerError(f"{doing}: the connection to PostgreSQL was lost: {words}", hints=["look into the server's log"])
+    if isinstance(error, psycopg.OperationalError) and (error.sqlstate is None or error.sqlstate.startswith("57P")):
+        hints = ["the server's log says who or what ended the session"]
+        return ServerError(f"{doing}: the connection to PostgreSQL was lost: {words}", hints=hints)
     return ServerError(f"{doing}: {words}")
 
 

@@ -28,6 +28,8 @@ from clipper_backup.values import DumpId
 
 _LOCK_FAILURES = ("LOCK TABLE", "could not obtain lock")
 """pg_dump's own words when it got no lock: of the query that timed out, and of a worker of its parallel dump."""
+_SESSION_ENDED = "server closed the connection"
+"""libpq's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def archive_database(work: Work, dump_id: DumpId, source: Source, name: str) -> 
         try:
             return _archive_once(work, dump_id, source, name)
         except ToolError as error:
-            if not any(words in line for line in error.output for words in _LOCK_FAILURES):
+            if not _no_lock(error):
                 raise
             if work.clock.monotonic() >= deadline:
                 raise ServerError(
@@ -57,6 +59,13 @@ def archive_database(work: Work, dump_id: DumpId, source: Source, name: str) -> 
                     ],
                 ) from error
             work.emit(Warned(f"{name}: somebody's lock kept pg_dump waiting; letting him pass, then beginning again"))
+
+
+def _no_lock(error: ToolError) -> bool:
+    # Told by what libpq and pg_dump say, which is English here; the server speaks any language. A session that was ended
+    # while it waited for its lock is no reason to begin again.
+    said = "\n".join(error.output)
+    return any(words in said for words in _LOCK_FAILURES) and _SESSION_ENDED not in said
 
 
 def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Archived:
