@@ -5,7 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from clipper_backup.errors import ClipperError, IntegrityError, MissingError, ObjectExistsError, ObjectMissingError, UsageError
+from clipper_backup.errors import (
+    ClipperError,
+    IntegrityError,
+    MissingError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+    UsageError,
+)
 from clipper_backup.format import names
 from clipper_backup.format.compression import Meter, decompress_bytes
 from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, Intent, decode, encode
@@ -155,13 +163,20 @@ def delete_objects(store: Store, dump_id: DumpId) -> None:
 
 
 def held_dumps(store: Store) -> dict[DumpId, HoldMark]:
-    """Every hold."""
+    """Every hold. One whose mark cannot be read holds all the same."""
     holds = {}
     for info in store.list(names.HOLDS_FOLDER):
         with suppress(UsageError, ObjectMissingError):
             dump_id = DumpId.parse(info.key.removeprefix(names.HOLDS_FOLDER))
-            holds[dump_id] = decode(store.get(info.key), HoldMark, info.key)
+            holds[dump_id] = _hold_mark(store.get(info.key), info)
     return holds
+
+
+def _hold_mark(data: bytes, info: ObjectInfo) -> HoldMark:
+    try:
+        return decode(data, HoldMark, info.key)
+    except (IntegrityError, StoreError):
+        return HoldMark(reason="its mark cannot be read", held_by="somebody", held_at=info.modified_at)
 
 
 def hold_dump(store: Store, dump_id: DumpId, mark: HoldMark) -> None:

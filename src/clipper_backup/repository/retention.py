@@ -57,13 +57,14 @@ def _decide(
         return Decision(listed.dump_id, keep, reason, listed.stored_bytes)
 
     age = now - listed.dump_id.at
-    days = f"{max(0, age.days)} days old"
+    days = "1 day old" if age.days == 1 else f"{max(0, age.days)} days old"
+    # Held first: one that lost its summary later may still hold archives that somebody wants.
+    if listed.dump_id in held:
+        return decision("held", keep=True)
     if not listed.committed:
         if now - listed.last_written_at > GARBAGE_AGE:
             return decision("never finished, and nothing was written for more than a day", keep=False)
         return decision("not finished: being written, or left by a killed run less than a day ago", keep=True)
-    if listed.dump_id in held:
-        return decision("held", keep=True)
     if listed.dump_id in unreadable:
         return decision("its summary cannot be read: a person must decide", keep=True)
     if age <= timedelta(days=retention_days):

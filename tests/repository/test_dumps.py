@@ -1,0 +1,438 @@
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_backup.clock import VirtualClock
+from clipper_backup.errors import (
+    ClipperError,
+    IntegrityError,
+    MissingError,
+    ObjectExistsError,
+    StoreUnavailableError,
+    UsageError,
+    exit_code_of,
+)
+from clipper_backup.format import names
+from clipper_backup.format.compression import compress_bytes
+from clipper_backup.format.documents import DumpDetails, Intent, decode, encode
+from clipper_backup.repository.dumps import (
+    DumpWriter,
+    delete_objects,
+    find_dump,
+    held_dumps,
+    hold_dump,
+    list_dumps,
+    newest,
+    read_checked,
+    read_details,
+    read_object,
+    read_summary,
+    release_dump,
+)
+from clipper_backup.store.faulty import FaultyStore
+from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.protocol import Store
+from clipper_backup.store.wrapper import WrapperStore
+from clipper_backup.values import DumpId
+from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump, make_unfinished, put_parts
+from fixtures.clocks import START
+
+FIRST = DumpId.at_time(START)
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock(START)
+
+
+@pytest.fixture
+def store(clock: VirtualClock) -> MemoryStore:
+    return MemoryStore(clock)
+
+
+def keys(store: Store) -> list[str]:
+    return [info.key for info in store.list("")]
+
+
+# -- what is there
+
+
+def test_the_listing_tells_committed_from_unfinished_oldest_first(store: MemoryStore, clock: VirtualClock) -> None:
+    ids = []
+    for make in (make_dump, make_unfinished, make_dump):
+        ids.append(make(store))
+        clock.advance(86_400)
+    assert [(each.dump_id, each.committed) for each in list_dumps(store)] == list(zip(ids, [True, False, True], strict=True))
+    assert find_dump(store, "latest") == newest(list_dumps(store)) == ids[2]
+
+
+def test_what_the_listing_says_of_one_dump(store: MemoryStore, clock: VirtualClock) -> None:
+    DumpWriter.take_id(store, INTENT)
+    clock.advance(600)
+    summary = put_parts(store, FIRST)
+    (listed,) = list_dumps(store)
+    assert listed.last_written_at == START + timedelta(seconds=600)
+    assert listed.stored_bytes == summary.stored_bytes + len(encode(INTENT))
+    assert not listed.committed
+
+
+def test_what_others_put_into_the_folder_is_not_listed(store: MemoryStore) -> None:
+    make_dump(store)
+    for key in ("database/README.md", f"database/{FIRST.next()}.sql.gz", f"database/old/{FIRST.next()}.backup.json", "x"):
+        store.put(key, b"theirs")
+    assert [each.dump_id for each in list_dumps(store)] == [FIRST]
+
+
+def test_without_a_committed_dump_there_is_no_latest(store: MemoryStore) -> None:
+    make_unfinished(store)
+    assert newest(list_dumps(store)) is None
+    with pytest.raises(MissingError, match="there is no dump in memory:") as raised:
+        find_dump(store, "latest")
+    assert exit_code_of(raised.value) == 15
+
+
+def test_a_dump_is_found_by_its_id_only(store: MemoryStore) -> None:
+    assert find_dump(store, str(FIRST)) == FIRST
+    with pytest.raises(UsageError, match="not a dump id: 'newest'"):
+        find_dump(store, "newest")
+
+
+# -- reading
+
+
+def test_a_summary_is_read_with_all_it_says(store: MemoryStore) -> None:
+    make_dump(store)
+    assert read_summary(store, FIRST).databases == list(DATABASES)
+
+
+def test_a_summary_that_is_not_there(store: MemoryStore) -> None:
+    make_unfinished(store)
+    with pytest.raises(MissingError, match=f"there is no dump {FIRST}") as raised:
+        read_summary(store, FIRST)
+    assert not isinstance(raised.value, IntegrityError)
+
+
+def test_the_summary_of_another_day_under_this_name(store: MemoryStore) -> None:
+    make_dump(store)
+    store.put(names.dump_key(FIRST.next(), names.SUMMARY), store.get(names.dump_key(FIRST, names.SUMMARY)))
+    with pytest.raises(IntegrityError, match=rf"{FIRST.next()}.backup.json belongs to the dump {FIRST}, not to"):
+        read_summary(store, FIRST.next())
+
+
+def test_a_damaged_summary(store: MemoryStore) -> None:
+    make_dump(store)
+    store.put(names.dump_key(FIRST, names.SUMMARY), b"\xff" * 100)
+    with pytest.raises(IntegrityError, match=r"backup\.json is damaged") as raised:
+        read_summary(store, FIRST)
+    assert exit_code_of(raised.value) == 13
+
+
+def test_every_committed_object_reads_back(store: MemoryStore) -> None:
+    make_dump(store)
+    summary = read_summary(store, FIRST)
+    for stored in summary.objects:
+        assert read_object(store, summary, stored.key) == store.get(stored.key)
+
+
+@given(st.data())
+def test_no_other_bytes_are_read_as_the_committed_ones(data: st.DataObject) -> None:
+    store = MemoryStore(VirtualClock(START))
+    make_dump(store)
+    summary = read_summary(store, FIRST)
+    key = data.draw(st.sampled_from([stored.key for stored in summary.objects]))
+    true = store.get(key)
+    other = data.draw(
+        st.one_of(
+            st.binary(),
+            st.integers(0, len(true) - 1).map(lambda length: true[:length]),
+            st.binary(min_size=1).map(lambda more: true + more),
+            st.tuples(st.integers(0, len(true) - 1), st.integers(1, 255)).map(
+                lambda flip: true[: flip[0]] + bytes([true[flip[0]] ^ flip[1]]) + true[flip[0] + 1 :]
+            ),
+        ).filter(lambda drawn: drawn != true)
+    )
+    store.put(key, other)
+    with pytest.raises(IntegrityError, match=rf"has {len(other)} bytes|SHA-256 differs") as raised:
+        read_object(store, summary, key)
+    assert key in str(raised.value)
+    assert raised.value.hints
+
+
+def test_a_missing_object_is_a_loss_not_an_absence(store: MemoryStore) -> None:
+    make_dump(store)
+    summary = read_summary(store, FIRST)
+    key = summary.objects[0].key
+    store.delete([key])
+    with pytest.raises(IntegrityError, match="is missing from the store") as raised:
+        read_object(store, summary, key)
+    assert exit_code_of(raised.value) == 13
+
+
+def test_a_stream_that_breaks_off_is_neither_whole_nor_damaged(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store)
+    summary = read_summary(store, FIRST)
+    faulty = FaultyStore(store, "get_stream:1:after=5:unavailable", clock)
+    with pytest.raises(StoreUnavailableError):
+        list(read_checked(faulty, summary, summary.objects[0].key))
+
+
+def test_a_stream_that_ends_early_is_found(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store)
+    summary = read_summary(store, FIRST)
+    faulty = FaultyStore(store, "get_stream:1:after=5:short", clock)
+    with pytest.raises(IntegrityError, match=r"has 5 bytes, \d+ were committed"):
+        list(read_checked(faulty, summary, summary.objects[0].key))
+
+
+def test_details_are_those_of_this_dump(store: MemoryStore) -> None:
+    make_dump(store)
+    assert read_details(store, read_summary(store, FIRST)) == DumpDetails(id=str(FIRST), databases=[])
+
+
+def test_details_of_another_dump_are_refused_even_when_they_were_committed(store: MemoryStore) -> None:
+    writer = DumpWriter.take_id(store, INTENT)
+    foreign = compress_bytes(encode(DumpDetails(id=str(FIRST.next()), databases=[])))
+    summary = put_parts(store, FIRST)
+    committed = summary.part("details")
+    assert committed is not None
+    store.put(committed.key, foreign)
+    changed = msgspec.structs.replace(committed, size_bytes=len(foreign), sha256=hashlib.sha256(foreign).hexdigest())
+    writer.commit(msgspec.structs.replace(summary, objects=[*summary.objects[:-1], changed]))
+    with pytest.raises(IntegrityError, match=rf"belongs to the dump {FIRST.next()}"):
+        read_details(store, read_summary(store, FIRST))
+
+
+# -- taking an id
+
+
+def test_the_intent_says_who_is_writing(store: MemoryStore) -> None:
+    assert DumpWriter.take_id(store, INTENT).dump_id == FIRST
+    key = names.dump_key(FIRST, names.INTENT)
+    assert decode(store.get(key), Intent, key) == INTENT
+    assert keys(store) == [key]
+
+
+def test_a_second_dump_in_the_same_second_gets_the_next(store: MemoryStore) -> None:
+    assert [make_dump(store), make_unfinished(store), make_dump(store)] == [FIRST, FIRST.next(), FIRST.next().next()]
+
+
+def test_a_fraction_of_a_second_is_cut(store: MemoryStore, clock: VirtualClock) -> None:
+    clock.advance(0.999)
+    assert make_dump(store) == FIRST
+
+
+@pytest.mark.parametrize("behind", [1, 30, 59])
+def test_a_clock_a_little_behind_the_newest_dump_follows_it(store: MemoryStore, behind: int) -> None:
+    make_dump(store)
+    late = MemoryStore(VirtualClock(START - timedelta(seconds=behind)))
+    copy_all(store, late)
+    assert make_dump(late) == FIRST.next()
+
+
+@pytest.mark.parametrize("behind", [timedelta(seconds=60), timedelta(hours=1), timedelta(days=400)])
+def test_a_clock_far_behind_the_newest_dump_is_refused(store: MemoryStore, behind: timedelta) -> None:
+    make_dump(store)
+    late = MemoryStore(VirtualClock(START - behind))
+    copy_all(store, late)
+    before = keys(late)
+    with pytest.raises(ClipperError, match=f"the store's clock says .*, but the newest dump is {FIRST}") as raised:
+        DumpWriter.take_id(late, INTENT)
+    assert "clock" in raised.value.hints[0]
+    assert keys(late) == before
+
+
+def test_unfinished_dumps_of_the_future_reorder_nothing(store: MemoryStore, clock: VirtualClock) -> None:
+    clock.advance(3600)
+    make_unfinished(store)
+    late = MemoryStore(VirtualClock(START))
+    copy_all(store, late)
+    assert make_dump(late) == FIRST
+
+
+def test_a_minute_of_taken_ids_is_too_many(store: MemoryStore) -> None:
+    taken = FIRST
+    for _ in range(60):
+        store.put(names.dump_key(taken, names.INTENT), encode(INTENT))
+        taken = taken.next()
+    with pytest.raises(ClipperError, match=f"60 dump ids from {FIRST} on are taken"):
+        DumpWriter.take_id(store, INTENT)
+    store.delete([names.dump_key(FIRST, names.INTENT)])
+    assert DumpWriter.take_id(store, INTENT).dump_id == FIRST
+
+
+def test_many_writers_at_once_get_an_id_each(store: MemoryStore) -> None:
+    taken: list[DumpId] = []
+    barrier = threading.Barrier(8)
+
+    def write() -> None:
+        barrier.wait(30)
+        taken.append(DumpWriter.take_id(store, INTENT).dump_id)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(taken)) == 8
+
+
+def test_an_id_in_use_is_not_taken_by_a_commit(store: MemoryStore) -> None:
+    writer = DumpWriter.take_id(store, INTENT)
+    summary = put_parts(store, writer.dump_id)
+    writer.commit(summary)
+    before = store.get(names.dump_key(FIRST, names.SUMMARY))
+    with pytest.raises(ObjectExistsError):
+        writer.commit(msgspec.structs.replace(summary, rows=7))
+    assert store.get(names.dump_key(FIRST, names.SUMMARY)) == before
+
+
+def copy_all(source: Store, target: Store) -> None:
+    for key in keys(source):
+        target.put(key, source.get(key))
+
+
+# -- taking it away
+
+
+def test_an_abandoned_dump_leaves_nothing_and_no_other_dump_loses_anything(store: MemoryStore) -> None:
+    make_dump(store)
+    before = keys(store)
+    writer = DumpWriter.take_id(store, INTENT)
+    put_parts(store, writer.dump_id)
+    writer.abandon()
+    assert keys(store) == before
+    assert is_whole(store, FIRST)
+
+
+def test_abandoning_on_a_store_that_fails_says_nothing(store: MemoryStore, clock: VirtualClock) -> None:
+    DumpWriter(FaultyStore(store, "delete:1+:unavailable", clock), make_unfinished(store)).abandon()
+    assert [each.committed for each in list_dumps(store)] == [False]
+
+
+class OneByOne(WrapperStore):
+    """Removes the objects of one call in single calls, in an order that no caller chose: a set is not removed atomically."""
+
+    def __init__(self, inner: Store, order: Callable[[Sequence[str]], Sequence[str]]) -> None:
+        super().__init__(inner)
+        self._order = order
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in self._order(keys):
+            self._inner.delete([key])
+
+
+def crashing(store: Store, call: int, effect: str, order: Callable[[Sequence[str]], Sequence[str]]) -> Store:
+    """The store whose *call*-th call, and all later ones, fail."""
+    clock = VirtualClock(START)
+    once = FaultyStore(store, f"*:{call}:{effect}", clock)
+    return OneByOne(FaultyStore(once, f"*:{call + 1}+:unavailable", clock), order)
+
+
+@pytest.mark.parametrize("order", [sorted, lambda keys: sorted(keys, reverse=True)], ids=["sorted", "reversed"])
+@pytest.mark.parametrize("effect", ["unavailable", "lost", "denied"])
+def test_a_crash_while_deleting_leaves_the_dump_or_garbage(effect: str, order: Callable[[Sequence[str]], Sequence[str]]) -> None:
+    seen: set[bool | None] = set()
+    for call in range(1, 100):
+        store = MemoryStore(VirtualClock(START))
+        make_dump(store)
+        other = make_dump(store)
+        finished = False
+        with suppress(ClipperError):
+            delete_objects(crashing(store, call, effect, order), FIRST)
+            finished = True
+        whole = is_whole(store, FIRST)
+        assert whole is not False, f"a dump that lacks parts after call {call}: {keys(store)}"
+        seen.add(whole)
+        left = names.keys_of(FIRST, keys(store))
+        if left:
+            assert names.dump_key(FIRST, names.INTENT) in left, "its id would be free while its objects are there"
+        delete_objects(store, FIRST)  # the next prune
+        assert names.keys_of(FIRST, keys(store)) == []
+        assert is_whole(store, other)
+        if finished:
+            assert left == []
+            break
+    else:
+        raise AssertionError("it never ends")
+    assert call > 5
+    assert seen == ({True, None} if effect != "lost" else {None})
+
+
+def test_deleting_what_is_not_there_is_no_error(store: MemoryStore) -> None:
+    delete_objects(store, FIRST)
+    assert keys(store) == []
+
+
+def test_deleting_takes_nothing_that_others_put_beside_it(store: MemoryStore) -> None:
+    make_dump(store)
+    theirs = f"database/{FIRST}.sql.gz"
+    store.put(theirs, b"theirs")
+    delete_objects(store, FIRST)
+    assert keys(store) == [theirs]
+
+
+# -- holds
+
+
+def test_a_hold_is_kept_until_it_is_released(store: MemoryStore) -> None:
+    make_dump(store)
+    hold_dump(store, FIRST, HOLD)
+    assert held_dumps(store) == {FIRST: HOLD}
+    release_dump(store, FIRST)
+    assert held_dumps(store) == {}
+
+
+def test_only_a_committed_dump_can_be_held(store: MemoryStore) -> None:
+    make_unfinished(store)
+    with pytest.raises(MissingError, match=f"there is no dump {FIRST}"):
+        hold_dump(store, FIRST, HOLD)
+    assert held_dumps(store) == {}
+
+
+def test_what_is_not_held_cannot_be_released(store: MemoryStore) -> None:
+    make_dump(store)
+    with pytest.raises(MissingError, match=f"the dump {FIRST} is not held"):
+        release_dump(store, FIRST)
+
+
+def test_what_others_put_into_the_folder_holds_nothing(store: MemoryStore) -> None:
+    store.put("holds/README", b"not ours")
+    assert held_dumps(store) == {}
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xff", b'{"schema": 2}'], ids=["empty", "damaged", "newer"])
+def test_a_hold_that_cannot_be_read_still_holds(store: MemoryStore, clock: VirtualClock, mark: bytes) -> None:
+    make_dump(store)
+    clock.advance(60)
+    store.put(names.hold_key(FIRST), mark)
+    held = held_dumps(store)
+    assert list(held) == [FIRST]
+    assert held[FIRST].held_at == START + timedelta(seconds=60)
+    assert "cannot be read" in held[FIRST].reason
+
+
+def test_a_store_that_does_not_answer_is_not_an_empty_folder_of_holds(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store)
+    hold_dump(store, FIRST, HOLD)
+    for fault in ("get:1:unavailable", "list:1:unavailable", "get:1:denied"):
+        with pytest.raises(ClipperError):
+            held_dumps(FaultyStore(store, fault, clock))
+
+
+def test_a_hold_released_while_it_is_read_is_none(store: MemoryStore) -> None:
+    make_dump(store)
+    hold_dump(store, FIRST, HOLD)
+
+    class Releasing(WrapperStore):
+        def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+            release_dump(store, FIRST)
+            return super().get(key, start=start, length=length)
+
+    assert held_dumps(Releasing(store)) == {}
