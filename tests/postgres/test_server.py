@@ -159,11 +159,12 @@ def test_settings_go_on_the_command_line_and_into_no_file(server_folder: Path) -
 
 
 def test_libpqs_variables_of_ours_do_not_reach_it(server_folder: Path) -> None:
-    environment = os.environ | {"PGPORT": "1", "PGDATA": "/nowhere", "PGDATESTYLE": "German", "LC_ALL": "xx_XX"}
+    environment = os.environ | {"PGPORT": "1", "PGDATA": "/nowhere", "PGCLIENTENCODING": "LATIN1", "LC_ALL": "xx_XX"}
     with PrivateServer(server_folder / "it", server_binaries(15), environment=environment, settings=FAST) as server:
         server.initdb(sync=False)
         server.start()
-        assert sql(server, "postgres", "SELECT current_setting('data_directory')") == [(str(server.data),)]
+        assert sql(server, "postgres", "SELECT reset_val FROM pg_settings WHERE name = 'client_encoding'") == [("UTF8",)]
+        assert sql(server, "postgres", "SHOW data_directory") == [(str(server.data),)]
 
 
 @both_versions

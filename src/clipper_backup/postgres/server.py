@@ -267,6 +267,7 @@ class PrivateServer:
             "listen_addresses": "127.0.0.1" if self._reserved is not None else "",
             "port": str(self._port),
             "unix_socket_directories": f'"{self._socket_folder}"',
+            "unix_socket_group": "",  # of the machine the data came from
             "external_pid_file": "",
             "logging_collector": "off",
             "log_destination": "stderr",
