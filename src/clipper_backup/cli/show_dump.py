@@ -66,16 +66,24 @@ def _rows(rows: int | None) -> str:
     return "not counted" if rows is None else f"{rows:,}"
 
 
+_SUMMARY_FIELDS = (
+    "id", "state", "begun_at", "finished_at", "duration_seconds", "databases", "rows", "fingerprint", "plain_bytes",
+    "stored_bytes", "server_version", "client_version", "software", "system_id", "from_standby", "warnings", "objects",
+)  # fmt: skip
+"""Those of `summary_document`, for an entry without a summary."""
+
+
 def entry_document(entry: Entry) -> Document:
     """One id of the catalog."""
     hold = None if entry.hold is None else {"reason": entry.hold.reason, "held_at": json_time(entry.hold.held_at)}
     if entry.summary is not None:
-        return {**summary_document(entry.summary), "hold": hold}
+        return {**summary_document(entry.summary), "problem": None, "hold": hold}
     return {
+        **dict.fromkeys(_SUMMARY_FIELDS),  # what does not apply is null, never left out
         "id": str(entry.listed.dump_id),
         "state": "damaged" if entry.problem else "unfinished",
-        "problem": entry.problem,
         "stored_bytes": entry.listed.stored_bytes,
+        "problem": entry.problem,
         "hold": hold,
     }
 

@@ -1,0 +1,144 @@
+"""docs/reference/json.md against what every command really answers: the same fields, no more and no fewer."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipper_backup.cli.app import make_app
+from clipper_backup.postgres.server import PrivateServer
+from fixtures.cli import Outcome, RunCli
+from fixtures.clipper import clipper_database
+from fixtures.docs import ROOT, every_command
+from fixtures.stores import StorePlace
+
+PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
+"""Command -> the text of its section."""
+COMMANDS = [" ".join(words) for words in every_command(make_app())]
+
+
+def documented(command: str) -> set[str]:
+    """The fields in the tables of a command's section, and of the section it refers to."""
+    section = SECTIONS[command]
+    rows = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", section, re.MULTILINE)
+    fields = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    for other in re.findall(r"very field of \[`([^`]+)`\]", section):
+        fields |= documented(other)
+    return fields
+
+
+def fields_of(value: Any, path: str = "") -> Iterator[str]:
+    """The path of every field in a document; `name[].field` is a field of the objects in a list."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield f"{path}{name}"
+            yield from fields_of(inner, f"{path}{name}.")
+    elif isinstance(value, list):
+        for item in value:
+            yield from fields_of(item, f"{path.removesuffix('.')}[].")
+
+
+def answered(document: Any) -> set[str]:
+    """The fields of an answer. Those every document has are left out, and a list's are those of its items."""
+    top = {name: value for name, value in document.items() if name not in {"schema", "items"}}
+    return set(fields_of(top)) | {field for item in document.get("items", []) for field in fields_of(item)}
+
+
+def test_every_command_has_a_section() -> None:
+    assert sorted(SECTIONS) == sorted(COMMANDS)
+
+
+@pytest.fixture
+def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace) -> Iterator[dict[str, list[Outcome]]]:
+    """What commands answer while dumps are taken, looked at, held, damaged, left unfinished, restored and removed."""
+    found: dict[str, list[Outcome]] = {}
+    with clipper_database(postgres15) as (_, name):
+        environment = {**local_place.environment, **login(postgres15), "BACKUP_DATABASES": name}
+
+        def ask(command: str, *words: str) -> Outcome:
+            assert command in COMMANDS
+            outcome = run_cli(*command.split(), *words, "--json", env=environment, check=True)
+            found.setdefault(command, []).append(outcome)
+            return outcome
+
+        first = ask("dump create").document["id"]
+        ask("hold", first, "--reason", "the first")
+        ask("job postgres-backup")
+        leave_rubbish(Path(local_place.url.removeprefix("file://")))
+        ask("dump list")
+        ask("dump show", first)
+        ask("dump show", first, "--dump-fingerprint", "off")
+        ask("dump verify", first)
+        ask("dump fetch", first, "--to", "fetched")
+        ask("dump restore", first, "--into", name, "--replace", "--yes")
+        ask("release", first)
+        ask("dump delete", first, "--dry-run")
+        ask("dump delete", first, "--yes")
+        ask("prune", "--yes")
+        yield found
+
+
+def login(server: PrivateServer) -> dict[str, str]:
+    where = server.connection()
+    return {"PGHOST": where["host"], "PGPORT": where["port"], "PGUSER": where["user"]}
+
+
+def leave_rubbish(repository: Path) -> None:
+    """A dump that is still being written, and one whose summary is damaged."""
+    (repository / "database/postgres-backup-20200101-000000.intent").write_text("{}")
+    (repository / "database/postgres-backup-20200102-000000.backup.json").write_text("{")
+
+
+def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
+    found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
+    assert found == {command: documented(command) for command in found}
+    assert set(COMMANDS) - set(found) == {"settings", "version", "demo"}, "they are asked below, without a server"
+    for outcomes in answers.values():
+        for outcome in outcomes:
+            assert outcome.document["schema"] == 1
+            assert outcome.lines == [], "only warnings and errors belong on stderr"
+
+
+def test_what_does_not_apply_is_null_and_never_left_out(answers: dict[str, list[Outcome]]) -> None:
+    (listed,) = (outcome.document["items"] for outcome in answers["dump list"])
+    assert [item["state"] for item in listed] == ["unfinished", "damaged", "committed", "committed"]
+    assert len({tuple(sorted(item)) for item in listed}) == 1, "all items have the same fields"
+
+
+@pytest.mark.parametrize("words", [["settings"], ["settings", "RETENTION_DAYS"], ["version"], ["demo", "--scale", "0.01"]])
+def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli, words: list[str]) -> None:
+    found = answered(run_cli(*words, "--json", check=True).document)
+    assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
+
+
+def lines_on_stderr() -> dict[str, set[str]]:
+    """Type -> the fields that the page says a line of it has."""
+    table = PAGE[PAGE.index("## Lines on stderr") : PAGE.index("## Commands")]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", table, re.MULTILINE)
+    return {kind: set(re.findall(r"`(\w+)`", said.partition("with `--debug`")[0])) for kind, said in rows}
+
+
+def test_lines_on_stderr_have_the_fields_of_their_table(
+    run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace
+) -> None:
+    with clipper_database(postgres15) as (_, name):
+        words = [
+            "dump",
+            "create",
+            "--events",
+            "--backup-databases",
+            name,
+            "--validation-queries",
+            f"{name}/lost: SELECT 1 FROM gone",
+        ]
+        environment = {**local_place.environment, **login(postgres15), "CLIPPER_BACKUP_PROGRESS_SECONDS": "0"}
+        told = run_cli(*words, env=environment, check=True).lines
+    told += run_cli("dump", "list", "--json", env={"BACKUP_URL": "file:///does/not/exist"}).lines
+    table = lines_on_stderr()
+    units = table["progress"] & {"bytes", "rows", "tables", "dumps", "objects"}
+    table["progress"] -= units | {"null"}
+    assert {line["type"]: set(line) - {"type"} for line in told} == table
+    assert {line["unit"] for line in told if line["type"] == "progress"} <= units
