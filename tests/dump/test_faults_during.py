@@ -1,13 +1,11 @@
-"""What breaks while a dump is taken: no dump is the result, a clear word, and nothing that was there is touched."""
+"""What breaks in PostgreSQL, or between us and it, while a dump is taken: no dump, a clear word, and nothing is touched."""
 
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from clipper_backup.postgres.server import PrivateServer
 from fixtures.dump import (
     AT_GATE,
     EXPORTER,
@@ -19,24 +17,10 @@ from fixtures.dump import (
     gate_closed,
     wait_for_session,
 )
-from fixtures.postgres import fresh_database, running_server, sql
+from fixtures.postgres import running_server, sql
 from fixtures.proxy import How, TcpProxy
 
-BULK = """
-CREATE TABLE bulk (id int PRIMARY KEY, filling text);
-INSERT INTO bulk SELECT n, (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 60 + n % 2)) FROM generate_series(1, 2000) n;
-"""
-"""4 MB that take 2 MB compressed: more than a pipe and a socket hold."""
 COPYING = "wait_event = 'ClientWrite' AND query LIKE 'COPY public.bulk%'"
-
-
-@pytest.fixture
-def bulky(postgres15: PrivateServer) -> Iterator[str]:
-    """A database whose dump is under way for a while."""
-    with fresh_database(postgres15) as name:
-        sql(postgres15, name, SMALL)
-        sql(postgres15, name, BULK)
-        yield name
 
 
 def pg_dump_of(process: "subprocess.Popen[str]") -> psutil.Process:
