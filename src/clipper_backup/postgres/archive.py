@@ -16,7 +16,10 @@ from clipper_backup.postgres.programs import run
 
 _ENTRY = re.compile(r"(\d+); \d+ (\d+) (.*)")
 _SETVAL = re.compile(r"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);")
-_COPY = re.compile(rb"COPY (.+?) +(?:\(.*\) )?FROM stdin;")
+_NAME = rb'(?:"(?:[^"]|"")+"|[^",.()\s]+)'
+_COPY = re.compile(rb"COPY (%b\.%b) (?:\(%b(?:, %b)*\))? FROM stdin;\n" % (_NAME, _NAME, _NAME, _NAME))
+# Up to a semicolon that ends a line and is not within quotes: a name may hold line breaks, and whatever looks like a COPY.
+_STATEMENT = re.compile(rb"""(?:[^'";]++|'[^']*+'|"[^"]*+"|;(?!\n))*+;\n""")
 _PART = r'("(?:[^"]|"")+"|[^".]+)'
 
 
@@ -49,7 +52,7 @@ def read_contents(pg_restore: Path, environment: Mapping[str, str], archive: Ite
     where = [str(archive)] if isinstance(archive, Path) else []
     try:
         listing = run(pg_restore, ["--list", *where], environment, feed=None if head is None else head.again())
-        kept = [line for line in listing.decode(errors="replace").splitlines() if line and not line.startswith(";")]
+        kept = [line for line in listing.decode(errors="replace").split("\n") if line and not line.startswith(";")]
         found = [match for line in kept if (match := _ENTRY.fullmatch(line)) is not None]
         # An empty database has no entries, but its listing has the heading too.
         if b"; Selected TOC Entries:" not in listing or len(found) != len(kept):
@@ -105,34 +108,33 @@ class CopyCounter:
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the script."""
         data = self._rest + chunk
-        while True:
-            taken = self._inside(data) if self._table is not None else self._outside(data)
-            if not taken:
-                break
-            data = data[taken:]
-        self._rest = data
+        done, place = -1, 0
+        while place > done:
+            done, place = place, self._outside(data, place) if self._table is None else self._inside(data, place, self._table)
+        self._rest = data[place:]
 
-    def _outside(self, data: bytes) -> int:
-        end = data.find(b"\n")
-        if end < 0:
-            return 0
-        header = _COPY.fullmatch(data[:end])
-        if header is not None:
-            names = split_qualified(header[1].decode())
-            if names is not None:
-                self._table = names
-                self.rows.setdefault(names, 0)
-        return end + 1
+    def _outside(self, data: bytes, place: int) -> int:
+        """Where the line (empty, a comment, a command of psql) or the statement at *place* ends; *place* when it does not yet."""
+        if data[place : place + 1] in {b"\n", b"-", b"\\"}:
+            return max(place, data.find(b"\n", place) + 1)
+        statement = _STATEMENT.match(data, place)
+        if statement is None:
+            return place
+        header = _COPY.fullmatch(data, place, statement.end())
+        if header is not None and (names := split_qualified(header[1].decode())) is not None:
+            self._table = names
+            self.rows.setdefault(names, 0)
+        return statement.end()
 
-    def _inside(self, data: bytes) -> int:
-        assert self._table is not None  # noqa: S101  the caller looked
-        if data.startswith(b"\\.\n"):
+    def _inside(self, data: bytes, place: int, table: tuple[str, str]) -> int:
+        """Where the whole rows of *table* at *place* end."""
+        if data.startswith(b"\\.\n", place):
             self._table = None
-            return 3
-        end = data.find(b"\n\\.\n")
+            return place + 3
+        end = data.find(b"\n\\.\n", place)
         # What is not the end of the table must keep its last three bytes: they may be the beginning of the end.
-        whole = end + 1 if end >= 0 else data.rfind(b"\n", 0, len(data) - 3) + 1
-        self.rows[self._table] += data.count(b"\n", 0, whole)
+        whole = end + 1 if end >= 0 else max(place, data.rfind(b"\n", place, max(place, len(data) - 3)) + 1)
+        self.rows[table] += data.count(b"\n", place, whole)
         return whole
 
 
