@@ -146,6 +146,7 @@ def test_a_pod_is_within_the_restricted_profile(pod: Object) -> None:
 
 
 @pytest.mark.parametrize("pod", PODS)
+@pytest.mark.rule(93)
 def test_a_pod_gets_nothing_it_did_not_ask_for(pod: Object) -> None:
     assert pod["enableServiceLinks"] is False
     assert pod["automountServiceAccountToken"] is False

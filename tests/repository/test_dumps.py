@@ -337,6 +337,7 @@ def crashing(store: Store, call: int, effect: str, order: Callable[[Sequence[str
 
 @pytest.mark.parametrize("order", [sorted, lambda keys: sorted(keys, reverse=True)], ids=["sorted", "reversed"])
 @pytest.mark.parametrize("effect", ["unavailable", "lost", "denied"])
+@pytest.mark.rule(75)
 def test_a_crash_while_deleting_leaves_the_dump_or_garbage(effect: str, order: Callable[[Sequence[str]], Sequence[str]]) -> None:
     seen: set[bool | None] = set()
     for call in range(1, 100):

@@ -60,6 +60,7 @@ def test_the_time_in_the_id_counts_not_when_it_was_written() -> None:
     assert not decision.keep
 
 
+@pytest.mark.rule(74)
 def test_the_newest_good_ones_are_kept_whatever_their_age() -> None:
     ids = [days_old(age) for age in (400, 300, 200, 100)]
     assert going(plan([listed(i, committed=True) for i in ids], minimum=3)) == {ids[0]}
@@ -71,6 +72,7 @@ def test_what_is_unfinished_or_unreadable_does_not_count_as_one_of_the_newest() 
     assert going(plan(dumps, minimum=1, unreadable={damaged})) == {old}
 
 
+@pytest.mark.rule(77)
 def test_a_held_one_is_kept_for_ever() -> None:
     assert going(plan([listed(days_old(4000), committed=True)], held={days_old(4000)})) == set()
 
