@@ -17,8 +17,8 @@
     ├── ServerError              1   PostgreSQL refused, or the connection to it broke
     ├── ToolError                1   a PostgreSQL client program failed
     │   └── ToolMissingError     1   no suitable client program is installed
-    ├── TelemetryError           1   metrics could not be handed over; jobs turn it into a warning
-    └── StoppedError     130 / 143   ended by SIGINT or SIGTERM
+    └── TelemetryError           1   metrics could not be handed over; jobs turn it into a warning
+    StoppedError         130 / 143   ended by SIGINT or SIGTERM; no ClipperError, so that nobody who handles those swallows it
 
 Messages are lower case, name the object, have no full stop at the end; `hints` are sentences that a
 person on call can act on. Nothing here is logged where it is raised: `cli` renders it once.
@@ -143,14 +143,18 @@ class TelemetryError(ClipperError):
     """Metrics could not be handed over. A job that did its work warns and goes on: the backup is what counts."""
 
 
-class StoppedError(ClipperError):
-    """SIGINT or SIGTERM asked us to end; whatever was half written has been taken back."""
+class StoppedError(KeyboardInterrupt):
+    """SIGINT or SIGTERM asked us to end; whatever was half written has been taken back.
 
-    meaning = "ended by a signal"
+    It may be raised at any point of the main thread. A KeyboardInterrupt, because libraries know that one: psycopg cancels
+    the running query and leaves its connection usable for those who clean up.
+    """
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
+        self.message = f"stopped by signal {signal_number}"
+        super().__init__(self.message)
         self.signal_number = signal_number
+        self.hints: tuple[str, ...] = ()
 
 
 def every_error(root: type[ClipperError] = ClipperError) -> Iterator[type[ClipperError]]:

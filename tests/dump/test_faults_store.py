@@ -15,6 +15,7 @@ from fixtures.dump import (
     AT_GATE,
     FAULTS,
     Site,
+    begun_dumps,
     check_told,
     check_whole,
     chosen,
@@ -33,11 +34,6 @@ from fixtures.stores import S3Server
 FAILURES = 9
 
 
-def begun_dumps(site: Site) -> set[str]:
-    """The ids of all dumps of which anything lies in the repository."""
-    return {Path(key).name.partition(".")[0] for key in site.objects if key.startswith("database/")}
-
-
 # -- failing at each of its calls
 
 
@@ -47,7 +43,7 @@ def test_a_store_that_fails_at_any_call_leaves_no_dump_or_a_whole_one(site: Site
     for fault in chosen(
         [f"*:{n}{fault}" for n in range(1, calls + 1) for fault in (":broken", ":denied", "+:unavailable")], FAILURES
     ):
-        committed, begun = site.dumps, begun_dumps(site)
+        committed, begun = site.dumps, begun_dumps(site.objects)
         outcome = site.run("dump", "create", STORE_RETRY_SECONDS="0", **{FAULTS: fault})
         site.check_untouched()
         if outcome.code == 0:  # it failed after the commit, or where that does not matter
@@ -56,7 +52,7 @@ def test_a_store_that_fails_at_any_call_leaves_no_dump_or_a_whole_one(site: Site
             failed = fault.rpartition(":")[0].rstrip("+")
             check_told(outcome, 12 if "denied" in fault else 1, f"scripted fault {failed}", hint=None)
             assert site.dumps == committed
-            assert begun_dumps(site) == begun or "+" in fault, "the store works again, and what was begun is left in it"
+            assert begun_dumps(site.objects) == begun or "+" in fault, "the store works again, and what was begun is left in it"
         let_time_pass(site.folder, hours=1, below="locks")  # a store that failed to the end could not be told of the release
     site.check_recovers()
 
@@ -115,7 +111,7 @@ def test_a_disk_that_is_full_is_named_and_what_was_written_is_removed(site: Site
     outcome = here.run("dump", "create", program=small_disk.program, BACKUP_DATABASES=bulky)
 
     here.check_refused(outcome, 1, f"{here.folder}/database/", hint="free space on that file system")
-    assert begun_dumps(here) == set(here.dumps)
+    assert begun_dumps(here.objects) == set(here.dumps)
     assert list((here.folder / ".tmp").iterdir()) == []
     here.check_recovers()
 
@@ -164,7 +160,7 @@ def test_a_run_that_slept_while_another_took_its_place_commits_nothing(site: Sit
     sleeper.send_signal(signal.SIGCONT)
 
     check_told(ended(sleeper), 11, "lease", "lost", hint="look for another job")
-    assert begun_dumps(site) == set(site.dumps)
+    assert begun_dumps(site.objects) == set(site.dumps)
     assert len(site.dumps) == 3
     site.check_untouched()
 

@@ -9,17 +9,17 @@ SIGNAL_CODE = "128 + n"
 
 def exit_codes() -> list[tuple[str, str]]:
     """Every exit code with its meaning, in order."""
-    meanings = {0: "done"} | {error.exit_code: error.meaning for error in every_error() if error is not StoppedError}
+    meanings = {0: "done"} | {error.exit_code: error.meaning for error in every_error()}
     return [*((str(code), meaning) for code, meaning in sorted(meanings.items())), (SIGNAL_CODE, "ended by signal n")]
 
 
 def error_classes() -> list[tuple[str, str, str]]:
     """Every error with its exit code and what it is for, parents first."""
     return [
-        (
-            error.__name__,
-            SIGNAL_CODE if error is StoppedError else str(error.exit_code),
-            (inspect.getdoc(error) or "").split("\n")[0],
-        )
-        for error in every_error()
+        *((error.__name__, str(error.exit_code), _purpose(error)) for error in every_error()),
+        (StoppedError.__name__, SIGNAL_CODE, _purpose(StoppedError)),
     ]
+
+
+def _purpose(error: type[BaseException]) -> str:
+    return (inspect.getdoc(error) or "").split("\n")[0]

@@ -23,7 +23,7 @@ def report(error: BaseException, words: Sequence[str]) -> int:
     given = set(words[: words.index("--")] if "--" in words else words)
     debug = "--debug" in given or os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}
     trace = _traceback(error) if debug else None
-    if isinstance(error, ClipperError):
+    if isinstance(error, (ClipperError, StoppedError)):
         message, hints = error.message, error.hints
     else:
         message = f"internal error: {type(error).__name__}: {error}"

@@ -28,11 +28,12 @@ class Done:
 def run_postgres_backup(work: Work) -> Done:
     """Dump, then prune, then report.
 
-    A failed dump is reported as such, prunes nothing and raises. When only pruning failed the dump stands, is reported as
-    good, and IncompleteError says what is left to do. LockedError is reported by nobody: the other job is at work.
+    A dump that failed or was stopped is reported as such, prunes nothing and raises. When only pruning failed the dump
+    stands, is reported as good, and IncompleteError says what is left to do. LockedError is reported by nobody: the other job is at work.
     """
     gateway = _gateway(work.settings)
     began = work.clock.monotonic()
+    written = None
     try:
         source = look_at_source(work.settings)
         repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
@@ -47,10 +48,11 @@ def run_postgres_backup(work: Work) -> Done:
                     f"the dump {written.summary.id} is good, but old ones were not removed: {error}",
                     hints=[*error.hints, "`clipper-backup prune` removes them; the next run tries again"],
                 ) from error
-    except (LockedError, IncompleteError):
+    except LockedError:
         raise
-    except ClipperError:
-        _report(work, gateway, metrics.dump_failed(duration_seconds=work.clock.monotonic() - began))
+    except BaseException:
+        if written is None:
+            _report(work, gateway, metrics.dump_failed(duration_seconds=work.clock.monotonic() - began))
         raise
     return Done(written, plan)
 

@@ -56,6 +56,7 @@ class Lease:
         self._renewed_at = clock.monotonic()
         self._lost: str | None = None
         self._stop = threading.Event()
+        self._released = False
         self._renewals = 0
         self._thread = threading.Thread(target=self._renew_until_released, name=f"lease-{name}", daemon=True)
         self._thread.start()
@@ -64,7 +65,10 @@ class Lease:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
+        try:
+            self.release()
+        finally:
+            self.release()  # a signal that came meanwhile must not leave the next one waiting until it is stale
 
     def check(self) -> None:
         """Ask the store that it is still ours; LeaseLostError otherwise. Call it before every commit."""
@@ -80,13 +84,13 @@ class Lease:
 
     def release(self) -> None:
         """Stop renewing and free it at once. A store that does not answer now leaves it to go stale."""
-        if self._stop.is_set():
+        if self._released:
             return
         self._stop.set()
         self._thread.join()
         if self._lost is None:
-            with suppress(ClipperError):
-                self._store.put(_key(self._name, self._epoch, "released"), b"released\n")
+            _free(self._store, self._name, self._epoch)
+        self._released = True
         with suppress(ClipperError):
             own = [_key(self._name, self._epoch, f"renewal-{n}") for n in range(1, self._renewals + 1)]
             self._store.delete(own)
@@ -131,15 +135,24 @@ def acquire_lease(
             except ObjectExistsError:
                 continue
             # Since our listing somebody may have taken this very epoch, ended, and been swept away by the next holder.
-            if (highest := _highest(store, name)) is None or highest.number != epoch:
-                continue
+            try:
+                if (highest := _highest(store, name)) is None or highest.number != epoch:
+                    continue
+                _sweep(store, name, epoch)
+            except BaseException:
+                _free(store, name, epoch)
+                raise
             lease = Lease(store, clock, name, epoch, lease_seconds)
             lease._renewed_at = began  # noqa: SLF001  the put may have taken long; the lease runs from before it
-            _sweep(store, name, epoch)
             return lease
         if clock.monotonic() >= deadline:
             raise _locked(store, name, current, lease_seconds)
         clock.wait(pause, min(_POLL_SECONDS, max(0.05, deadline - clock.monotonic())))
+
+
+def _free(store: Store, name: str, epoch: int) -> None:
+    with suppress(ClipperError):
+        store.put(_key(name, epoch, "released"), b"released\n")
 
 
 def _age(store: Store, epoch: _Epoch) -> timedelta:

@@ -92,14 +92,16 @@ def restore_dump(work: Work, request: Request) -> Restored:
             _fill(work, target, request, summary, stored, record, binaries)
             comparison = _prove(work, target, record)
             if comparison.differences:
-                raise _NotEqual(_difference_error(target, request, comparison))
-        replaced = _give_name(work, maintenance, target, request, replaces=replaces) if target.is_working else None
+                raise _KeptError(_difference_error(target, request, comparison))
+            replaced = _give_name(work, maintenance, target, request, replaces=replaces) if target.is_working else None
     seconds = work.clock.monotonic() - began
     return Restored(request.dump_id, record.name, request.into, comparison, created, replaced, seconds)
 
 
-class _NotEqual(Exception):  # noqa: N818  carries the error past the clean-up: a differing copy is kept
-    def __init__(self, error: IntegrityError) -> None:
+class _KeptError(Exception):
+    """Carries an error past the clean-up: what was restored is kept for people to look at."""
+
+    def __init__(self, error: ClipperError) -> None:
         super().__init__()
         self.error = error
 
@@ -134,23 +136,23 @@ def _target(
         # Empty and made beforehand: its maker may have chosen its locale, and we may not be allowed to make another.
         try:
             yield _Target(login, request.into, is_working=False)
-        except _NotEqual as different:
-            raise different.error from None
+        except _KeptError as kept:
+            raise kept.error from None
         except ClipperError as error:
             raise type(error)(error.message, hints=[*error.hints, f"database {request.into!r} holds a part: drop it"]) from error
         return
     name = _working_name(request, record.name)
     properties = _as_properties(record.properties)
     roles = server_facts.role_names(maintenance)
-    with step(work, "create", f"create the database {name}") as running:
-        databases.drop_database(maintenance, name)  # left by a killed run of this very restore
-        owner = properties.owner if request.roles and properties.owner in roles else None
-        databases.create_database(maintenance, name, properties, owner)
-        running.done = f"created {name}, a working name"
     try:
+        with step(work, "create", f"create the database {name}") as running:
+            databases.drop_database(maintenance, name)  # left by a killed run of this very restore
+            owner = properties.owner if request.roles and properties.owner in roles else None
+            databases.create_database(maintenance, name, properties, owner)
+            running.done = f"created {name}, a working name"
         yield _Target(login, name, is_working=True)
-    except _NotEqual as different:
-        raise different.error from None
+    except _KeptError as kept:
+        raise kept.error from None
     except BaseException:
         with suppress(ClipperError), closing(connect(login)) as fresh:
             databases.drop_database(fresh, name)
@@ -170,16 +172,14 @@ def _give_name(work: Work, maintenance: Connection, target: _Target, request: Re
             stamp = work.clock.now().strftime("%Y%m%d%H%M%S")
             kept = request.into.encode()[: _NAME_BYTES - len(_REPLACED) - len(stamp)].decode(errors="ignore")
             replaced = f"{kept}{_REPLACED}{stamp}"
-            databases.rename_database(maintenance, request.into, replaced)
+        renames = [(target.name, request.into)] if replaced is None else [(request.into, replaced), (target.name, request.into)]
         try:
-            databases.rename_database(maintenance, target.name, request.into)
+            # In one transaction: whoever is killed meanwhile leaves all names as they were, or as they should be.
+            databases.rename_databases(maintenance, target.login, renames)
         except ClipperError as error:
-            if replaced is not None:
-                databases.rename_database(maintenance, replaced, request.into)
-            raise ServerError(
-                f"{error}; the restored database is complete and equal, under the name {target.name}",
-                hints=[f'ALTER DATABASE "{target.name}" RENAME TO …'],
-            ) from error
+            complete = f"the restored database is complete and equal, under the name {target.name}"
+            hint = f'ALTER DATABASE "{target.name}" RENAME TO …'
+            raise _KeptError(ServerError(f"{error}; {complete}", hints=[hint])) from error
         running.done = f"{request.into} is ready" + (f"; what was there is now {replaced}" if replaced else "")
     return replaced
 
