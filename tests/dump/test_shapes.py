@@ -1,7 +1,9 @@
 """Databases of every shape, with the real program, on each server; the file store and, where it matters, S3."""
 
+import contextlib
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -176,6 +178,42 @@ def test_rule_81_a_failing_restore_leaves_no_database(
     assert "pageinspect" in failed.stderr
     question = "SELECT datname FROM pg_database WHERE datname = %s OR starts_with(datname, 'clipper_backup_')"
     assert sql(postgres, "postgres", question, [into]) == []
+
+
+def test_replace_takes_the_place_of_a_database_in_use_and_keeps_it(
+    postgres: PrivateServer, clipper: str, run_cli: RunCli, tmp_path: Path
+) -> None:
+    """An application that comes back at once, all the time, must neither prevent it nor end up in between."""
+    env = _environment(postgres, f"file://{tmp_path}/store", clipper)
+    run_cli("dump", "create", env=env, check=True)
+    sql(postgres, clipper, "CREATE TABLE made_after_the_dump AS SELECT 42 AS n")
+    refused = run_cli("dump", "restore", "latest", "--into", clipper, env=env)
+    assert (refused.code, "is not empty" in refused.stderr) == (2, True)
+    unasked = run_cli("dump", "restore", "latest", "--into", clipper, "--replace", env=env)
+    assert (unasked.code, "--yes" in unasked.stderr) == (2, True)
+
+    stop, sessions = threading.Event(), []
+
+    def come_back() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(psycopg.Error), psycopg.connect(**postgres.connection(clipper)) as session:  # type: ignore[arg-type] # keywords of libpq
+                sessions.append(session.info.backend_pid)
+                session.execute("SELECT pg_sleep(60)")
+
+    application = threading.Thread(target=come_back)
+    application.start()
+    try:
+        words = ("dump", "restore", "latest", "--into", clipper, "--replace", "--yes", "--json")
+        replaced = run_cli(*words, env=env, check=True).document["replaced"]
+    finally:
+        stop.set()
+        sleeping = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
+        sql(postgres, "postgres", sleeping)
+        application.join(30)
+    assert sessions
+    assert sql(postgres, replaced, "SELECT n FROM made_after_the_dump") == [(42,)]
+    assert sql(postgres, clipper, "SELECT to_regclass('made_after_the_dump')") == [(None,)]
+    sql(postgres, "postgres", compose.SQL("DROP DATABASE {}").format(compose.Identifier(replaced)))
 
 
 def _major(server: PrivateServer) -> int:

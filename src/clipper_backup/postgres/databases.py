@@ -1,8 +1,13 @@
 """Making, renaming and dropping databases, and giving one the properties that were recorded of another."""
 
+import threading
+from collections.abc import Sequence
+from contextlib import closing, suppress
+
+import psycopg
 from psycopg import sql
 
-from clipper_backup.postgres.connection import Connection, rows, translated
+from clipper_backup.postgres.connection import Connection, Login, connect, rows, translated
 from clipper_backup.postgres.server_facts import Properties
 
 # Settings whose value is a list of identifiers that PostgreSQL stores already quoted (GUC_LIST_QUOTE in guc_tables.c).
@@ -100,13 +105,33 @@ def _setting(database: sql.Identifier, role: str | None, text: str) -> sql.Compo
     return target + sql.SQL(" {} TO {}").format(sql.Identifier(*name.split(".")), shown)
 
 
-def rename_database(connection: Connection, name: str, new_name: str) -> None:
-    """ALTER DATABASE … RENAME, after ending every other session in it."""
-    with translated(f"renaming the database {name} to {new_name}"):
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()", [name]
-        )
-        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(new_name)))
+def rename_databases(connection: Connection, login: Login, renames: Sequence[tuple[str, str]]) -> None:
+    """Rename databases, all or none of them in one transaction, while every session in them is ended.
+
+    RENAME takes the lock that a new session needs to get in, then waits five seconds for present ones to leave
+    (CountOtherDBBackends in PostgreSQL's procarray.c): ended from a second connection meanwhile, none can come back.
+    ServerError when that was not enough.
+    """
+    names = [name for name, _ in renames]
+    renamed = threading.Event()
+
+    def end_sessions(helper: Connection) -> None:
+        with suppress(psycopg.Error):  # then RENAME says who was in the way
+            while not renamed.is_set():
+                helper.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s)", [names])
+                helper.execute("SELECT pg_sleep(0.05)")
+
+    with closing(connect(login)) as helper, translated(f"renaming the database {names[0]}"):
+        thread = threading.Thread(target=end_sessions, args=[helper])
+        thread.start()
+        try:
+            with connection.transaction():
+                for name, new_name in renames:
+                    rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+                    connection.execute(rename.format(sql.Identifier(name), sql.Identifier(new_name)))
+        finally:
+            renamed.set()
+            thread.join()
 
 
 def drop_database(connection: Connection, name: str) -> None:
