@@ -20,6 +20,8 @@ READ_BYTES = 1 << 20
 """What one read of a program's output takes; the pipe is widened to it, the most an unprivileged process may ask for."""
 
 _STDERR_LINES = 200
+_STDERR_LINE_BYTES = 4096
+"""What is kept of its words: its last lines, and of each the beginning."""
 _SESSION_ENDED = re.compile("terminating connection|closed the connection|could not receive data|PQgetCopyData")
 
 
@@ -41,6 +43,7 @@ class Program:
                 stderr=subprocess.PIPE,
                 env=dict(environment),
                 bufsize=READ_BYTES,
+                process_group=0,  # of its own, so that its workers can be ended with it
             )
         except OSError as error:
             raise ToolError(f"cannot start {path}: {error.strerror}") from error
@@ -62,15 +65,27 @@ class Program:
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
-        self._process.wait()
-        self._drain.join()
+        self._wait()
         if self._process.stderr is not None:
             self._process.stderr.close()
 
     def kill(self) -> None:
-        """End it at once, if it still runs. Safe from any thread."""
-        if self._process.poll() is None:
-            self._process.kill()
+        """End it at once with all that it started, if it still runs. Safe from any thread."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _wait(self) -> int:
+        """Its exit status, once it and all that it started have ended.
+
+        pg_dump's workers finish their table before they miss it, and hold its standard error open until then.
+        """
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)  # not reaped yet, so its group is still its own
+        self.kill()
+        status = self._process.wait()
+        self._drain.join()
+        return status
 
     def chunks(self) -> Iterator[bytes]:
         """Its whole output. Raises ToolError at the end unless it exited with 0: a half output is never taken for a whole one."""
@@ -96,8 +111,7 @@ class Program:
 
     def finish(self) -> None:
         """Wait for its end; raise what its exit status and last words mean."""
-        status = self._process.wait()
-        self._drain.join()
+        status = self._wait()
         if status != 0:
             raise self.failure(status)
 
@@ -137,9 +151,14 @@ class Program:
         rest = b""
         while chunk := os.read(self._process.stderr.fileno(), 65536):
             *lines, rest = (rest + chunk).split(b"\n")
-            self._stderr.extend(text for line in lines if (text := line.decode(errors="replace").strip()))
-        if rest:
-            self._stderr.append(rest.decode(errors="replace").strip())
+            self._stderr.extend(text for line in lines if (text := _text(line)))
+            rest = rest[:_STDERR_LINE_BYTES]
+        if text := _text(rest):
+            self._stderr.append(text)
+
+
+def _text(line: bytes) -> str:
+    return line[:_STDERR_LINE_BYTES].decode(errors="replace").strip()
 
 
 def run(path: Path, arguments: Sequence[str], environment: Mapping[str, str], *, feed: Iterable[bytes] | None = None) -> bytes:
