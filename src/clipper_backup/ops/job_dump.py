@@ -29,7 +29,8 @@ def run_postgres_backup(work: Work) -> Done:
     """Dump, then prune, then report.
 
     A dump that failed or was stopped is reported as such, prunes nothing and raises. When only pruning failed the dump
-    stands, is reported as good, and IncompleteError says what is left to do. LockedError is reported by nobody: the other job is at work.
+    stands, is reported as good, and IncompleteError says what is left to do. LockedError is reported by nobody: the other
+    job is at work.
     """
     gateway = _gateway(work.settings)
     began = work.clock.monotonic()
