@@ -1,5 +1,6 @@
 """From URLs to stores, and what is refused before anything is sent."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,9 @@ except Exception as error:
     print("127.0.0.1:1/" in str(error.__cause__), "127.0.0.1:2" in str(error.__cause__))
 """
     variables = {"AWS_ENDPOINT_URL_S3": "https://127.0.0.1:2", "AWS_ENDPOINT_URL": "https://127.0.0.1:2"}
-    child = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True, timeout=60)
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, check=True, timeout=60
+    )
     assert child.stdout == "True False\n"
 
 

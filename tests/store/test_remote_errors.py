@@ -51,6 +51,8 @@ CASES: list[tuple[str, type[ClipperError], str]] = [
      f"the store cannot serve {NAME} now: 400 RequestTimeout Your socket was idle."),
     (answered("409 Conflict", "ConditionalRequestConflict", "Conflict."), StoreUnavailableError,
      f"the store cannot serve {NAME} now: 409 ConditionalRequestConflict Conflict."),
+    (answered("404 Not Found", "NoSuchUpload", "Gone."), StoreUnavailableError,
+     f"the store cannot serve {NAME} now: 404 NoSuchUpload Gone."),
     (answered("412 Precondition Failed", "PreconditionFailed"), ObjectExistsError, f"there is an object {NAME} already"),
     (answered("404 Not Found", "NoSuchKey"), ObjectMissingError, f"no object {NAME}"),
     (answered("404 Not Found", "NoSuchBucket"), MissingError, "there is no bucket clipper at https://s3.example.com"),

@@ -21,8 +21,12 @@ from clipper_backup.errors import (
 
 _TEMPORARY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TEMPORARY_CODES = frozenset(
-    {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict"}
-)
+    {
+        "RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict",
+        # The answer to a completion that was sent again after it took place, or of an upload that somebody's rule removed.
+        "NoSuchUpload",
+    }
+)  # fmt: skip
 _ACCESS_CODES = frozenset(
     {"AccessDenied", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 )
