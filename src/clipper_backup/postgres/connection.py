@@ -17,6 +17,15 @@ from clipper_backup.values import Secret
 CONNECT_TIMEOUT_SECONDS = 20
 MAINTENANCE_DATABASES = ("postgres", "template1")
 
+# Each that could end a session which works or waits for hours. transaction_timeout came with 17: the server says which it knows.
+_TIMEOUTS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+
 Connection = psycopg.Connection[TupleRow]
 
 
@@ -61,6 +70,7 @@ def dbname_argument(database: str) -> str:
 def connect(login: Login, database: str | None = None) -> Connection:
     """Open an autocommit connection; without *database* to the first of dbname, postgres and template1 that exists.
 
+    No time-out that was set for the role, the database or the server ends the session, and its text is UTF-8.
     AccessError when the login is refused, MissingError when the database does not exist, ServerError otherwise.
     """
     if database is not None:
@@ -78,14 +88,24 @@ def connect(login: Login, database: str | None = None) -> Connection:
 def _connect(login: Login, database: str) -> Connection:
     keywords: dict[str, Any] = {**login.keywords, "dbname": database, "connect_timeout": CONNECT_TIMEOUT_SECONDS}
     keywords["application_name"] = "clipper-backup"
+    # Whatever the database's own encoding: names are the same on every side, and SQL_ASCII ones are no bytes.
+    keywords["client_encoding"] = "UTF8"
     # A snapshot's session is silent for as long as pg_dump runs; load balancers forget such connections within minutes.
     keywords.update({"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6})
     if login.password is not None:
         keywords["password"] = login.password.reveal()
     try:
-        return psycopg.connect(**keywords, autocommit=True)
+        connection = psycopg.connect(**keywords, autocommit=True)
     except psycopg.Error as error:
         raise _connect_error(login, database, error) from error
+    try:
+        with translated(f"preparing a session in database {database}"):
+            connection.execute("SET statement_timeout = 0")  # first: the next statement would be under it
+            connection.execute("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)", [list(_TIMEOUTS)])
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 _REFUSED_LOGIN = (
@@ -100,7 +120,7 @@ _REFUSED_LOGIN = (
 def _connect_error(login: Login, database: str, error: psycopg.Error) -> ClipperError:
     # libpq gives no SQLSTATE for a refused connection, so its words have to do; an unknown wording is a ServerError.
     words = " ".join(str(error).split())
-    if f'database "{database}" does not exist' in words:
+    if f'database "{database}" does not exist' in str(error):
         return MissingError(
             f"database {database!r} does not exist on {login.where}",
             hints=["`psql -l` lists the databases; check BACKUP_DATABASES"],

@@ -35,16 +35,6 @@ WHERE c.relkind = 'r' AND (c.relpersistence = 'p' OR (c.relpersistence = 'u' AND
 ORDER BY n.nspname, c.relname
 """
 
-# Each time-out that could end a session which holds a snapshot for hours. transaction_timeout came with 17,
-# idle_session_timeout with 14: the server says which it knows.
-_TIMEOUTS = (
-    "statement_timeout",
-    "lock_timeout",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "transaction_timeout",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class DataTable:
@@ -84,10 +74,6 @@ class Snapshot:
         connection = connect(login, database)
         try:
             with translated(f"preparing the snapshot of database {database}"):
-                known = {name for (name,) in rows(connection, "SELECT name FROM pg_settings")}
-                for name in _TIMEOUTS:
-                    if name in known:
-                        connection.execute(sql.SQL("SET {} = 0").format(sql.Identifier(name)))
                 # A role without BYPASSRLS must get an error, never a part of the rows (rule 83).
                 connection.execute("SET row_security = off")
                 for _ in range(ATTEMPTS):
