@@ -193,8 +193,7 @@ def test_a_restore_into_an_empty_database_that_is_told_to_stop_says_143(site: Si
     sql(site.server, "postgres", f'CREATE DATABASE "{name}" TEMPLATE template0')
     try:
         run = Stepped(site, ("dump", "restore", site.recent, "--into", name), scratch)
-        while not any("begun: ANALYZE" in line for line in run.lines):
-            run.skip(len(run.lines) + 1)
+        run.read_until("begun: ANALYZE")
         run.process.send_signal(signal.SIGTERM)
         check_told(run.ended(), 143, "stopped by signal 15", hint=None)
     finally:

@@ -1,24 +1,34 @@
 """SIGKILL at every call to the store: every committed dump stays whole, and the same command run again does its work."""
 
+import contextlib
 import itertools
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from fixtures.dump import (
     FAULTS,
+    WORKING_PREFIX,
     Site,
+    Stepped,
+    check_told,
     check_whole,
     chosen,
     committed_dumps,
+    content_of_small,
     copy_dump,
+    databases_of,
+    drop_databases,
     ended,
     halted,
+    kill,
     let_time_pass,
     parts_of,
+    wait_for_session,
 )
+from fixtures.postgres import connect, sql
 
 KILLS_OF_EACH = 3
 
@@ -126,3 +136,100 @@ def check_done(site: Site, command: Command) -> None:
     assert len(added) >= command.adds
     of_dumps = [key for dump_id in site.dumps for key in parts_of(site.objects, dump_id)]
     assert [key for key in site.objects if key.startswith("database/")] == sorted(of_dumps)
+
+
+# -- a restore
+
+
+@pytest.fixture
+def target(site: Site) -> Iterator[str]:
+    """The name of a database to restore into; it, and all that restores make on the way, is dropped."""
+    name = f"{site.database}_restored"
+    yield name
+    drop_databases(site.server, name, WORKING_PREFIX)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_after_a_kill_in_any_phase_of_a_restore_there_is_no_half_database_and_the_next_one_succeeds(
+    site: Site, target: str, jobs: str
+) -> None:
+    words = ("dump", "restore", site.recent, "--into", target, "--jobs", jobs)
+    for number in chosen(range(count_lines(site, words) - 1), KILLS_OF_EACH):
+        drop_databases(site.server, target)
+        kill_in_phase(site, words, number)
+        renamed = target in databases_of(site.server)
+        if renamed:
+            assert content_of_small(site.server, target) == content_of_small(site.server, site.database)
+
+        again = site.run(*words)
+        assert again.code == (2 if renamed else 0), again
+        assert content_of_small(site.server, target) == content_of_small(site.server, site.database)
+        if not renamed:
+            assert not working_databases(site)
+
+
+@pytest.mark.soak
+def test_after_a_kill_in_any_phase_of_a_replacing_restore_nothing_of_what_was_there_is_lost(site: Site, target: str) -> None:
+    words = ("dump", "restore", site.recent, "--into", target, "--replace", "--yes")
+    make_used(site, target)
+    for number in chosen(range(count_lines(site, words) - 1), KILLS_OF_EACH):
+        drop_databases(site.server, target, WORKING_PREFIX)
+        make_used(site, target)
+        kill_in_phase(site, words, number)
+        assert len(used_databases(site, target)) == 1
+        if target in databases_of(site.server) - used_databases(site, target):
+            assert content_of_small(site.server, target) == content_of_small(site.server, site.database)
+
+        assert site.run(*words).code == 0
+        assert content_of_small(site.server, target) == content_of_small(site.server, site.database)
+        assert len(used_databases(site, target)) == 1
+        assert not working_databases(site)
+
+
+def test_a_replacing_restore_that_is_told_to_stop_while_it_exchanges_the_names_changes_none(site: Site, target: str) -> None:
+    make_used(site, target)
+    run = Stepped(site, ("dump", "restore", site.recent, "--into", target, "--replace", "--yes"), {})
+    run.read_until("begun: ANALYZE")
+    (working,) = working_databases(site)
+    with contextlib.closing(connect(site.server, autocommit=False)) as somebody:
+        somebody.execute(f"COMMENT ON DATABASE \"{working}\" IS 'looked at'".encode())  # holds up its renaming
+        run.read_until("begun: rename")
+        wait_for_session(site.server, f"wait_event_type = 'Lock' AND query LIKE 'ALTER DATABASE \"{working}\" RENAME%'")
+        run.process.send_signal(signal.SIGTERM)
+        wait_for_session(site.server, f"wait_event_type = 'Lock' AND query LIKE 'DROP DATABASE%\"{working}\"%'")
+        somebody.rollback()
+        check_told(run.ended(), 143, "stopped by signal 15", hint=None)
+    assert used_databases(site, target) == {target}
+    assert not working_databases(site)
+
+
+def count_lines(site: Site, words: Sequence[str]) -> int:
+    """How many lines a whole run writes to stderr."""
+    whole = site.run(*words)
+    assert whole.code == 0, whole
+    return len(whole.stderr.splitlines())
+
+
+def kill_in_phase(site: Site, words: Sequence[str], number: int) -> None:
+    """Kill a run that has written *number* + 1 lines and not more than one beyond."""
+    run = Stepped(site, words, {})
+    run.skip(number)
+    kill(run.process)
+    assert run.ended().code == -signal.SIGKILL
+
+
+def make_used(site: Site, name: str) -> None:
+    """A database that somebody uses."""
+    sql(site.server, "postgres", f'CREATE DATABASE "{name}" TEMPLATE template0')
+    sql(site.server, name, "CREATE TABLE in_use (since int)")
+
+
+def used_databases(site: Site, target: str) -> set[str]:
+    """Where what was made by `make_used` is now."""
+    names = {name for name in databases_of(site.server) if name.startswith(target)}
+    return {name for name in names if sql(site.server, name, "SELECT to_regclass('in_use') IS NOT NULL") == [(True,)]}
+
+
+def working_databases(site: Site) -> set[str]:
+    return {name for name in databases_of(site.server) if name.startswith(WORKING_PREFIX)}
