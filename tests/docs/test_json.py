@@ -101,8 +101,7 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
             assert outcome.document["schema"] == 1
             assert outcome.lines == [], "only warnings and errors belong on stderr"
 
-
-def test_what_does_not_apply_is_null_and_never_left_out(answers: dict[str, list[Outcome]]) -> None:
+    # What does not apply is null, never left out.
     (listed,) = (outcome.document["items"] for outcome in answers["dump list"])
     assert [item["state"] for item in listed] == ["unfinished", "damaged", "committed", "committed"]
     assert len({tuple(sorted(item)) for item in listed}) == 1, "all items have the same fields"
