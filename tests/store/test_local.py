@@ -1,5 +1,6 @@
 """The directory store: durable, whole, and clear about what is wrong with the disk."""
 
+import errno
 import os
 import re
 import signal
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.errors import ObjectExistsError, ObjectMissingError, StoreError, UsageError
-from clipper_backup.store.local import LocalStore
+from clipper_backup.errors import AccessError, ClipperError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
+from clipper_backup.store.local import LocalStore, _translated
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES
 
 
@@ -407,3 +408,35 @@ def test_a_file_in_the_way_of_the_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"cannot write {tmp_path}/file/root/.tmp: ") as caught:
         LocalStore(tmp_path / "file" / "root").put("k", b"")
     assert caught.value.hints == ("a file stands where a folder is needed, or a folder where a file is",)
+
+
+def test_a_failing_read_names_the_object() -> None:
+    # A file of the kernel's that has a size, can be opened, and refuses to be read: the loopback interface has no speed.
+    with pytest.raises(StoreError, match="cannot use /sys/class/net/lo/speed: invalid argument"):
+        LocalStore(Path("/sys/class/net/lo")).get("speed")
+
+
+def test_a_draft_that_somebody_removes_is_an_error(root: Path, store: LocalStore) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"x"
+        [draft] = drafts(root)
+        draft.unlink()
+
+    with pytest.raises(StoreError, match=f"cannot write {root}/k: its folder or its draft is removed again and again"):
+        store.put_stream("k", chunks())
+
+
+@pytest.mark.parametrize(("number", "kind", "said", "hinted"), [
+    (errno.ENOSPC, StoreError, "cannot write /r/k: no space left", "free space"),
+    (errno.EDQUOT, StoreError, "cannot write /r/k: the quota is used up", "free space"),
+    (errno.EFBIG, StoreError, "cannot write /r/k: too large for this file system", "free space"),
+    (errno.EACCES, AccessError, "no access to /r/k: permission denied", "user id"),
+    (errno.EPERM, AccessError, "no access to /r/k: operation not permitted", "hard links"),
+    (errno.EROFS, StoreError, "cannot write /r/k: read-only file system", "read-only"),
+    (errno.ENOTDIR, StoreError, "cannot write /r/k: not a directory", "stands where a folder"),
+    (errno.EIO, StoreError, "cannot use /r/k: input/output error", ""),
+])  # fmt: skip
+def test_what_the_operating_system_says_becomes_ours(number: int, kind: type[ClipperError], said: str, hinted: str) -> None:
+    error = _translated(OSError(number, os.strerror(number)), Path("/r/k"))
+    assert (type(error), error.message, error.temporary) == (kind, said, False)
+    assert hinted in " ".join(error.hints)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.clock import SystemClock
-from clipper_backup.errors import StoreUnavailableError, UsageError
+from clipper_backup.errors import AccessError, StoreUnavailableError, UsageError
 from clipper_backup.store.opening import open_store
 from clipper_backup.store.protocol import Store
+from fixtures.stores import S3Server
 
 KEYS = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret"}
 
@@ -84,6 +85,34 @@ def test_keys_in_the_url_are_refused_and_not_repeated() -> None:
 def test_half_a_key_is_a_usage_error(environment: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=r"AWS_\w+ is not set"):
         opened("s3://clipper", environment=environment)
+
+
+def test_a_session_token_goes_with_its_key(s3_server: S3Server) -> None:
+    """SeaweedFS knows no such session; that it says so shows that the token was sent."""
+    variables = s3_server.environment | {"AWS_SESSION_TOKEN": "a-token"}
+    with pytest.raises(AccessError) as caught:
+        opened(f"s3://{s3_server.bucket}", endpoint=s3_server.endpoint, environment=variables).get("k")
+    assert "a-token" not in str(caught.value) + str(caught.value.hints)
+
+
+def test_without_keys_the_machine_is_asked_for_a_role() -> None:
+    code = """
+from clipper_backup.clock import SystemClock
+from clipper_backup.store.opening import open_store
+store = open_store("s3://clipper/x", endpoint=None, timeout_seconds=2, retry_seconds=0, clock=SystemClock(), environment={})
+try:
+    store.get("k")
+except Exception as error:
+    print(type(error).__name__, error, *error.hints, sep="|")
+"""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=variables | {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:1"},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert child.stdout.startswith(
+        "AccessError|no credentials for s3://clipper/x|set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY|"
+    )
 
 
 @pytest.mark.parametrize("endpoint", [

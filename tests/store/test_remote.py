@@ -137,6 +137,10 @@ def test_who_may_not_list_is_told_of_the_object_too(s3_server: S3Server, s3_pref
         getter.head("k")
 
 
+def test_a_bucket_promises_both(direct: Store) -> None:
+    assert (direct.capabilities.conditional_create, direct.capabilities.durable) == (True, True)
+
+
 def test_prefixes_keep_to_themselves(s3_server: S3Server, s3_prefix: str) -> None:
     stores = [s3_server.open(f"{s3_prefix}/{name}") for name in ("a", "a/b", "ab")]
     for number, store in enumerate(stores):

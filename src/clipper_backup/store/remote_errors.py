@@ -30,8 +30,8 @@ _TEMPORARY_CODES = frozenset(
 _ACCESS_CODES = frozenset(
     {"AccessDenied", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 )
-# Where AWS machines and pods ask for their credentials; nobody answers there on other machines.
-_METADATA = re.compile(r"//(169\.254\.\d+\.\d+|\[?fd00:ec2::)")
+# Where AWS's machines and pods ask for their credentials (AWS_METADATA_ENDPOINT moves it); elsewhere nobody answers there.
+_METADATA = re.compile(r"//(169\.254\.\d+\.\d+|\[?fd00:ec2::|[^/]+/latest/(api/token|meta-data/))")
 _TOKEN_SERVICE = re.compile(r"//sts\.|AssumeRoleWithWebIdentity")
 _CAUSES = (
     (re.compile(r"kind: Timeout"), "no answer in time"),
