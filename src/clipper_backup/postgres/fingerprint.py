@@ -48,9 +48,9 @@ def measure_table(connection: Connection, schema: str, name: str, condition: str
 
     `fix_text_form` must have been called for hashes. Raises the translated error of the query.
     """
-    # *condition* is the WHERE clause that an extension declared for its configuration table.
+    # *condition* is the WHERE clause that an extension declared for its configuration table; it may name the table.
     where = sql.SQL(condition or "")
-    source = sql.SQL("FROM ONLY {} AS t ").format(sql.Identifier(schema, name)) + where
+    source = sql.SQL("FROM ONLY {} ").format(sql.Identifier(schema, name)) + where
     with translated(f"counting the rows of {schema}.{name}"):
         if not hashed:
             ((count,),) = rows(connection, sql.SQL("SELECT count(*) ") + source)
@@ -64,7 +64,7 @@ def measure_table(connection: Connection, schema: str, name: str, condition: str
                 [schema, name],
             )
         ]
-        row = sql.SQL("ROW({})").format(sql.SQL(", ").join(sql.Identifier("t", column) for column in columns))
+        row = sql.SQL("ROW({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
         # Sum of the first eight bytes of each row's SHA-256: the order of rows does not matter, every value does.
         ((count, total),) = rows(
             connection,

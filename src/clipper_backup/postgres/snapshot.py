@@ -147,10 +147,12 @@ def _lock(connection: Connection, database: str, tables: Sequence[DataTable]) ->
 
 def _who_locks(connection: Connection, tables: Sequence[DataTable]) -> str:
     connection.execute("ROLLBACK")
+    # The holder first; without one it was somebody who waits himself, and behind whom we queued.
     found = rows(
         connection,
         "SELECT l.relation::bigint, l.pid, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
-        " WHERE l.relation = ANY(%s) AND l.mode = 'AccessExclusiveLock' AND l.granted LIMIT 1",
+        " WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND l.relation = ANY(%s) AND l.mode = 'AccessExclusiveLock' ORDER BY l.granted DESC LIMIT 1",
         [[table.oid for table in tables]],
     )
     if not found:
