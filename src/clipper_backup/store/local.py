@@ -23,12 +23,14 @@ from clipper_backup.errors import (
     ObjectMissingError,
     StoreError,
 )
-from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Capabilities, ObjectInfo, check_key, check_prefix, is_key
+from clipper_backup.store.protocol import Capabilities, ObjectInfo, check_key, check_prefix, is_key
 
 _DRAFTS = ".tmp"
 _LOST_AND_FOUND = "lost+found"
 _LEFTOVER_SECONDS = 86_400
 _PLACE_TRIES = 100
+# Small enough to be still in the processor's cache when the reader hashes it: with 8 MiB that is a quarter slower.
+_PIECE_BYTES = 1024 * 1024
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 
@@ -86,8 +88,8 @@ class LocalStore:
         with self._opened(key) as (descriptor, info):
             if same_as is not None and same_as.version != info.version:
                 raise StoreError(f"{self._path(key)} was replaced while it was read")
-            for position in range(start, info.size_bytes, STREAM_CHUNK_BYTES):
-                yield self._read(descriptor, key, position, min(STREAM_CHUNK_BYTES, info.size_bytes - position))
+            for position in range(start, info.size_bytes, _PIECE_BYTES):
+                yield self._read(descriptor, key, position, min(_PIECE_BYTES, info.size_bytes - position))
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Store.get_ranges`: the kernel reads ahead for all of them at once."""
