@@ -1,7 +1,7 @@
 """The catalog of dumps: what is committed, what is being written, what is garbage. Its own order of writes keeps D1 to D5."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from clipper_backup.errors import (
 from clipper_backup.format import names
 from clipper_backup.format.compression import Meter, decompress_bytes
 from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, Intent, decode, encode
-from clipper_backup.store.protocol import ObjectInfo, Store
+from clipper_backup.store.protocol import ObjectInfo, Store, is_key
 from clipper_backup.values import DumpId, show_time
 
 _ID_ATTEMPTS = 60
@@ -62,9 +62,13 @@ def read_summary(store: Store, dump_id: DumpId) -> DumpSummary:
         data = store.get(key)
     except ObjectMissingError as error:
         raise MissingError(f"there is no dump {dump_id}", hints=["`clipper-backup dump list` shows them"]) from error
-    summary = decode(data, DumpSummary, key)
-    if summary.id != str(dump_id):
-        raise IntegrityError(f"{key} belongs to the dump {summary.id}, not to {dump_id}")
+    with explained_damage():
+        summary = decode(data, DumpSummary, key)
+        if summary.id != str(dump_id):
+            raise IntegrityError(f"{key} belongs to the dump {summary.id}, not to {dump_id}")
+        for stored in summary.objects:
+            if (parsed := names.parse_dump_key(stored.key)) is None or parsed.dump_id != dump_id or not is_key(stored.key):
+                raise IntegrityError(f"{key} is damaged: {stored.key!r} is no object of this dump")
     return summary
 
 
@@ -83,10 +87,11 @@ def read_details(store: Store, summary: DumpSummary) -> DumpDetails:
     committed = summary.part("details")
     if committed is None:
         raise IntegrityError(f"the dump {summary.id} commits no details")
-    data = read_object(store, summary, committed.key)
-    details = decode(decompress_bytes(data, committed.key), DumpDetails, committed.key)
-    if details.id != summary.id:
-        raise IntegrityError(f"{committed.key} belongs to the dump {details.id}")
+    with explained_damage():
+        data = read_object(store, summary, committed.key)
+        details = decode(decompress_bytes(data, committed.key), DumpDetails, committed.key)
+        if details.id != summary.id:
+            raise IntegrityError(f"{committed.key} belongs to the dump {details.id}")
     return details
 
 
@@ -110,6 +115,17 @@ def read_checked(store: Store, summary: DumpSummary, key: str) -> Iterator[bytes
 
 
 LOST_HINTS = ("use another dump: `clipper-backup dump list`", "with versioning on, the bucket may still hold the old object")
+
+
+@contextmanager
+def explained_damage() -> Iterator[None]:
+    """Say what to do about any damage found inside."""
+    try:
+        yield
+    except IntegrityError as error:
+        if error.hints:
+            raise
+        raise IntegrityError(error.message, hints=LOST_HINTS) from error
 
 
 class DumpWriter:

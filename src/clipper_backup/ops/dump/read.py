@@ -14,10 +14,9 @@ from clipper_backup.format.compression import READ_BYTES, decompress
 from clipper_backup.format.documents import DumpSummary, HoldMark, StoredObject
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import Step, Work
-from clipper_backup.repository.dumps import Listed, held_dumps, list_dumps, read_checked, read_summary
+from clipper_backup.repository.dumps import Listed, explained_damage, held_dumps, list_dumps, read_checked, read_summary
 from clipper_backup.repository.root import open_repository
 from clipper_backup.values import DumpId
-
 
 _READERS = 16
 """Summaries read at once: each is one small request, and a year of dumps should list within a second."""
@@ -77,11 +76,12 @@ def plain_stream(work: Work, summary: DumpSummary, stored: StoredObject, running
     """The decompressed object; IntegrityError at the latest after its last byte when anything is not as committed."""
     passed = 0
     chunks = running.metered(read_checked(work.store, summary, stored.key), stored.size_bytes)
-    for plain in decompress(chunks, stored.key):
-        passed += len(plain)
-        yield plain
-    if passed != stored.plain_bytes:
-        raise IntegrityError(f"{stored.key} decompresses to {passed} bytes, {stored.plain_bytes} were committed")
+    with explained_damage():
+        for plain in decompress(chunks, stored.key):
+            passed += len(plain)
+            yield plain
+        if passed != stored.plain_bytes:
+            raise IntegrityError(f"{stored.key} decompresses to {passed} bytes, {stored.plain_bytes} were committed")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipper_backup.config import Settings
-from clipper_backup.errors import IntegrityError
+from clipper_backup.errors import IntegrityError, ToolError
 from clipper_backup.format.documents import DatabaseRecord, DumpDetails, DumpSummary, StoredObject
 from clipper_backup.ops.dump.read import plain_stream, summary_of, tar_members
 from clipper_backup.ops.work import Step, Work, login_of, step, together
@@ -14,7 +14,7 @@ from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.archive import Contents, CopyCounter, Head, read_contents
 from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.programs import Program
-from clipper_backup.repository.dumps import read_details
+from clipper_backup.repository.dumps import LOST_HINTS, read_details
 from clipper_backup.values import DumpId, show_bytes
 
 
@@ -55,13 +55,7 @@ def verify_dump(work: Work, dump_id: DumpId) -> Verified:
         except IntegrityError as error:
             problems.append(str(error))
     if problems:
-        raise IntegrityError(
-            f"{dump_id} is damaged: {'; '.join(problems)}",
-            hints=[
-                "use another dump: `clipper-backup dump list`",
-                "with versioning on, the bucket may still hold the old object",
-            ],
-        )
+        raise IntegrityError(f"{dump_id} is damaged: {'; '.join(problems)}", hints=LOST_HINTS)
     known = summary.fingerprint != "off"
     return Verified(summary, len(summary.objects), summary.stored_bytes, tables, rows if known else None)
 
@@ -114,8 +108,11 @@ def _read_custom(
                 pass
 
         def count() -> None:
-            for chunk in program.chunks():
-                counter.feed(chunk)
+            try:
+                for chunk in program.chunks():
+                    counter.feed(chunk)
+            except ToolError as error:
+                raise IntegrityError(f"{stored.key} is no archive that pg_restore can read to its end: {error}") from error
 
         together([feed, count], cancel=program.kill)
     return contents, counter.rows
