@@ -102,6 +102,7 @@ def test_people_can_read_it_in_their_bucket() -> None:
 # -- what is written can be read
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+versions = st.from_regex(r"[0-9]{1,2}(\.[0-9]{1,2}|beta[1-4])", fullmatch=True)
 times = st.datetimes(timezones=st.just(UTC))
 counts = st.integers(0, 2**63 - 1)
 summaries = st.builds(
@@ -110,7 +111,7 @@ summaries = st.builds(
     repository_id=texts,
     begun_at=times,
     finished_at=times,
-    versions=st.builds(Versions, software=texts, client=texts, server=texts, server_major=st.integers(0, 99)),
+    versions=st.builds(Versions, software=texts, client=versions, server=texts, server_major=st.integers(0, 99)),
     system_id=st.none() | texts,
     from_standby=st.booleans(),
     fingerprint=st.sampled_from(["counts", "hash", "off"]),
@@ -283,3 +284,8 @@ def test_a_field_that_means_nothing_is_damage(field: str, value: object) -> None
     document = json.loads(golden_bytes("backup.json")) | {field: value}
     with pytest.raises(IntegrityError, match="x is damaged"):
         decode(json.dumps(document).encode(), DumpSummary, "x")
+
+
+@pytest.mark.parametrize(("client", "needed"), [("18.6", 18), ("19beta1", 19), ("15.14 (Debian 15.14-1)", 16)])
+def test_the_programs_that_are_needed_are_of_the_newer_major(client: str, needed: int) -> None:
+    assert Versions(software="", client=client, server="16.2", server_major=min(needed, 16)).needed_major == needed

@@ -63,14 +63,14 @@ class Versions(Document, kw_only=True, frozen=True):
     """The programs and server that made a dump."""
 
     software: str
-    client: Annotated[str, msgspec.Meta(pattern="^[0-9]+")]
+    client: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,3}")]
     server: str
     server_major: int
 
     @property
     def needed_major(self) -> int:
         """The oldest pg_restore that reads the archives: its archive format is that of the pg_dump that wrote them."""
-        client_major = re.match("[0-9]+", self.client)  # of 18.6, and of 19beta1
+        client_major = re.match("[0-9]{1,3}", self.client)  # of 18.6, and of 19beta1
         assert client_major is not None  # noqa: S101  the pattern of the field
         return max(self.server_major, int(client_major[0]))
 
