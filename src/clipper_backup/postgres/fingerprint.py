@@ -16,6 +16,8 @@ _TEXT_FORM = {
     "bytea_output": "hex",
     "extra_float_digits": "3",
     "xmlbinary": "base64",
+    "lc_monetary": "C",
+    "quote_all_identifiers": "off",
     "client_encoding": "UTF8",
 }
 
@@ -66,15 +68,20 @@ def measure_table(connection: Connection, schema: str, name: str, condition: str
         ]
         row = sql.SQL("ROW({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
         # Sum of the first eight bytes of each row's SHA-256: the order of rows does not matter, every value does.
-        ((count, total),) = rows(
-            connection,
-            sql.SQL(
-                "SELECT count(*), coalesce(sum(("
-                "'x' || encode(substr(sha256(convert_to({}::text, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint), 0)::text "
-            ).format(row)
-            + source,
-        )
+        statement = sql.SQL(
+            "SELECT count(*), coalesce(sum(("
+            "'x' || encode(substr(sha256(convert_to({}::text, {})), 1, 8), 'hex'))::bit(64)::bigint), 0)::text "
+        ).format(row, sql.Literal(_common_encoding(connection)))
+        # A value that is a name (of type regclass and its like) is written in full where no schema is searched.
+        connection.execute("SET search_path = ''")
+        ((count, total),) = rows(connection, statement + source)
+        connection.execute("RESET search_path")
         return Figures(count, str(total))
+
+
+def _common_encoding(connection: Connection) -> str:
+    """UTF-8, in which databases of different encodings agree; the text of SQL_ASCII ones is bytes that mean nothing."""
+    return "SQL_ASCII" if connection.info.parameter_status("server_encoding") == "SQL_ASCII" else "UTF8"
 
 
 def measure_large_objects(connection: Connection) -> int:
