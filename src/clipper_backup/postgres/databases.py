@@ -1,5 +1,6 @@
 """Making, renaming and dropping databases, and giving one the properties that were recorded of another."""
 
+import re
 import threading
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -21,6 +22,7 @@ _LIST_SETTINGS = frozenset(
         "unix_socket_directories",
     }
 )
+_LISTED = re.compile(r'"(?:[^"]|"")*"|[^\s",]+')
 
 
 def database_exists(connection: Connection, name: str) -> bool:
@@ -29,22 +31,38 @@ def database_exists(connection: Connection, name: str) -> bool:
         return bool(rows(connection, "SELECT 1 FROM pg_database WHERE datname = %s", [name]))
 
 
+# Whatever people make gets an object id from 16384 on (FirstNormalObjectId in transam.h), but for large objects, whose ids they
+# choose. Temporary objects go with their sessions; a `public` that was made anew is still the one every database has.
+_ANYTHING_MADE = """
+SELECT EXISTS (SELECT FROM pg_largeobject_metadata) OR EXISTS (
+    SELECT FROM (
+        SELECT oid, relnamespace FROM pg_class
+        UNION ALL SELECT oid, pronamespace FROM pg_proc
+        UNION ALL SELECT oid, typnamespace FROM pg_type
+        UNION ALL SELECT oid, oprnamespace FROM pg_operator
+        UNION ALL SELECT oid, collnamespace FROM pg_collation
+        UNION ALL SELECT oid, connamespace FROM pg_conversion
+        UNION ALL SELECT oid, cfgnamespace FROM pg_ts_config
+        UNION ALL SELECT oid, dictnamespace FROM pg_ts_dict
+        UNION ALL SELECT oid, oid FROM pg_namespace WHERE nspname <> 'public'
+        UNION ALL SELECT oid, 0 FROM pg_extension
+        UNION ALL SELECT oid, 0 FROM pg_language
+        UNION ALL SELECT oid, 0 FROM pg_cast
+        UNION ALL SELECT oid, 0 FROM pg_foreign_data_wrapper
+        UNION ALL SELECT oid, 0 FROM pg_publication
+        UNION ALL SELECT oid, 0 FROM pg_event_trigger
+        UNION ALL SELECT oid, 0 FROM pg_default_acl
+    ) AS made (id, schema)
+    WHERE id >= 16384 AND schema NOT IN (SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_')
+)
+"""
+
+
 def is_empty(connection: Connection) -> bool:
-    """Whether the current database holds nothing a person made: no relation, function, type or schema of their own."""
-    statement = """
-        SELECT NOT EXISTS (
-            SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-        ) AND NOT EXISTS (
-            SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-            WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-        ) AND NOT EXISTS (
-            SELECT FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public')
-        ) AND NOT EXISTS (SELECT FROM pg_largeobject_metadata)
-    """
+    """Whether the current database holds nothing a person made, of whatever kind."""
     with translated("looking into the database"):
-        ((empty,),) = rows(connection, statement)
-    return bool(empty)
+        ((made,),) = rows(connection, _ANYTHING_MADE)
+    return not made
 
 
 def create_database(connection: Connection, name: str, properties: Properties, owner: str | None) -> None:
@@ -61,6 +79,8 @@ def create_database(connection: Connection, name: str, properties: Properties, o
             parts.append(sql.SQL("ICU_RULES {}").format(sql.Literal(properties.icu_rules)))
     elif properties.locale_provider == "b":
         parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(properties.locale)))
+    elif connection.info.server_version >= 150000:  # unsaid, it would be the cluster's default
+        parts.append(sql.SQL("LOCALE_PROVIDER {}").format(sql.SQL("libc")))
     if owner is not None:
         parts.append(sql.SQL("OWNER {}").format(sql.Identifier(owner)))
     with translated(f"creating the database {name}"):
@@ -78,11 +98,19 @@ def apply_properties(connection: Connection, name: str, properties: Properties) 
         statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit))
     if properties.grants is not None:
         statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+        if _owner(connection, name) == properties.owner:  # what an owner has without being given it
+            statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, sql.Identifier(properties.owner)))
         statements.extend(_grant(database, *grant) for grant in properties.grants)
     statements.extend(_setting(database, role, text) for role, text in properties.settings)
     with translated(f"setting the properties of database {name}"):
         for statement in statements:
             connection.execute(statement)
+
+
+def _owner(connection: Connection, name: str) -> str:
+    with translated(f"asking for the owner of database {name}"):
+        ((owner,),) = rows(connection, "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = %s", [name])
+    return str(owner)
 
 
 def _grant(database: sql.Identifier, grantee: str | None, grantor: str, privilege: str, grantable: bool) -> sql.Composed:
@@ -100,9 +128,10 @@ def _setting(database: sql.Identifier, role: str | None, text: str) -> sql.Compo
     target = sql.SQL("ALTER DATABASE {} SET").format(database)
     if role is not None:
         target = sql.SQL("ALTER ROLE {} IN DATABASE {} SET").format(sql.Identifier(role), database)
-    # A list's stored text is quoted SQL already; as one literal it would become one name.
-    shown = sql.SQL(value) if name in _LIST_SETTINGS and value else sql.Literal(value)
-    return target + sql.SQL(" {} TO {}").format(sql.Identifier(*name.split(".")), shown)
+    values = [value]
+    if name in _LIST_SETTINGS and value:  # as one literal it would become one name
+        values = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in _LISTED.findall(value)]
+    return target + sql.SQL(" {} TO {}").format(sql.Identifier(*name.split(".")), sql.SQL(", ").join(map(sql.Literal, values)))
 
 
 def rename_databases(connection: Connection, login: Login, renames: Sequence[tuple[str, str]]) -> None:
