@@ -84,11 +84,8 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
             properties = server_facts.database_properties(connection, source.facts.major)
             extensions = server_facts.installed_extensions(connection)
             collations = server_facts.used_collations(connection)
-            writing = until_read_back.enter_context(
-                write_directory(work, source, dump_id, snapshot, name, size_bytes=size_bytes)
-                if settings.dump_jobs > 1
-                else write_custom(work, source, dump_id, snapshot, name)
-            )
+            write = write_directory if settings.dump_jobs > 1 else write_custom
+            writing = until_read_back.enter_context(write(work, source, dump_id, snapshot, name, size_bytes=size_bytes))
             measured = Measured()
 
             def give_up() -> None:

@@ -35,12 +35,14 @@ class Writing:
         name: str,
         archive: Literal["custom", "directory"],
         *,
+        database_bytes: int,
         program: Program,
         source: Callable[[], Iterator[bytes]],
         contents_of: Callable[[Iterator[bytes]], Contents],
     ) -> None:
         self._work, self._key, self._name, self._archive = work, key, name, archive
         self._program, self._source, self._contents_of = program, source, contents_of
+        self._database_bytes = database_bytes
         self._plain, self._stored = Counter(), Meter()
 
     def upload(self) -> None:
@@ -49,7 +51,9 @@ class Writing:
             plain = running.metered(self._plain.pass_through(self._source()))
             level = self._work.settings.dump_compression_level
             threads = self._work.settings.dump_compression_threads
-            self._work.store.put_stream(self._key, self._stored.pass_through(compress(plain, level=level, threads=threads)))
+            stored = self._stored.pass_through(compress(plain, level=level, threads=threads))
+            # A compressed dump is smaller than its database: good enough to choose the size of an upload's parts.
+            self._work.store.put_stream(self._key, stored, expected_bytes=self._database_bytes)
             plain_bytes, stored_bytes = self._plain.size_bytes, self._stored.size_bytes
             running.done = f"{self._name}: {show_bytes(plain_bytes)} dumped, {show_bytes(stored_bytes)} stored"
 
@@ -95,7 +99,9 @@ def read_back(store: Store, stored: StoredObject, contents_of: Callable[[Iterato
 
 
 @contextmanager
-def write_custom(work: Work, source: Source, dump_id: DumpId, snapshot: Snapshot, name: str) -> Iterator[Writing]:
+def write_custom(
+    work: Work, source: Source, dump_id: DumpId, snapshot: Snapshot, name: str, *, size_bytes: int
+) -> Iterator[Writing]:
     """`pg_dump -Fc` straight into the store, without scratch space."""
     environment = source.login.environment(name)
     arguments = [*_arguments(snapshot), "--format=custom"]
@@ -105,6 +111,7 @@ def write_custom(work: Work, source: Source, dump_id: DumpId, snapshot: Snapshot
             names.database_key(dump_id, name, names.CUSTOM),
             name,
             "custom",
+            database_bytes=size_bytes,
             program=program,
             source=program.chunks,
             contents_of=lambda plain: read_contents(source.binaries.program("pg_restore"), environment, plain, name),
@@ -131,6 +138,7 @@ def write_directory(
                 names.database_key(dump_id, name, names.DIRECTORY),
                 name,
                 "directory",
+                database_bytes=size_bytes,
                 program=program,
                 source=chunks,
                 contents_of=lambda _plain: read_contents(source.binaries.program("pg_restore"), environment, target, name),
