@@ -2,8 +2,8 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from clipper_backup.store.readonly import ReadOnlyStore
 
 SOFTWARE = f"clipper-backup {__version__}"
 _PROGRESS_BYTES = 8 << 20
+_CANCEL_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +94,29 @@ def step(work: Work, name: str, text: str) -> Iterator[Step]:
     work.emit(StepDone(name, running.done or text, work.clock.monotonic() - began))
 
 
-def together(tasks: Iterable[Callable[[], None]], *, cancel: Callable[[], None]) -> None:
+def together(tasks: Sequence[Callable[[], None]], *, cancel: Callable[[], None]) -> None:
     """Run *tasks* in threads of their own until all ended; the first failure is raised after the others were ended.
 
-    *cancel* must make every task end soon; it is also called when a signal's exception arrives here meanwhile (the calling
-    thread only waits, so that it does arrive).
+    *cancel* must make what every task is doing now end soon, and is called again while one goes on; also when a signal's
+    exception arrives here meanwhile (the calling thread only waits, so that it does arrive).
     """
-    with ThreadPoolExecutor() as pool:
-        futures = [pool.submit(task) for task in tasks]
+    with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
+        futures: list[Future[None]] = []
         try:
-            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
+            futures.extend(pool.submit(task) for task in tasks)
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:
             cancel()
+            _end(futures, cancel)
             raise
-        failed = [error for future in done if (error := future.exception()) is not None]
+        failed = [error for future in futures if future in done and (error := future.exception()) is not None]
         if failed:
-            if pending:
-                cancel()
+            _end(futures, cancel)
             raise failed[0]
+
+
+def _end(futures: Sequence[Future[None]], cancel: Callable[[], None]) -> None:
+    # A task that was between two queries, or not yet at its first, has missed a cancel.
+    while wait(futures, timeout=0).not_done:
+        cancel()
+        wait(futures, timeout=_CANCEL_AGAIN_SECONDS)
