@@ -158,10 +158,14 @@ class StoppedError(KeyboardInterrupt):
 
 
 def every_error(root: type[ClipperError] = ClipperError) -> Iterator[type[ClipperError]]:
-    """All classes of the tree, parents first: the exit-code table of the docs is made from this."""
+    """All classes of the tree, parents first: the exit-code table of the docs is made from this.
+
+    Private refinements that other modules keep to themselves are no part of it, whether or not they were imported.
+    """
     yield root
     for child in root.__subclasses__():
-        yield from every_error(child)
+        if child.__module__ == __name__:
+            yield from every_error(child)
 
 
 def exit_code_of(error: BaseException) -> int:
