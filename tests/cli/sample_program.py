@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -72,6 +72,8 @@ def fail(kind: str, /, *, context: Context) -> None:
             raise IncompleteError("one of two databases was left out: shop", hints=["see the warning above"])
         case "integrity":
             raise IntegrityError("dump x: 3 rows of clips, recorded 4")
+        case "at length":
+            raise IntegrityError("x" * 1_000_000)
         case "controls":
             raise ClipperError("no database \x1b[2J\x07 here")
         case "bug":
@@ -102,6 +104,18 @@ def long_answer(*, context: Context) -> None:
     """An answer larger than any pipe, with a name that is not UTF-8."""
     name = os.fsdecode(b"caf\xe9")
     context.answer({"schema": 1, "items": [{"id": name}] * 20_000}, "\n".join([name] * 200_000))
+
+
+@app.command
+def options(
+    *,
+    how: Annotated[Literal["counts", "hash"], Parameter(help="how to look")] = "counts",
+    an_option_with_a_very_long_name: Annotated[int, Parameter(help="its meaning begins on a line of its own")] = 7,
+    plain: str = "",
+    context: Context,
+) -> None:
+    """Options of several kinds."""
+    context.answer({"schema": 1, "how": how, "number": an_option_with_a_very_long_name, "plain": plain}, f"{how} {plain}")
 
 
 @app.command

@@ -60,6 +60,20 @@ def test_help_on_a_terminal_is_set_in_bold_unless_colour_is_off(run_on_terminal:
     assert "\x1b" not in run_on_terminal("--help", env={"NO_COLOR": "1"}).screen
 
 
+def test_options_say_what_they_accept_and_what_they_are_without(run_cli: RunCli) -> None:
+    page = run_cli("sample", "options", "--help", program=SAMPLE, check=True).stdout
+    assert page[page.index("Options:") : page.index("With every command:")] == (
+        "Options:\n"
+        "  --how CHOICE                    how to look (counts | hash; default: counts)\n"
+        "  --an-option-with-a-very-long-name INT\n"
+        "                                  its meaning begins on a line of its own (default: 7)\n"
+        '  --plain STR                     (default: "")\n'
+        "\n"
+    )
+    chosen = run_cli("sample", "options", "--how", "hash", "--json", program=SAMPLE, check=True)
+    assert chosen.document == {"schema": 1, "how": "hash", "number": 7, "plain": ""}
+
+
 @pytest.mark.parametrize("words", [[], ["sample"]])
 def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str]) -> None:
     """A CronJob whose arguments were lost must not be green."""
@@ -88,7 +102,13 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
         ("settings --zzz", "clipper-backup settings has no option --zzz", None, " settings"),
         ("settings -x", "clipper-backup settings has no option -x", None, " settings"),
         ("settings A B", "clipper-backup settings takes no 'B'", None, " settings"),
-        ("settings --set-only=x", 'invalid value for --set-only: unable to convert "x" into bool', None, " settings"),
+        ("settings --set-only=x", "bad value for --set-only: 'x'", None, " settings"),
+        (
+            "sample options --an-option-with-a-very-long-name x",
+            "bad value for --an-option-with-a-very-long-name: 'x'",
+            None,
+            " sample options",
+        ),
         ("sample steps --hold", "--hold needs a value", None, " sample steps"),
         ("sample steps --hlod x", "clipper-backup sample steps has no option --hlod", "--hold", " sample steps"),
         ("sample fail", "clipper-backup sample fail needs KIND", None, " sample fail"),
@@ -101,6 +121,15 @@ def test_unknown_words_are_named_with_what_may_have_been_meant(
     hints = [*([f"did you mean {meant}?"] if meant else []), f"`clipper-backup{command} --help` shows what there is"]
     stderr = "".join(f"{text}\n" for text in [f"error: {message}", *(f"HINT: {hint}" for hint in hints)])
     assert run_cli(*line.split(), program=SAMPLE) == Outcome(2, "", stderr)
+
+
+def test_a_value_that_is_none_of_the_choices(run_cli: RunCli) -> None:
+    assert run_cli("sample", "options", "--how", "hsh", program=SAMPLE).stderr.splitlines() == [
+        "error: bad value for --how: 'hsh'",
+        "HINT: did you mean hash?",
+        "HINT: --how takes counts | hash",
+        "HINT: `clipper-backup sample options --help` shows what there is",
+    ]
 
 
 def test_usage_errors_as_json(run_cli: RunCli) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import clipper_backup
-from fixtures.cli import SAMPLE, Outcome, RunCli, environment
+from fixtures.cli import DEADLINE_SECONDS, SAMPLE, Outcome, RunCli, StartCli, environment, until_asleep
 
 HEAVY = {"cyclopts", "rich", "psycopg", "obstore", "prometheus_client", "msgspec", "backports", "dataclasses", "inspect"}
 
@@ -94,6 +94,11 @@ def test_control_characters_are_spelled_out(run_cli: RunCli) -> None:
     assert run_cli("sample", "fail", "controls", program=SAMPLE).stderr == "error: no database \\x1b[2J\\x07 here\n"
 
 
+def test_control_characters_in_an_answer_are_spelled_out_too(run_cli: RunCli) -> None:
+    outcome = run_cli("sample", "options", "--plain=\x1b[2J\x07", program=SAMPLE)
+    assert outcome == Outcome(0, "counts \\x1b[2J\\x07\n", "")
+
+
 def test_a_bug_says_so_and_keeps_its_traceback_where_only_we_can_read_it(run_cli: RunCli, tmp_path: Path) -> None:
     outcome = run_cli("sample", "fail", "bug", program=SAMPLE, env={"TMPDIR": str(tmp_path)})
     assert outcome.code == 1
@@ -175,14 +180,16 @@ def test_a_locale_without_utf8_does_not_break_the_answer(run_cli: RunCli) -> Non
     assert "name: SELECT \\u2026" in outcome.stdout
 
 
-def test_a_non_blocking_stdout_is_waited_for() -> None:
+def test_a_non_blocking_stdout_is_waited_for(start_cli: StartCli) -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    with subprocess.Popen([*SAMPLE, "sample", "long-answer", "--json"], stdout=write_end, env=environment()) as process:
-        os.close(write_end)
-        with os.fdopen(read_end, "rb") as answer:
-            assert answer.read().count(b'"id"') == 20_000
-    assert process.returncode == 0
+    process = start_cli("sample", "long-answer", "--json", program=SAMPLE, stdout=write_end)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb", buffering=0) as answer:
+        assert answer.read(1) == b"{"
+        until_asleep(process)  # the pipe is full
+        assert answer.read().count(b'"id"') == 20_000
+    assert process.wait(DEADLINE_SECONDS) == 0
 
 
 def test_numbers_in_the_exit_code_table_are_all_told_in_help(run_cli: RunCli) -> None:

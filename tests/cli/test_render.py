@@ -161,6 +161,21 @@ def test_json_without_events_tells_warnings_only_and_the_state_when_asked(clock:
     assert len(told.lines) == 2
 
 
+@pytest.mark.timeout(20)
+def test_a_signal_that_interrupts_a_line_may_show_the_state(clock: VirtualClock) -> None:
+    """Its handler runs in the main thread, inside the `emit` that it interrupted."""
+    lines: list[str] = []
+
+    def write(line: str) -> None:
+        lines.append(line)
+        if line.startswith("begun"):
+            renderer.show_state()
+
+    renderer = TextLines(write, clock)
+    renderer.emit(StepBegun("dump", "dumping clipper"))
+    assert lines == ["begun: dumping clipper", "dumping clipper: running for 0.0 s"]
+
+
 def test_many_threads_may_tell_at_once(clock: VirtualClock) -> None:
     text = Text(clock)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.cli import DEADLINE_SECONDS, PROGRAM, SAMPLE, RunCli, StartCli, write_when_read
+from fixtures.cli import DEADLINE_SECONDS, PROGRAM, SAMPLE, RunCli, StartCli, until_asleep, write_when_read
 
 
 @pytest.fixture
@@ -113,6 +113,17 @@ def test_a_signal_that_the_parent_had_us_ignore_stays_ignored(start_cli: StartCl
 def test_a_signal_while_an_error_is_on_its_way_out_counts(run_cli: RunCli) -> None:
     outcome = run_cli("sample", "raise-signal", program=SAMPLE)
     assert (outcome.code, outcome.stderr) == (143, "error: stopped by signal 15\n")
+
+
+def test_a_signal_that_comes_when_the_work_is_over_changes_nothing(start_cli: StartCli) -> None:
+    process = start_cli("sample", "fail", "at length", program=SAMPLE)
+    assert process.stderr is not None
+    assert os.read(process.stderr.fileno(), 1) == b"e"
+    until_asleep(process)  # in telling the error: the pipe is full, and nobody reads on
+    process.terminate()
+    process.send_signal(signal.SIGINT)
+    code, _, stderr = ending(process)
+    assert (code, len(stderr)) == (13, len("rror: \n") + 1_000_000)
 
 
 def test_sigusr1_shows_how_far_each_step_is(start_cli: StartCli, fifo: Callable[[str], Path]) -> None:

@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from fixtures.cli import SAMPLE, RunCli, RunOnTerminal
+from fixtures.cli import SAMPLE, Keys, RunCli, RunOnTerminal, until_asleep, write_when_read
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
@@ -20,9 +21,12 @@ def test_a_bar_for_each_running_step_with_rate_and_time_left(run_on_terminal: Ru
     hold = tmp_path / "hold"
     os.mkfifo(hold)
     held = os.open(hold, os.O_RDWR)
-    run = run_on_terminal(
-        "sample", "steps", "--hold", str(hold), program=SAMPLE, type_after=[("1 250 000 rows", lambda: os.close(held))]
-    )
+
+    def release(process: "subprocess.Popen[str]") -> str:
+        os.close(held)
+        return ""
+
+    run = run_on_terminal("sample", "steps", "--hold", str(hold), program=SAMPLE, type_after=[("1 250 000 rows", release)])
     assert run.code == 0
     shown = without_styles(run.screen)
     assert re.search(r"dumping clipper [━╸╺]+ 25 % of 1\.0 GB, .*/s, about .* left", shown)
@@ -70,12 +74,21 @@ def test_a_failing_command_gives_the_cursor_back_before_the_error(run_on_termina
 
 
 def test_ctrl_c_twice_gives_the_cursor_back(run_on_terminal: RunOnTerminal, tmp_path: Path) -> None:
-    pipe, cleanup = tmp_path / "pipe", tmp_path / "pipe.cleanup"
-    for path in (pipe, cleanup):
-        os.mkfifo(path)
-    held = [os.open(path, os.O_RDWR) for path in (pipe, cleanup)]
+    def type_when_read(fifo: Path) -> Keys:
+        os.mkfifo(fifo)
+
+        def wait(process: "subprocess.Popen[str]") -> str:
+            held.append(write_when_read(fifo, process))
+            return "\x03"
+
+        return wait
+
+    held: list[int] = []
+    pipe = tmp_path / "pipe"
     run = run_on_terminal(
-        "sample", "wait", str(pipe), "/dev/stdout", program=SAMPLE, type_after=[("working", "\x03"), ("cleaning", "\x03")]
+        *("sample", "wait", str(pipe), "/dev/stdout"),
+        program=SAMPLE,
+        type_after=[("working", type_when_read(pipe)), ("cleaning", type_when_read(tmp_path / "pipe.cleanup"))],
     )
     assert run.code == -signal.SIGINT
     assert "stopped 2" in run.screen
@@ -106,7 +119,11 @@ def test_anything_else_is_no(run_on_terminal: RunOnTerminal, reply: str) -> None
 
 
 def test_ctrl_c_at_a_question_is_a_no_with_its_own_exit_code(run_on_terminal: RunOnTerminal) -> None:
-    run = run_on_terminal("sample", "ask", "--no-color", program=SAMPLE, type_after=[("[y/N] ", "\x03")])
+    def interrupt(process: "subprocess.Popen[str]") -> str:
+        until_asleep(process)
+        return "\x03"
+
+    run = run_on_terminal("sample", "ask", "--no-color", program=SAMPLE, type_after=[("[y/N] ", interrupt)])
     assert run.code == 130
     assert run.screen == "delete everything? [y/N] ^C\r\nerror: stopped by signal 2\r\n"
 

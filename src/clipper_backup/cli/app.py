@@ -20,9 +20,17 @@ import io
 import os
 import re
 from collections.abc import Sequence
+from typing import get_args
 
 import cyclopts
-from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
+from cyclopts.exceptions import (
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from clipper_backup.cli import output
 from clipper_backup.cli.arguments import known_flags, split
@@ -122,6 +130,11 @@ def _usage_error(error: CycloptsError) -> UsageError:
     if isinstance(error, MissingArgumentError) and error.argument:
         name = error.keyword or error.argument.name
         return UsageError(f"{name} needs a value" if name in unused else f"{command} needs {name}", hints=[see])
+    if isinstance(error, CoercionError) and error.token:
+        name = error.token.keyword or (error.argument.name if error.argument else "")
+        choices = [str(choice) for choice in get_args(error.target_type)]
+        hints = [*_similar(error.token.value, choices), *([f"{name} takes {' | '.join(choices)}"] if choices else []), see]
+        return UsageError(f"bad value for {name}: {error.token.value!r}", hints=hints)
     message = str(error).strip().removesuffix(".")
     return UsageError(message[:1].lower() + message[1:], hints=[see])
 

@@ -62,8 +62,8 @@ class Context:
         """
         if self.json:
             output.answer_json(document)
-        elif text:
-            output.answer(output.printable(text if text.endswith("\n") else f"{text}\n"))
+        else:
+            output.answer(output.printable(text.removesuffix("\n")) + "\n")
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Return when a person said yes to *question*, or *yes* was given on the command line.

@@ -27,7 +27,7 @@ def ignore() -> None:
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is signal.signal's
     if not _unwinding():
         raise StoppedError(number)
-    if number == signal.SIGINT:
+    if number == signal.SIGINT:  # pragma: no cover - who runs this dies of it, and saves no coverage
         # Asked twice by a person: end at once. What is half written is garbage that the next run knows to ignore.
         if os.isatty(2):
             os.write(2, _SHOW_CURSOR)
