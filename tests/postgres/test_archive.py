@@ -222,6 +222,19 @@ def test_contents_that_were_cut_are_refused(archived: Archived) -> None:
             read_contents(archived.pg_restore, archived.environment, [archived.archive[:length]], "the key")
 
 
+def test_a_name_that_is_no_text_is_an_error_not_another_name(postgres18: PrivateServer) -> None:
+    name = "of_bytes"
+    sql(postgres18, "postgres", f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy ENCODING SQL_ASCII LOCALE 'C'")
+    try:
+        with connect(postgres18, name, options="-c client_encoding=SQL_ASCII") as connection:
+            connection.execute(b'CREATE SEQUENCE "\xe9"')
+        archive = dump(postgres18, 18, name, "--format=custom")
+        with pytest.raises(IntegrityError, match="it names a sequence in bytes that are not UTF-8"):
+            read_contents(server_binaries(18).program("pg_restore"), client_environment(postgres18), [archive], "it")
+    finally:
+        sql(postgres18, "postgres", f"DROP DATABASE {name}")
+
+
 def test_an_error_of_the_source_is_the_source_s(archived: Archived) -> None:
     def breaking() -> Iterator[bytes]:
         yield archived.archive[:100]

@@ -68,6 +68,10 @@ def read_contents(pg_restore: Path, environment: Mapping[str, str], archive: Ite
             sequences = parse_setvals(script.decode())
             if len(sequences) != len(wanted):
                 raise IntegrityError(f"{name}: {len(wanted)} sequences are listed, {len(sequences)} are set")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(
+            f"{name} names a sequence in bytes that are not UTF-8: {error.object[error.start :][:40]!r}"
+        ) from error
     except ToolError as error:
         raise IntegrityError(f"{name} is no archive that pg_restore accepts: {error}") from error
     tables = {int(match[2]): int(match[1]) for match in found if match[3].startswith("TABLE DATA ")}

@@ -153,7 +153,12 @@ def _files(target: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
 
 
 def _arguments(snapshot: Snapshot) -> list[str]:
-    return [f"--snapshot={snapshot.exported}", "--compress=0", "--no-password", f"--lock-wait-timeout={_PG_DUMP_LOCK_WAIT_MS}"]
+    arguments = [f"--snapshot={snapshot.exported}", "--compress=0", "--no-password"]
+    arguments.append(f"--lock-wait-timeout={_PG_DUMP_LOCK_WAIT_MS}")
+    # So that names in the archive are those that our own session sees. The text of SQL_ASCII is bytes: nothing converts it.
+    if snapshot.connection.info.parameter_status("server_encoding") != "SQL_ASCII":
+        arguments.append("--encoding=UTF8")
+    return arguments
 
 
 def store_whole(store: Store, key: str, data: bytes, *, plain_bytes: int, role: Literal["globals", "details"]) -> StoredObject:
