@@ -1,23 +1,21 @@
 """`dump restore`: roles, a database under a working name, its data, ANALYZE, the comparison, and only then its real name."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from clipper_backup.errors import ClipperError, IntegrityError, ServerError, UsageError
-from clipper_backup.format.documents import DatabaseProperties, DatabaseRecord, DumpSummary, StoredObject
+from clipper_backup.format.documents import DatabaseProperties, DatabaseRecord, DumpSummary
 from clipper_backup.ops.dump.compare import Comparison, compare
-from clipper_backup.ops.dump.read import archive_in_scratch, choose_database, plain_stream, summary_of
-from clipper_backup.ops.events import Warned
+from clipper_backup.ops.dump.fill import Filling, fill
+from clipper_backup.ops.dump.read import choose_database, plain_stream, summary_of
 from clipper_backup.ops.work import Work, login_of, step
 from clipper_backup.postgres import databases, globals_script, server_facts
-from clipper_backup.postgres.binaries import Binaries, find_binaries
-from clipper_backup.postgres.connection import Connection, Login, connect, dbname_argument, translated
-from clipper_backup.postgres.programs import Program, run
+from clipper_backup.postgres.binaries import find_binaries
+from clipper_backup.postgres.connection import Connection, Login, connect
 from clipper_backup.repository.dumps import read_details
-from clipper_backup.values import DumpId, show_bytes
+from clipper_backup.values import DumpId
 
 WORKING_PREFIX = "clipper_backup_restoring_"
 _REPLACED = "_replaced_"
@@ -89,7 +87,10 @@ def restore_dump(work: Work, request: Request) -> Restored:
         replaces = _look_at_target(maintenance, login, request)
         created = _restore_roles(work, maintenance, summary) if request.roles else ()
         with _target(work, maintenance, login, request, record, replaces=replaces) as target:
-            _fill(work, target, request, summary, stored, record, binaries)
+            filling = Filling(
+                summary, stored, record.name, _as_properties(record.properties), binaries, jobs=request.jobs, roles=request.roles
+            )
+            fill(work, login, target.name, filling)
             comparison = _prove(work, target, record)
             if comparison.differences:
                 raise _KeptError(_difference_error(target, request, comparison))
@@ -204,71 +205,6 @@ def _restore_roles(work: Work, maintenance: Connection, summary: DumpSummary) ->
                 server_facts.run_statements(maintenance, [statement])
         running.done = f"{len(missing)} roles created, {len(found.roles) - len(missing)} were there"
     return tuple(missing)
-
-
-def _fill(
-    work: Work,
-    target: _Target,
-    request: Request,
-    summary: DumpSummary,
-    stored: StoredObject,
-    record: DatabaseRecord,
-    binaries: Binaries,
-) -> None:
-    pg_restore = binaries.program("pg_restore")
-    environment = target.login.environment(target.name)
-    arguments = ["--exit-on-error", "--no-password", dbname_argument(target.name), *_without(work, target, summary)]
-    if not request.roles:
-        arguments += ["--no-owner", "--no-privileges"]
-    with step(work, "restore", f"restore {record.name} into {target.name}") as running:
-        if request.jobs > 1 or stored.archive == "directory":
-            with archive_in_scratch(work, summary, stored, running) as path:
-                run(pg_restore, [*arguments, f"--jobs={request.jobs}", str(path)], environment)
-        else:
-            with Program(pg_restore, arguments, environment, feed=True) as program:
-                chunks = plain_stream(work, summary, stored, running)
-                program.feed(chunks)
-                # pg_restore may stop reading after the last entry; size and hash are compared after the last byte.
-                for _ in chunks:
-                    pass
-                program.finish()
-        running.done = f"{record.name}: {show_bytes(stored.plain_bytes)} restored"
-    with step(work, "analyze", "ANALYZE") as running, closing(connect(target.login, target.name)) as connection:
-        with translated("ANALYZE"):
-            connection.execute("ANALYZE")
-        properties = _as_properties(record.properties)
-        absent = _absent_roles(connection, properties)
-        if not request.roles:
-            absent = set()
-            properties = dataclasses.replace(properties, grants=None, settings=())
-        if absent:
-            work.emit(Warned(f"privileges and settings of the database are left out: no role {', '.join(sorted(absent))}"))
-        else:
-            databases.apply_properties(connection, target.name, properties)
-        running.done = "statistics gathered, the database's own settings applied"
-
-
-def _without(work: Work, target: _Target, summary: DumpSummary) -> list[str]:
-    """Tablespaces are folders of another machine: without all of them, everything goes into the default one."""
-    stored = summary.part("globals")
-    if stored is None:
-        return []
-    with step(work, "tablespaces", "look for tablespaces") as running:
-        wanted = set(globals_script.parse(b"".join(plain_stream(work, summary, stored, running)).decode()).tablespaces)
-        with closing(connect(target.login)) as connection:
-            missing = wanted - server_facts.tablespace_names(connection)
-    if not missing:
-        return []
-    hint = "create them first to keep the placement"
-    work.emit(
-        Warned(f"tablespace {', '.join(sorted(missing))} does not exist here: everything goes into the default one", (hint,))
-    )
-    return ["--no-tablespaces"]
-
-
-def _absent_roles(connection: Connection, properties: server_facts.Properties) -> set[str]:
-    named = {grantee for grantee, *_ in properties.grants or ()} | {role for role, _ in properties.settings}
-    return {name for name in named if name is not None} - server_facts.role_names(connection)
 
 
 # -- whether it is right
