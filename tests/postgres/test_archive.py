@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 from psycopg import sql as compose
 
 from clipper_backup.errors import IntegrityError
-from clipper_backup.postgres.archive import CopyCounter, Head, parse_setvals, read_contents, split_qualified
+from clipper_backup.postgres.archive import (
+    LONGEST_STATEMENT_BYTES,
+    CopyCounter,
+    Head,
+    parse_setvals,
+    read_contents,
+    split_qualified,
+)
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.postgres import client_environment, connect, fresh_database, server_binaries, sql
 
+MIB = 1 << 20
 SCHEMAS = ["public", "a.b", 'quo"te', "new\nline"]
 NAMES = [
     "plain",
@@ -342,3 +350,22 @@ def test_a_long_statement_in_small_pieces_takes_no_long_time() -> None:
     blob = b"SELECT pg_catalog.lowrite(0, '\\x" + b"6a" * 16_384 + b"');\n"
     script = blob * 50 + b"COPY public.a (b) FROM stdin;\n1\n\\.\n"
     assert counted(in_pieces(script, 8192)) == {("public", "a"): 1}
+
+
+def test_a_row_of_any_length_is_counted_without_being_kept() -> None:
+    piece, counter = b"6a" * (MIB // 2), CopyCounter()
+    counter.feed(b"COPY public.a (b) FROM stdin;\nshort\n\\\\x")
+    for _ in range(64):
+        counter.feed(piece)
+        assert len(counter._rest) < 4
+    counter.feed(b"\nshort\n\\.\n\nCOPY public.b (c) FROM stdin;\n1\n\\.\n")
+    assert counter.rows == {("public", "a"): 3, ("public", "b"): 1}
+
+
+def test_a_statement_without_end_is_an_error_before_it_fills_the_memory() -> None:
+    counter = CopyCounter()
+    counter.feed(b"SELECT '")
+    with pytest.raises(IntegrityError, match="a statement in the archive does not end: b\"SELECT 'xxx"):  # noqa: PT012  after how much matters
+        for number in range(64):
+            counter.feed(b"x" * MIB)
+            assert number < LONGEST_STATEMENT_BYTES // MIB

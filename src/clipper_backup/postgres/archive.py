@@ -20,7 +20,11 @@ _NAME = rb'(?:"(?:[^"]|"")+"|[^",.()\s]+)'
 _COPY = re.compile(rb"COPY (%b\.%b) (?:\(%b(?:, %b)*\))? FROM stdin;\n" % (_NAME, _NAME, _NAME, _NAME))
 # Up to a semicolon that ends a line and is not within quotes: a name may hold line breaks, and whatever looks like a COPY.
 _STATEMENT = re.compile(rb"""(?:[^'";]++|'[^']*+'|"[^"]*+"|;(?!\n))*+;\n""")
+_END_OF_TABLE = b"\n\\.\n"
 _PART = r'("(?:[^"]|"")+"|[^".]+)'
+
+LONGEST_STATEMENT_BYTES = 4 << 20
+"""Beyond what pg_restore writes among data: 32 kB of a large object at once, or a COPY that names 1600 columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def split_qualified(text: str) -> tuple[str, str] | None:
 class CopyCounter:
     r"""Counts the rows of each table in a script of `pg_restore --data-only`, as it streams by.
 
-    Rows end with a line feed (one inside a value is written as `\n`), a table's data ends with a line `\.`.
+    Rows end with a line feed (one inside a value is written as `\n`), a table's data ends with a line `\.`. A row may be of
+    any length and is not kept; of a statement that has not ended yet, all is.
     """
 
     def __init__(self) -> None:
@@ -110,11 +115,13 @@ class CopyCounter:
         self._table: tuple[str, str] | None = None
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next piece of the script."""
+        """Take the next piece of the script. IntegrityError when a statement is longer than any that pg_restore writes."""
         data = self._rest + chunk
         done, place = -1, 0
         while place > done:
             done, place = place, self._outside(data, place) if self._table is None else self._inside(data, place, self._table)
+        if len(data) - place > LONGEST_STATEMENT_BYTES:
+            raise IntegrityError(f"a statement in the archive does not end: {data[place : place + 40]!r}")
         self._rest = data[place:]
 
     def _outside(self, data: bytes, place: int) -> int:
@@ -128,18 +135,18 @@ class CopyCounter:
         if header is not None and (names := split_qualified(header[1].decode())) is not None:
             self._table = names
             self.rows.setdefault(names, 0)
+            return statement.end() - 1
         return statement.end()
 
     def _inside(self, data: bytes, place: int, table: tuple[str, str]) -> int:
-        """Where the whole rows of *table* at *place* end."""
-        if data.startswith(b"\\.\n", place):
-            self._table = None
-            return place + 3
-        end = data.find(b"\n\\.\n", place)
-        # What is not the end of the table must keep its last three bytes: they may be the beginning of the end.
-        whole = end + 1 if end >= 0 else max(place, data.rfind(b"\n", place, max(place, len(data) - 3)) + 1)
-        self.rows[table] += data.count(b"\n", place, whole)
-        return whole
+        """What ends the table begins with a line feed that is a row's (or its heading's), so the byte at *place* is counted."""
+        end = data.find(_END_OF_TABLE, place)
+        counted = end if end >= 0 else max(place, len(data) - len(_END_OF_TABLE) + 1)
+        self.rows[table] += data.count(b"\n", place + 1, counted + 1)
+        if end < 0:
+            return counted
+        self._table = None
+        return end + len(_END_OF_TABLE)
 
 
 class Head:
