@@ -8,6 +8,8 @@ from typing import Self
 from clipper_backup.errors import UsageError
 
 DUMP_ID_PREFIX = "postgres-backup-"
+WORKING_PREFIX = "clipper_backup_restoring_"
+"""How the name of a database begins that a restore is filling."""
 _DUMP_ID = re.compile(r"postgres-backup-([0-9]{8}-[0-9]{6})")
 _DUMP_ID_TIME = "%Y%m%d-%H%M%S"
 

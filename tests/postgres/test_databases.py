@@ -22,6 +22,7 @@ from clipper_backup.postgres.databases import (
 )
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.postgres.server_facts import Properties, connectable_databases, database_properties
+from clipper_backup.values import WORKING_PREFIX
 from fixtures.postgres import connect as connect_to
 from fixtures.postgres import fresh_database, fresh_role, login_to, major_of, sql
 
@@ -235,6 +236,16 @@ def names(server: PrivateServer) -> set[str]:
         return set(connectable_databases(connection))
 
 
+def test_a_restore_under_way_is_no_database_to_dump(postgres: PrivateServer, database: str) -> None:
+    working = f"{WORKING_PREFIX}0123456789abcdef"
+    replaced = f"{database}_replaced_20261122031500"
+    with dropped_at_last(postgres, working, replaced), closing(connect(login_to(postgres))) as connection:
+        for made in (working, replaced):
+            create_database(connection, made, properties_of(postgres, database), None)
+        assert names(postgres) >= {database, replaced}
+        assert working not in names(postgres)
+
+
 def test_it_is_there_until_it_is_dropped(postgres: PrivateServer, database: str) -> None:
     with dropped_at_last(postgres, COPY), closing(connect(login_to(postgres))) as connection:
         assert not database_exists(connection, COPY)
@@ -356,6 +367,7 @@ def session(two_databases: tuple[str, str], postgres: PrivateServer) -> Iterator
 def test_a_database_with_anything_in_it_is_not_empty(session: Connection, statement: str) -> None:
     assert is_empty(session)
     with session.transaction(force_rollback=True):
+        session.execute("SET LOCAL search_path = public")  # the product's sessions search nothing
         session.execute(statement.encode())
         assert not is_empty(session)
     assert is_empty(session)

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from clipper_backup.postgres.connection import Connection, rows, translated
-from clipper_backup.values import Lsn
+from clipper_backup.values import WORKING_PREFIX, Lsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,14 @@ def server_facts(connection: Connection) -> ServerFacts:
 
 
 def connectable_databases(connection: Connection) -> list[str]:
-    """Every database that accepts connections and is no template, by name."""
+    """Every database that accepts connections, is no template and not what a restore is filling, by name."""
     with translated("listing the databases"):
         return [
             name
             for (name,) in rows(
                 connection, "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname"
             )
+            if not name.startswith(WORKING_PREFIX)
         ]
 
 

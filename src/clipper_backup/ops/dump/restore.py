@@ -15,9 +15,8 @@ from clipper_backup.postgres import databases, globals_script, server_facts
 from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.postgres.connection import Connection, Login, connect
 from clipper_backup.repository.dumps import read_details
-from clipper_backup.values import DumpId
+from clipper_backup.values import WORKING_PREFIX, DumpId
 
-WORKING_PREFIX = "clipper_backup_restoring_"
 _REPLACED = "_replaced_"
 _NAME_BYTES = 63
 """The longest name PostgreSQL keeps (NAMEDATALEN - 1); a longer one would be cut without an error."""
