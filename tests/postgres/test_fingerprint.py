@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -19,12 +20,15 @@ from clipper_backup.postgres.fingerprint import (
     Figures,
     answer,
     fix_text_form,
+    is_table,
     measure_large_objects,
     measure_table,
     missing_relations,
+    own_search_path,
     read_sequence,
 )
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.postgres.server_facts import database_properties, used_collations
 from fixtures.postgres import client_environment, fresh_database, fresh_role, login_to, server_binaries, sql
 
 
@@ -211,7 +215,7 @@ def test_every_type_is_in_the_hash(postgres18: PrivateServer, everything_on_both
         whole = figures_of(connection, "everything")
         for number, kind in enumerate(VALUES):
             with connection.transaction(force_rollback=True):
-                connection.execute(f"UPDATE everything SET c{number} = NULL WHERE id = 1".encode())
+                connection.execute(f"UPDATE public.everything SET c{number} = NULL WHERE id = 1".encode())
                 changed = figures_of(connection, "everything")
             assert changed.rows == whole.rows
             assert changed.hash != whole.hash, kind
@@ -247,6 +251,7 @@ def scratch_table(postgres18: PrivateServer) -> Iterator[Connection]:
         columns = ", ".join(f"c{number} {kind}" for number, kind in enumerate(COLUMNS))
         sql(postgres18, database, f"CREATE TABLE measured ({columns}); CREATE TABLE others (LIKE measured)")
         with measuring(postgres18, database) as connection:
+            connection.execute("SET search_path = public")  # the product's sessions search nothing
             yield connection
 
 
@@ -399,7 +404,19 @@ def test_a_table_that_is_gone_is_named(postgres: PrivateServer, database: str) -
 def test_large_objects_are_counted(postgres: PrivateServer, database: str) -> None:
     sql(postgres, database, "SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 3)")
     with measuring(postgres, database) as connection:
-        assert measure_large_objects(connection) == 3
+        assert measure_large_objects(connection, hashed=False) == Figures(3)
+
+
+def test_large_objects_are_hashed_by_content(postgres: PrivateServer, database: str) -> None:
+    sql(postgres, database, "SELECT lo_from_bytea(4711, 'precious')")
+    with measuring(postgres, database) as connection:
+        before = measure_large_objects(connection, hashed=True)
+        connection.execute("SELECT lo_put(4711, 0, 'PRECIOUS')")
+        changed = measure_large_objects(connection, hashed=True)
+        connection.execute("SELECT lo_put(4711, 0, 'precious')")
+        assert measure_large_objects(connection, hashed=True) == before
+    assert before.hash is not None
+    assert (changed.rows, changed.hash != before.hash) == (before.rows, True)
 
 
 def test_sequences_are_read(postgres: PrivateServer, database: str) -> None:
@@ -437,10 +454,10 @@ def test_validation_queries_are_answered(
 ) -> None:
     sql(postgres, database, "CREATE TABLE there ()")
     with measuring(postgres, database) as connection:
-        assert answer(connection, "the query", statement) == expected
+        assert answer(connection, "the query", statement, "public") == expected
         with connection.transaction():
-            assert answer(connection, "the query", statement) == expected
-            assert answer(connection, "another", "SELECT 2") == ["2"], "a failed query ended the snapshot's transaction"
+            assert answer(connection, "the query", statement, "public") == expected
+            assert answer(connection, "another", "SELECT 2", "") == ["2"], "a failed query ended the snapshot's transaction"
 
 
 def test_a_validation_query_sees_the_schemas_that_the_role_searches(postgres: PrivateServer, database: str) -> None:
@@ -449,20 +466,63 @@ def test_a_validation_query_sees_the_schemas_that_the_role_searches(postgres: Pr
     )
     with measuring(postgres, database) as connection:
         figures_of(connection, "clips", schema="aside")
-        assert answer(connection, "clips", "SELECT count(*) FROM clips") == ["0"]
+        assert own_search_path(connection) == "aside"
+        assert answer(connection, "clips", "SELECT count(*) FROM clips", "aside") == ["0"]
+        assert answer(connection, "clips", "SELECT count(*) FROM clips", "public") is None
+        assert sql_of(connection, "SHOW search_path") == "", "the session searches a schema after the query"
+
+
+def sql_of(connection: Connection, statement: LiteralString) -> object:
+    ((value,),) = connection.execute(statement).fetchall()
+    return value
+
+
+def test_a_query_with_a_million_rows_costs_one(postgres: PrivateServer, database: str) -> None:
+    """Its first row is all that is read, by a cursor of the server."""
+    with measuring(postgres, database) as connection:
+        assert answer(connection, "many", "SELECT n FROM generate_series(1, 1000000) n", "") == ["1"]
+        assert sql_of(connection, "SELECT count(*) FROM pg_cursors") == 0
+
+
+def test_only_a_table_is_one(postgres: PrivateServer, database: str) -> None:
+    sql(postgres, database, "CREATE TABLE a (); CREATE VIEW v AS SELECT 1; CREATE TABLE p (n int) PARTITION BY LIST (n)")
+    with measuring(postgres, database) as connection:
+        assert [is_table(connection, "public", name) for name in ("a", "v", "p", "gone")] == [True, False, True, False]
+
+
+def test_the_functions_of_a_databases_owner_do_not_run_in_our_sessions(postgres: PrivateServer, database: str) -> None:
+    """Whoever owns a database may name his functions like PostgreSQL's, and have them searched first."""
+    sql(
+        postgres,
+        database,
+        "CREATE TABLE caught (by text); CREATE TABLE t AS SELECT 1 AS n;"
+        "CREATE FUNCTION public.trap(what text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'the trap was run as %: %', current_user, what; END $$;"
+        "CREATE FUNCTION public.shobj_description(oid, text) RETURNS text LANGUAGE sql AS $$ SELECT public.trap('comment') $$;"
+        "CREATE FUNCTION public.format(text, text, text) RETURNS text LANGUAGE sql AS $$ SELECT public.trap('format') $$;"
+        "CREATE FUNCTION public.current_database() RETURNS name LANGUAGE sql AS $$ SELECT public.trap('name')::name $$;"
+        "CREATE VIEW public.pg_class AS SELECT public.trap('catalog');"
+        f"ALTER DATABASE {database} SET search_path = public, pg_catalog",
+    )
+    with measuring(postgres, database) as connection:
+        major = connection.info.server_version // 10000
+        assert database_properties(connection, major).comment is None
+        assert used_collations(connection) is not None
+        assert figures_of(connection, "t").rows == 1
+        assert is_table(connection, "public", "t")
 
 
 def test_a_validation_query_that_fails_is_named(postgres: PrivateServer, database: str) -> None:
     with measuring(postgres, database) as connection:
         with connection.transaction(), pytest.raises(ServerError, match="validation query 'ratio': division by zero"):
-            answer(connection, "ratio", "SELECT 1 / 0")
+            answer(connection, "ratio", "SELECT 1 / 0", "")
         with fresh_role(postgres) as role:
             sql(postgres, database, "CREATE TABLE closed ()")
             with (
                 measuring(postgres, database, user=role) as theirs,
                 pytest.raises(AccessError, match="validation query 'closed'"),
             ):
-                answer(theirs, "closed", "SELECT count(*) FROM closed")
+                answer(theirs, "closed", "SELECT count(*) FROM closed", "public")
 
 
 def test_what_is_missing_is_found(postgres: PrivateServer, database: str) -> None:

@@ -134,7 +134,7 @@ def test_more_tables_than_one_statement_locks(postgres18: PrivateServer) -> None
 def test_the_session_can_write_nothing(postgres: PrivateServer, database: str) -> None:
     sql(postgres, database, "CREATE TABLE a ()")
     with closing(take(postgres, database)) as snapshot, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        snapshot.connection.execute("INSERT INTO a DEFAULT VALUES")
+        snapshot.connection.execute("INSERT INTO public.a DEFAULT VALUES")
 
 
 EVERY_KIND = """
@@ -481,7 +481,7 @@ def test_many_sessions_can_use_it_until_it_is_closed(postgres: PrivateServer, da
         with closing(product_connect(login_to(postgres), database)) as other:
             other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             other.execute(f"SET TRANSACTION SNAPSHOT '{exported}'".encode())
-            return other.execute("SELECT count(*) FROM a").fetchall()
+            return other.execute("SELECT count(*) FROM public.a").fetchall()
 
     with contextlib.ExitStack() as until_closed:
         snapshot = until_closed.enter_context(closing(take(postgres, database)))

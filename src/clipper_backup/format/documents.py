@@ -156,10 +156,11 @@ class ExtensionRecord(Document, kw_only=True, frozen=True):
 
 
 class QueryRecord(Document, kw_only=True, frozen=True):
-    """A validation query and its answer: the values of its first row as text."""
+    """A validation query, the search_path it was asked with, and its answer: the values of its first row as text."""
 
     name: str
     sql: str
+    search_path: str = ""
     answer: list[str | None]
 
 
@@ -208,6 +209,7 @@ class DatabaseRecord(Document, kw_only=True, frozen=True):
     tables: list[TableRecord]
     sequences: list[SequenceRecord]
     large_objects: int | None
+    large_objects_hash: str | None = None
     extensions: list[ExtensionRecord]
     collations: list[str]
     queries: list[QueryRecord]

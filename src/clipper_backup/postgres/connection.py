@@ -70,7 +70,8 @@ def dbname_argument(database: str) -> str:
 def connect(login: Login, database: str | None = None) -> Connection:
     """Open an autocommit connection; without *database* to the first of dbname, postgres and template1 that exists.
 
-    No time-out that was set for the role, the database or the server ends the session, and its text is UTF-8.
+    No time-out that was set for the role, the database or the server ends the session, its text is UTF-8, and no schema but
+    pg_catalog is searched.
     AccessError when the login is refused, MissingError when the database does not exist, ServerError otherwise.
     """
     if database is not None:
@@ -101,6 +102,9 @@ def _connect(login: Login, database: str) -> Connection:
     try:
         with translated(f"preparing a session in database {database}"):
             connection.execute("SET statement_timeout = 0")  # first: the next statement would be under it
+            # Whoever owns the database may have set its path to schemas with functions of his own, named like PostgreSQL's:
+            # they would run as us, who may be a superuser (CVE-2018-1058). pg_dump does the same.
+            connection.execute("SELECT pg_catalog.set_config('search_path', '', false)")
             connection.execute("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)", [list(_TIMEOUTS)])
     except BaseException:
         connection.close()

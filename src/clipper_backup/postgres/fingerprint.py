@@ -72,10 +72,8 @@ def measure_table(connection: Connection, schema: str, name: str, condition: str
             "SELECT count(*), coalesce(sum(("
             "'x' || encode(substr(sha256(convert_to({}::text, {})), 1, 8), 'hex'))::bit(64)::bigint), 0)::text "
         ).format(row, sql.Literal(_common_encoding(connection)))
-        # A value that is a name (of type regclass and its like) is written in full where no schema is searched.
-        connection.execute("SET search_path = ''")
+        # A value that is a name (of type regclass and its like) is written in full, since no schema is searched (`connect`).
         ((count, total),) = rows(connection, statement + source)
-        connection.execute("RESET search_path")
         return Figures(count, str(total))
 
 
@@ -84,11 +82,26 @@ def _common_encoding(connection: Connection) -> str:
     return "SQL_ASCII" if connection.info.parameter_status("server_encoding") == "SQL_ASCII" else "UTF8"
 
 
-def measure_large_objects(connection: Connection) -> int:
-    """How many large objects there are."""
+def measure_large_objects(connection: Connection, *, hashed: bool) -> Figures:
+    """How many large objects there are, and the hash of their ids and contents.
+
+    By content, not by pages: a restore fills the holes of a sparse one. `hash` is None where one is too large to be read at
+    once (1 GB) although it was asked for.
+    """
     with translated("counting the large objects"):
         ((count,),) = rows(connection, "SELECT count(*) FROM pg_largeobject_metadata")
-        return int(count)
+        if not hashed:
+            return Figures(count)
+        try:
+            with connection.transaction():
+                ((total,),) = rows(
+                    connection,
+                    "SELECT coalesce(sum(('x' || encode(substr(sha256(int8send(oid::bigint) || lo_get(oid)), 1, 8), 'hex'))"
+                    "::bit(64)::bigint), 0)::text FROM pg_largeobject_metadata",
+                )
+        except (psycopg.errors.InvalidParameterValue, psycopg.errors.ProgramLimitExceeded):
+            return Figures(count)
+        return Figures(count, str(total))
 
 
 def read_sequence(connection: Connection, schema: str, name: str) -> tuple[int, bool]:
@@ -100,14 +113,38 @@ def read_sequence(connection: Connection, schema: str, name: str) -> tuple[int, 
         return int(value), bool(called)
 
 
-def answer(connection: Connection, name: str, statement: str) -> list[str | None] | None:
+def own_search_path(connection: Connection) -> str:
+    """The search_path that sessions of this role in this database have by themselves; ours search nothing (`connect`)."""
+    with translated("asking for the search path"):
+        ((path,),) = rows(connection, "SELECT reset_val FROM pg_settings WHERE name = 'search_path'")
+        return str(path)
+
+
+def is_table(connection: Connection, schema: str, name: str) -> bool:
+    """Whether that is an ordinary or partitioned table: reading one runs nobody's code, reading a view may."""
+    with translated(f"looking for {schema}.{name}"):
+        return bool(
+            rows(
+                connection,
+                "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
+                [schema, name],
+            )
+        )
+
+
+def answer(connection: Connection, name: str, statement: str, search_path: str) -> list[str | None] | None:
     """The first row of a validation query as text; None where what it asks about does not exist in this database.
 
-    Other failures raise. Inside a transaction it works on a savepoint, so that a failing query does not end it.
+    Other failures raise. Asked in a transaction, or on a savepoint of the one that is open, which is rolled back.
     """
     try:
-        with connection.transaction():
-            found = connection.execute(statement.encode()).fetchone()
+        with connection.transaction(force_rollback=True):
+            connection.execute("SELECT set_config('search_path', %s, true)", [search_path])
+            # A cursor of the server: a query that answers with a million rows costs us one.
+            with connection.cursor(name="clipper_backup_validation") as cursor:
+                cursor.execute(statement.encode())
+                found = cursor.fetchone()
     except _ABSENT:
         return None
     except psycopg.Error as error:

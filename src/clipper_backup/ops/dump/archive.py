@@ -116,6 +116,7 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
             for s in contents.sequences
         ],
         large_objects=measured.large_objects,
+        large_objects_hash=measured.large_objects_hash,
         extensions=[ExtensionRecord(name=n, version=v, schema=s) for n, v, s in extensions],
         collations=collations,
         queries=measured.queries,

@@ -88,17 +88,21 @@ def _compare_sequences(connection: Connection, record: DatabaseRecord, differenc
 
 
 def _compare_large_objects(connection: Connection, record: DatabaseRecord, differences: list[Difference]) -> None:
-    if record.large_objects is not None:
-        found = fp.measure_large_objects(connection)
-        if found != record.large_objects:
-            differences.append(Difference("large objects", str(record.large_objects), str(found)))
+    if record.large_objects is None:
+        return
+    found = fp.measure_large_objects(connection, hashed=record.large_objects_hash is not None)
+    if found.rows != record.large_objects:
+        differences.append(Difference("large objects", str(record.large_objects), str(found.rows)))
+    elif found.hash != record.large_objects_hash:
+        shown = f"hash {found.hash} over the same {found.rows}"
+        differences.append(Difference("large objects", f"hash {record.large_objects_hash}", shown))
 
 
 def _compare_queries(connection: Connection, record: DatabaseRecord, differences: list[Difference]) -> None:
     for query in record.queries:
         recorded = ", ".join(map(str, query.answer))
         try:
-            found = fp.answer(connection, query.name, query.sql)
+            found = fp.answer(connection, query.name, query.sql, query.search_path)
         except ClipperError as error:
             differences.append(Difference(f"validation query {query.name!r}", recorded, str(error)))
             continue

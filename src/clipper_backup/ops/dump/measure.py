@@ -18,6 +18,7 @@ class Measured:
     tables: list[TableRecord] = field(default_factory=list)
     queries: list[QueryRecord] = field(default_factory=list)
     large_objects: int | None = None
+    large_objects_hash: str | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -44,23 +45,29 @@ def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> No
                     )
                 )
                 running.progress(done, len(snapshot.tables), "tables")
-            measured.large_objects = fp.measure_large_objects(snapshot.connection)
+            large = fp.measure_large_objects(snapshot.connection, hashed=mode == "hash")
+            measured.large_objects, measured.large_objects_hash = large.rows, large.hash
+            if mode == "hash" and large.hash is None:
+                measured.warnings.append(f"database {name}: large objects were counted, not hashed: one is too large")
             running.done = f"{name}: {sum(t.rows or 0 for t in measured.tables)} rows in {len(measured.tables)} tables"
+    search_path = fp.own_search_path(snapshot.connection)
     for query in work.settings.validation_queries:
-        _ask(snapshot, name, query, measured)
+        _ask(snapshot, name, query, search_path, measured)
 
 
-def _ask(snapshot: Snapshot, name: str, query: ValidationQuery, measured: Measured) -> None:
+def _ask(snapshot: Snapshot, name: str, query: ValidationQuery, search_path: str, measured: Measured) -> None:
     if query.database not in {None, name}:
         return
+    if query.table is not None and not fp.is_table(snapshot.connection, *query.table):
+        return
     try:
-        answer = fp.answer(snapshot.connection, query.name, query.sql)
+        answer = fp.answer(snapshot.connection, query.name, query.sql, search_path)
     except ClipperError as error:
         # The operator's own query must not keep his data from being saved.
         measured.warnings.append(f"database {name}: {error}")
         return
     if answer is not None:
-        measured.queries.append(QueryRecord(name=query.name, sql=query.sql, answer=answer))
+        measured.queries.append(QueryRecord(name=query.name, sql=query.sql, search_path=search_path, answer=answer))
     elif query.database == name:
         measured.warnings.append(f"database {name}: validation query {query.name!r} asks about what does not exist")
 
