@@ -106,14 +106,13 @@ class Endless:
     """A task that ends only when it is cancelled, and then by an error, as a killed program's reader does."""
 
     def __init__(self) -> None:
-        self.begun, self.cancelled = threading.Event(), threading.Event()
+        self.begun, self.cancelled, self.ended = threading.Event(), threading.Event(), threading.Event()
         self.cancels = 0
-        self.ended = False
 
     def __call__(self) -> None:
         self.begun.set()
         assert self.cancelled.wait(30), "it was never cancelled"
-        self.ended = True
+        self.ended.set()
         raise ToolError("pg_dump was ended by signal 9")
 
     def cancel(self) -> None:
@@ -136,7 +135,7 @@ def test_the_first_failure_is_told_after_the_others_were_ended(place: int) -> No
     tasks.insert(place, failing(endless.begun, ToolError("the disk is full")))
     with pytest.raises(ToolError, match="the disk is full"):
         together(tasks, cancel=endless.cancel)
-    assert endless.ended
+    assert endless.ended.is_set()
     assert endless.cancels == 1
 
 
@@ -152,7 +151,7 @@ def test_a_task_that_missed_a_cancel_is_cancelled_again() -> None:
 
     with pytest.raises(ToolError, match="the disk is full"):
         together([endless, failing(endless.begun, ToolError("the disk is full"))], cancel=cancel)
-    assert endless.ended
+    assert endless.ended.is_set()
 
 
 def test_when_all_have_ended_nothing_is_cancelled() -> None:
@@ -188,7 +187,7 @@ def test_a_signal_ends_all_of_them() -> None:
     with stopped_by(signal.SIGUSR1), pytest.raises(StoppedError):
         together([endless], cancel=endless.cancel)
     sending.join()
-    assert endless.ended
+    assert endless.ended.wait(30)  # the signal may have come while its thread was being started, of which nobody knew yet
 
 
 # -- who and where
