@@ -37,9 +37,9 @@ def plan(
     days: int = 30,
     minimum: int = 0,
     held: Collection[DumpId] = (),
-    unreadable: Collection[DumpId] = (),
+    damaged: Collection[DumpId] = (),
 ) -> list[Decision]:
-    return plan_retention(dumps, now=now, retention_days=days, minimum=minimum, held=held, unreadable=unreadable)
+    return plan_retention(dumps, now=now, retention_days=days, minimum=minimum, held=held, damaged=damaged)
 
 
 def going(decisions: Sequence[Decision]) -> set[DumpId]:
@@ -66,10 +66,10 @@ def test_the_newest_good_ones_are_kept_whatever_their_age() -> None:
     assert going(plan([listed(i, committed=True) for i in ids], minimum=3)) == {ids[0]}
 
 
-def test_what_is_unfinished_or_unreadable_does_not_count_as_one_of_the_newest() -> None:
+def test_what_is_unfinished_or_damaged_does_not_count_as_one_of_the_newest() -> None:
     old, good, damaged, unfinished = (days_old(age) for age in (300, 200, 100, 0.5))
     dumps = [listed(i, committed=True) for i in (old, good, damaged)] + [listed(unfinished, committed=False)]
-    assert going(plan(dumps, minimum=1, unreadable={damaged})) == {old}
+    assert going(plan(dumps, minimum=1, damaged={damaged})) == {old}
 
 
 @pytest.mark.rule(77)
@@ -110,7 +110,7 @@ pasts = st.lists(
         st.booleans(),  # committed
         st.floats(0, 3),  # days that writing took
         st.booleans(),  # held
-        st.booleans(),  # unreadable
+        st.booleans(),  # damaged
     ),
     max_size=12,
     unique_by=lambda each: days_old(each[0]),
@@ -127,10 +127,10 @@ class Past:
             for age, committed, took, _, _ in drawn
         ]
         self.held = {days_old(age) for age, _, _, held, _ in drawn if held}
-        self.unreadable = {days_old(age) for age, committed, _, _, unreadable in drawn if committed and unreadable}
+        self.damaged = {days_old(age) for age, committed, _, _, damaged in drawn if committed and damaged}
 
     def plan(self, *, days: int, minimum: int, now: datetime = NOW) -> list[Decision]:
-        return plan(self.dumps, now=now, days=days, minimum=minimum, held=self.held, unreadable=self.unreadable)
+        return plan(self.dumps, now=now, days=days, minimum=minimum, held=self.held, damaged=self.damaged)
 
 
 past_of = pasts.map(Past)
@@ -145,8 +145,8 @@ def test_what_must_never_happen_does_not(past: Past, days: int, minimum: int) ->
     by_id = {each.dump_id: each for each in past.dumps}
     assert [decision.dump_id for decision in decisions] == [each.dump_id for each in past.dumps]
     assert not gone & past.held
-    assert not gone & past.unreadable
-    good = [each.dump_id for each in past.dumps if each.committed and each.dump_id not in past.unreadable]
+    assert not gone & past.damaged
+    good = [each.dump_id for each in past.dumps if each.committed and each.dump_id not in past.damaged]
     assert not gone & set(good[len(good) - minimum :] if minimum <= len(good) else good)
     for dump_id in gone:
         if by_id[dump_id].committed:
@@ -165,8 +165,8 @@ def test_what_may_go_goes(past: Past, days: int, minimum: int) -> None:
     assert len(kept_for_their_number) <= minimum
     for decision in decisions:
         if decision.keep and decision not in kept_for_their_number:
-            held_or_unreadable = decision.dump_id in past.held | past.unreadable
-            assert held_or_unreadable or NOW - decision.dump_id.at <= timedelta(days=days) or "not finished" in decision.reason
+            held_or_damaged = decision.dump_id in past.held | past.damaged
+            assert held_or_damaged or NOW - decision.dump_id.at <= timedelta(days=days) or "not finished" in decision.reason
 
 
 @given(past_of, day_counts, day_counts, minimums, minimums)
@@ -202,6 +202,6 @@ def test_the_reasons_are_those_a_person_agreed_to(golden: Golden) -> None:
     text = ""
     for days, minimum in ((30, 3), (0, 4), (400, 0)):
         text += f"RETENTION_DAYS={days} RETENTION_MIN_DUMPS={minimum}, now {NOW:%Y-%m-%d %H:%M}\n"
-        for decision in plan(dumps, days=days, minimum=minimum, held={days_old(60.5)}, unreadable={days_old(44)}):
+        for decision in plan(dumps, days=days, minimum=minimum, held={days_old(60.5)}, damaged={days_old(44)}):
             text += f"  {decision.dump_id}  {'keep' if decision.keep else 'GO  '}  {decision.reason}\n"
     golden(Path(__file__).with_name("golden") / "retention.txt", text)

@@ -119,7 +119,7 @@ def delete(
     yes: Annotated[bool, Parameter(help="do not ask")] = False,
     context: Context,
 ) -> None:
-    """Delete one dump; refused for the newest one and for held ones."""
+    """Delete one dump; refused for the newest good one and for held ones."""
     work = _work(context, read_only=dry_run)
     found = _find(work, dump_id)
     pruning.check_deletable(work, found)

@@ -77,7 +77,8 @@ def entry_document(entry: Entry) -> Document:
     """One id of the catalog."""
     hold = None if entry.hold is None else {"reason": entry.hold.reason, "held_at": json_time(entry.hold.held_at)}
     if entry.summary is not None:
-        return {**summary_document(entry.summary), "problem": None, "hold": hold}
+        state = "damaged" if entry.problem else "committed"
+        return {**summary_document(entry.summary), "state": state, "problem": entry.problem, "hold": hold}
     return {
         **dict.fromkeys(_SUMMARY_FIELDS),  # what does not apply is null, never left out
         "id": str(entry.listed.dump_id),
@@ -92,7 +93,8 @@ def entries_text(entries: list[Entry]) -> str:
     """The catalog as a table, oldest first."""
     rows = []
     for entry in entries:
-        notes = [f"held: {entry.hold.reason}"] if entry.hold is not None else []
+        notes = [f"DAMAGED: {entry.problem}"] if entry.problem else []
+        notes += [f"held: {entry.hold.reason}"] if entry.hold is not None else []
         if entry.summary is not None:
             notes += [f"{len(entry.summary.warnings)} warnings"] if entry.summary.warnings else []
             rows.append(
@@ -107,10 +109,8 @@ def entries_text(entries: list[Entry]) -> str:
                 )
             )
         else:
-            state = f"DAMAGED: {entry.problem}" if entry.problem else "unfinished"
-            rows.append(
-                (str(entry.listed.dump_id), "", "", show_bytes(entry.listed.stored_bytes), "", "", "; ".join([state, *notes]))
-            )
+            notes = notes if entry.problem else ["unfinished", *notes]
+            rows.append((str(entry.listed.dump_id), "", "", show_bytes(entry.listed.stored_bytes), "", "", "; ".join(notes)))
     return table(("ID", "TAKEN", "TOOK", "STORED", "ROWS", "DATABASES", "NOTE"), rows, right=("STORED", "ROWS"))
 
 

@@ -55,6 +55,24 @@ def list_dumps(store: Store) -> list[Listed]:
     return [Listed(dump_id, tuple(found[dump_id])) for dump_id in sorted(found)]
 
 
+def lost_objects(listed: Listed, summary: DumpSummary) -> str | None:
+    """What a dump no longer has of what its summary commits, as far as a listing shows it; None when all is there."""
+    present = {info.key: info.size_bytes for info in listed.objects}
+    lost = [
+        f"{stored.key} is missing from the store"
+        if stored.key not in present
+        else f"{stored.key} has {present[stored.key]} bytes, {stored.size_bytes} were committed"
+        for stored in summary.objects
+        if present.get(stored.key) != stored.size_bytes
+    ]
+    return lost[0] + (f" (and {len(lost) - 1} more)" if len(lost) > 1 else "") if lost else None
+
+
+def is_ahead(dump_id: DumpId, moment: datetime) -> bool:
+    """Whether no dump begun at *moment* gets so late an id: a clock runs wrong, or ran wrong when that dump was taken."""
+    return (dump_id.at - DumpId.at_time(moment).at).total_seconds() >= _ID_ATTEMPTS
+
+
 def read_summary(store: Store, dump_id: DumpId) -> DumpSummary:
     """A committed dump's summary; MissingError when there is no such dump, IntegrityError when it is damaged."""
     key = names.dump_key(dump_id, names.SUMMARY)
@@ -76,10 +94,10 @@ def find_dump(store: Store, wanted: str) -> DumpId:
     """The dump that a person means: an id, or `latest` for the newest committed one."""
     if wanted != "latest":
         return DumpId.parse(wanted)
-    committed = [listed.dump_id for listed in list_dumps(store) if listed.committed]
-    if not committed:
+    found = newest(list_dumps(store))
+    if found is None:
         raise MissingError(f"there is no dump in {store.url}", hints=["`clipper-backup dump create` makes one"])
-    return committed[-1]
+    return found
 
 
 def read_details(store: Store, summary: DumpSummary) -> DumpDetails:
@@ -138,16 +156,19 @@ class DumpWriter:
     @classmethod
     def take_id(cls, store: Store, intent: Intent) -> "DumpWriter":
         """Take the first free id from the store's time on. ClipperError when that is older than a committed dump."""
-        committed = [listed.dump_id for listed in list_dumps(store) if listed.committed]
+        last = newest(list_dumps(store))
         moment = store.now()
         dump_id = DumpId.at_time(moment)
-        if committed and dump_id <= committed[-1] and (committed[-1].at - dump_id.at).total_seconds() >= _ID_ATTEMPTS:
+        if last is not None and is_ahead(last, moment):
             raise ClipperError(
-                f"the store's clock says {show_time(moment)}, but the newest dump is {committed[-1]}",
-                hints=["a clock runs wrong: correct it; a dump with a wrong time in its id must be deleted by hand"],
+                f"the store's clock says {show_time(moment)}, but the newest dump is {last}",
+                hints=[
+                    "if the store's clock runs wrong, correct it",
+                    f"if a clock ran wrong when that dump was taken: `clipper-backup dump delete {last}`",
+                ],
             )
-        if committed and dump_id <= committed[-1]:
-            dump_id = committed[-1].next()
+        if last is not None and dump_id <= last:
+            dump_id = last.next()
         for _ in range(_ID_ATTEMPTS):
             try:
                 store.put(names.dump_key(dump_id, names.INTENT), encode(intent), create=True)

@@ -28,17 +28,17 @@ def plan_retention(
     retention_days: int,
     minimum: int,
     held: Collection[DumpId],
-    unreadable: Collection[DumpId],
+    damaged: Collection[DumpId],
 ) -> list[Decision]:
     """Decide for every dump id, oldest first.
 
-    *now* is the store's clock. Ages of dumps count from the time in their id. *unreadable* are committed dumps whose
-    summary could not be read: they are kept, and do not count towards the *minimum* of good ones.
+    *now* is the store's clock. Ages of dumps count from the time in their id. *damaged* are committed dumps that lack
+    something, or whose summary could not be read: they are kept, and do not count towards the *minimum* of good ones.
     """
-    good = [d.dump_id for d in dumps if d.committed and d.dump_id not in unreadable]
+    good = [d.dump_id for d in dumps if d.committed and d.dump_id not in damaged]
     newest = set(good[-minimum:]) if minimum else set()
     return [
-        _decide(d, now=now, retention_days=retention_days, minimum=minimum, newest=newest, held=held, unreadable=unreadable)
+        _decide(d, now=now, retention_days=retention_days, minimum=minimum, newest=newest, held=held, damaged=damaged)
         for d in dumps
     ]
 
@@ -51,7 +51,7 @@ def _decide(
     minimum: int,
     newest: Collection[DumpId],
     held: Collection[DumpId],
-    unreadable: Collection[DumpId],
+    damaged: Collection[DumpId],
 ) -> Decision:
     def decision(reason: str, *, keep: bool) -> Decision:
         return Decision(listed.dump_id, keep, reason, listed.stored_bytes)
@@ -65,8 +65,8 @@ def _decide(
         if now - listed.last_written_at > GARBAGE_AGE:
             return decision("never finished, and nothing was written for more than a day", keep=False)
         return decision("not finished: being written, or left by a killed run less than a day ago", keep=True)
-    if listed.dump_id in unreadable:
-        return decision("its summary cannot be read: a person must decide", keep=True)
+    if listed.dump_id in damaged:
+        return decision("damaged: a person must decide", keep=True)
     if age <= timedelta(days=retention_days):
         return decision(f"{days}, kept for {retention_days} days", keep=True)
     if listed.dump_id in newest:

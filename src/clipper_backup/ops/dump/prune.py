@@ -6,10 +6,10 @@ from datetime import datetime
 from clipper_backup.errors import ObjectMissingError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.documents import HoldMark, RetentionMark, decode, encode
-from clipper_backup.ops.dump.read import Entry, catalog, summary_of
+from clipper_backup.ops.dump.read import Entry, catalog, newest_good, summary_of
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, step, this_process
-from clipper_backup.repository.dumps import delete_objects, held_dumps, hold_dump, list_dumps, newest, release_dump
+from clipper_backup.repository.dumps import delete_objects, held_dumps, hold_dump, is_ahead, list_dumps, release_dump
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.retention import Decision, plan_retention
 from clipper_backup.repository.root import open_repository
@@ -71,7 +71,7 @@ def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[
         retention_days=days,
         minimum=work.settings.retention_min_dumps,
         held={entry.listed.dump_id for entry in entries if entry.hold is not None},
-        unreadable={entry.listed.dump_id for entry in entries if entry.problem is not None},
+        damaged={entry.listed.dump_id for entry in entries if entry.problem is not None},
     )
 
 
@@ -84,16 +84,20 @@ def _last_retention_days(work: Work) -> int | None:
 
 
 def check_deletable(work: Work, dump_id: DumpId) -> None:
-    """UsageError when a dump must not be deleted by hand: it is held, or the newest good one. MissingError when there is none."""
+    """UsageError when a dump must not be deleted by hand: it is held, or the newest good one. MissingError when there is none.
+
+    One whose id lies ahead of the clock may go, and protects no other: while it is there, no dump can be taken.
+    """
     open_repository(work.store)
     dumps = list_dumps(work.store)
     if not any(listed.dump_id == dump_id for listed in dumps):
         summary_of(work, dump_id)
     if dump_id in held_dumps(work.store):
         raise UsageError(f"the dump {dump_id} is held", hints=[f"`clipper-backup release {dump_id}` first"])
-    if newest(dumps) == dump_id:
+    now = work.store.now()
+    if newest_good(work, [listed for listed in dumps if not is_ahead(listed.dump_id, now)]) == dump_id:
         raise UsageError(
-            f"{dump_id} is the newest dump: without it the database cannot be restored as of then",
+            f"{dump_id} is the newest good dump: without it the database cannot be restored as of then",
             hints=["take another dump first"],
         )
 

@@ -1,7 +1,7 @@
 """What the reading commands share: the catalog with what each summary says, and archives as streams or in scratch."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,15 @@ from clipper_backup.format.compression import READ_BYTES, decompress
 from clipper_backup.format.documents import DumpSummary, HoldMark, StoredObject
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import Step, Work
-from clipper_backup.repository.dumps import Listed, explained_damage, held_dumps, list_dumps, read_checked, read_summary
+from clipper_backup.repository.dumps import (
+    Listed,
+    explained_damage,
+    held_dumps,
+    list_dumps,
+    lost_objects,
+    read_checked,
+    read_summary,
+)
 from clipper_backup.repository.root import open_repository
 from clipper_backup.values import DumpId
 
@@ -24,7 +32,10 @@ _READERS = 16
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One dump id in the catalog. `summary` is None while it is unfinished, or when `problem` says why it cannot be read."""
+    """One dump id in the catalog. `summary` is None while it is unfinished, or when it cannot be read.
+
+    `problem` says what is wrong with a damaged one: with its summary, or with the objects that the listing shows of it.
+    """
 
     listed: Listed
     summary: DumpSummary | None
@@ -40,11 +51,18 @@ def catalog(work: Work) -> list[Entry]:
         return list(pool.map(lambda listed: _entry(work, listed, holds.get(listed.dump_id)), list_dumps(work.store)))
 
 
+def newest_good(work: Work, dumps: Sequence[Listed]) -> DumpId | None:
+    """The newest committed dump of a listing that is not damaged. Only the summaries from it on are read."""
+    committed = (listed for listed in reversed(dumps) if listed.committed)
+    return next((listed.dump_id for listed in committed if _entry(work, listed, None).problem is None), None)
+
+
 def _entry(work: Work, listed: Listed, hold: HoldMark | None) -> Entry:
     if not listed.committed:
         return Entry(listed, None, None, hold)
     try:
-        return Entry(listed, read_summary(work.store, listed.dump_id), None, hold)
+        summary = read_summary(work.store, listed.dump_id)
+        return Entry(listed, summary, lost_objects(listed, summary), hold)
     except (IntegrityError, MissingError) as error:
         return Entry(listed, None, str(error), hold)
     except ClipperError as error:

@@ -1,0 +1,184 @@
+"""What prune and `dump delete` take away, and what they leave, of dumps made of a few bytes."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from clipper_backup.cli.show_dump import entries_text, entry_document
+from clipper_backup.clock import SystemClock, VirtualClock
+from clipper_backup.config import Settings
+from clipper_backup.errors import ClipperError, UsageError
+from clipper_backup.format import names
+from clipper_backup.ops.dump.create import take_dump_lease
+from clipper_backup.ops.dump.prune import check_deletable, delete_dump, execute_prune, plan_prune
+from clipper_backup.ops.dump.read import catalog
+from clipper_backup.ops.events import Event, ignore
+from clipper_backup.ops.work import Work
+from clipper_backup.repository.dumps import DumpWriter, list_dumps
+from clipper_backup.repository.root import open_or_create_repository
+from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.metering import MeteringStore
+from clipper_backup.store.protocol import Store
+from clipper_backup.values import DumpId
+from fixtures.catalog import DATABASES, INTENT, is_whole, make_dump
+from fixtures.clocks import START
+
+DAY_SECONDS = 86_400
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """The store's."""
+    return VirtualClock(START)
+
+
+@pytest.fixture
+def store(clock: VirtualClock) -> MemoryStore:
+    """An empty repository."""
+    store = MemoryStore(clock)
+    open_or_create_repository(store, clock, "a test")
+    return store
+
+
+def work_on(store: Store, emit: Callable[[Event], None] = ignore) -> Work:
+    settings = dataclasses.replace(Settings(), retention_days=30, retention_min_dumps=2)
+    return Work(settings, store, SystemClock(), emit)
+
+
+def daily_dumps(store: Store, clock: VirtualClock, number: int) -> list[DumpId]:
+    made = []
+    for _ in range(number):
+        made.append(make_dump(store))
+        clock.advance(DAY_SECONDS)
+    return made
+
+
+def archive_of(dump_id: DumpId) -> str:
+    return names.database_key(dump_id, DATABASES[0], names.CUSTOM)
+
+
+def remove_archive(store: Store, dump_id: DumpId) -> None:
+    store.delete([archive_of(dump_id)])
+
+
+def cut_archive(store: Store, dump_id: DumpId) -> None:
+    store.put(archive_of(dump_id), b"cut")
+
+
+def prune(work: Work) -> None:
+    with take_dump_lease(work, "prune", work.clock) as lease:
+        execute_prune(work, plan_prune(work), lease)
+
+
+def delete(work: Work, dump_id: DumpId) -> None:
+    with take_dump_lease(work, "dump delete", work.clock) as lease:
+        delete_dump(work, dump_id, lease)
+
+
+def left(store: Store) -> list[DumpId]:
+    return [listed.dump_id for listed in list_dumps(store)]
+
+
+# -- dumps that lost parts
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"), [(remove_archive, "is missing from the store"), (cut_archive, "has 3 bytes, 31 were committed")]
+)
+def test_a_dump_that_lost_a_part_is_listed_as_damaged(
+    store: MemoryStore, clock: VirtualClock, damage: Callable[[Store, DumpId], None], problem: str
+) -> None:
+    whole, damaged = daily_dumps(store, clock, 2)
+    damage(store, damaged)
+    good, bad = catalog(work_on(store))
+    assert good.problem is None
+    assert bad.problem == f"{archive_of(damaged)} {problem}"
+    shown = entries_text([good, bad]).splitlines()
+    assert str(whole) in shown[1]
+    assert "DAMAGED" not in shown[1]
+    assert f"DAMAGED: {bad.problem}" in shown[2]
+    assert DATABASES[1] in shown[2]  # what the summary says is shown all the same
+    document = entry_document(bad)
+    assert (document["state"], document["problem"]) == ("damaged", bad.problem)
+    assert document["databases"] == list(DATABASES)
+    assert entry_document(good)["state"] == "committed"
+
+
+def test_a_dump_that_lost_several_parts_names_one_and_counts_the_others(store: MemoryStore) -> None:
+    dump_id = make_dump(store)
+    remove_archive(store, dump_id)
+    store.delete([names.dump_key(dump_id, names.GLOBALS)])
+    (entry,) = catalog(work_on(store))
+    assert entry.problem == f"{archive_of(dump_id)} is missing from the store (and 1 more)"
+
+
+def test_looking_for_lost_parts_asks_the_store_nothing_more(store: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(store, clock, 3)
+    metered = MeteringStore(store)
+    catalog(work_on(metered))
+    # repository.json and the summaries; the holds and the dumps
+    assert {method: usage.calls for method, usage in metered.usage().items()} == {"get": 1 + len(dumps), "list": 2}
+
+
+@pytest.mark.rule(74)
+@pytest.mark.parametrize("damage", [remove_archive, cut_archive])
+def test_dumps_that_lost_parts_do_not_count_as_good_ones(
+    store: MemoryStore, clock: VirtualClock, damage: Callable[[Store, DumpId], None]
+) -> None:
+    dumps = daily_dumps(store, clock, 6)
+    for lost in dumps[3:]:
+        damage(store, lost)
+    clock.advance(100 * DAY_SECONDS)
+    prune(work_on(store))
+    assert left(store) == dumps[1:]
+    assert [is_whole(store, dump_id) for dump_id in dumps[1:3]] == [True, True]
+
+
+def test_the_newest_good_dump_is_not_deleted_by_hand_and_a_damaged_one_is(store: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(store, clock, 3)
+    remove_archive(store, dumps[2])
+    work = work_on(store)
+    with pytest.raises(UsageError, match=f"{dumps[1]} is the newest good dump"):
+        delete(work, dumps[1])
+    delete(work, dumps[2])
+    delete(work, dumps[0])
+    assert left(store) == [dumps[1]]
+
+
+# -- dumps of the future
+
+
+def future_dump(store: Store) -> DumpId:
+    """A dump that was taken by a clock that was a year ahead."""
+    ahead = MemoryStore(VirtualClock(START + timedelta(days=365)))
+    dump_id = make_dump(ahead)
+    for info in ahead.list(names.DATABASE_FOLDER):
+        store.put(info.key, ahead.get(info.key))
+    return dump_id
+
+
+def test_a_dump_of_the_future_can_be_deleted_and_then_dumps_are_taken_again(store: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(store, clock, 2)
+    wrong = future_dump(store)
+    with pytest.raises(ClipperError, match=f"the newest dump is {wrong}") as raised:
+        DumpWriter.take_id(store, INTENT)
+    assert f"`clipper-backup dump delete {wrong}`" in " ".join(raised.value.hints)
+    delete(work_on(store), wrong)
+    assert left(store) == dumps
+    assert DumpWriter.take_id(store, INTENT).dump_id == DumpId.at_time(clock.now())
+
+
+def test_beside_a_dump_of_the_future_the_newest_one_of_the_past_is_not_deleted(store: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(store, clock, 2)
+    future_dump(store)
+    with pytest.raises(UsageError, match=f"{dumps[1]} is the newest good dump"):
+        check_deletable(work_on(store), dumps[1])
+    check_deletable(work_on(store), dumps[0])
+
+
+def test_a_dump_whose_id_is_ahead_because_others_took_its_second_is_not_one_of_the_future(store: MemoryStore) -> None:
+    dumps = [make_dump(store) for _ in range(3)]
+    with pytest.raises(UsageError, match=f"{dumps[2]} is the newest good dump"):
+        check_deletable(work_on(store), dumps[2])
