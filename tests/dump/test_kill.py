@@ -3,11 +3,15 @@
 import contextlib
 import itertools
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import psutil
 import pytest
 
+from clipper_backup.postgres.server import PrivateServer
+from fixtures.cli import DEADLINE_SECONDS
 from fixtures.dump import (
     FAULTS,
     WORKING_PREFIX,
@@ -28,7 +32,7 @@ from fixtures.dump import (
     parts_of,
     wait_for_session,
 )
-from fixtures.postgres import connect, sql
+from fixtures.postgres import connect, fresh_database, sql
 
 KILLS_OF_EACH = 3
 
@@ -233,3 +237,42 @@ def used_databases(site: Site, target: str) -> set[str]:
 
 def working_databases(site: Site) -> set[str]:
     return {name for name in databases_of(site.server) if name.startswith(WORKING_PREFIX)}
+
+
+# -- what it had started
+
+
+@pytest.fixture
+def unreadable(postgres15: PrivateServer) -> Iterator[str]:
+    """The name of a database of two tables that hold up who reads their long values: somebody makes the index on them anew."""
+    with fresh_database(postgres15) as name, contextlib.closing(connect(postgres15, name, autocommit=False)) as somebody:
+        for table in ("one", "two"):
+            somebody.execute(f"CREATE TABLE {table} (value text)".encode())
+            somebody.execute(f"ALTER TABLE {table} ALTER value SET STORAGE EXTERNAL".encode())
+            somebody.execute(f"INSERT INTO {table} VALUES (repeat('x', 10000))".encode())
+        somebody.commit()
+        for table in ("one", "two"):
+            found = somebody.execute(f"SELECT reltoastrelid::regclass::text FROM pg_class WHERE relname = '{table}'".encode())
+            ((values,),) = found.fetchall()
+            somebody.execute(f"REINDEX TABLE {values}".encode())
+        yield name
+
+
+def test_a_killed_run_takes_the_programs_that_it_started_along(site: Site, unreadable: str) -> None:
+    process = site.start("dump", "create", BACKUP_DATABASES=unreadable, DUMP_JOBS="2", DUMP_FINGERPRINT="off")
+    for table in ("one", "two"):
+        wait_for_session(site.server, f"wait_event_type = 'Lock' AND query LIKE 'COPY public.{table} %'")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert [child.name() for child in family] == ["pg_dump"] * 3  # one leads two
+    kill(process)
+    deadline = time.monotonic() + DEADLINE_SECONDS / 2
+    while any(map(runs, family)):
+        assert time.monotonic() < deadline, family
+        time.sleep(0.01)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

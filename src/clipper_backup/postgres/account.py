@@ -9,7 +9,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,19 +74,9 @@ def spawn(
     and PGDATA. A program that cannot be run at all exits with 126 and says why in *output*.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
-    launcher = [
-        sys.executable,
-        "-I",
-        "-S",
-        tied.__file__,
-        str(os.getpid()),
-        str(int(death_signal)),
-        str(account.uid),
-        str(account.gid),
-    ]
     return _SPAWNER.submit(
         subprocess.Popen,
-        [*launcher, *map(str, command)],
+        [*tied.launcher(death_signal, account.uid, account.gid), *map(str, command)],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

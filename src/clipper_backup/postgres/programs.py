@@ -1,4 +1,8 @@
-"""PostgreSQL's client programs as streams: an output is whole only when the program said so by exiting with 0."""
+"""PostgreSQL's client programs as streams: an output is whole only when the program said so by exiting with 0.
+
+The kernel tells a program to end when this process does, however that ends, SIGKILL included; pg_dump and pg_restore
+then end their workers and cancel what the server does for them.
+"""
 
 import fcntl
 import os
@@ -14,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from clipper_backup.errors import AccessError, ClipperError, ToolError
+from clipper_backup.postgres import tied
 from clipper_backup.postgres.privileges import privilege_hints
 
 READ_BYTES = 1 << 20
@@ -26,7 +31,10 @@ _SESSION_ENDED = re.compile("terminating connection|closed the connection|could 
 
 
 class Program:
-    """A running client program. Leaving the context ends it, whatever state it is in."""
+    """A running client program. Leaving the context ends it, whatever state it is in.
+
+    So does the end of the thread that made it (`tied.py`): that must not be before the program's own end.
+    """
 
     def __init__(
         self, path: Path, arguments: Sequence[str], environment: Mapping[str, str], *, feed: bool = False, of: str = ""
@@ -35,9 +43,11 @@ class Program:
         self.name = path.name
         self._title = f"{path.name} of {of}" if of else path.name
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        if not path.is_file() or not os.access(path, os.X_OK):  # else it is the launcher that fails, later
+            raise ToolError(f"cannot start {path}: no program is there that we may run")
         try:
             self._process = subprocess.Popen(
-                [path, *arguments],
+                [*tied.launcher(signal.SIGTERM, os.geteuid(), os.getegid()), str(path), *arguments],
                 stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The first moments of a server program: take on its account, tie its life to ours, become it.
+"""The first moments of a program of PostgreSQL: take on its account, tie its life to ours, become it.
 
     python -I -S tied.py PARENT SIGNAL UID GID PROGRAM [ARGUMENT ...]
 
@@ -9,11 +9,20 @@ PR_SET_PDEATHSIG). The order matters: changing the user clears that request.
 
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
 PARENT_GONE, CANNOT_RUN = 125, 126
+
+
+def launcher(death_signal: signal.Signals, uid: int, gid: int) -> list[str]:
+    """What goes before a program and its arguments; the process id stays the program's own.
+
+    The thread that starts it must live as long as the program may.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(death_signal)), str(uid), str(gid)]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,4 +47,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":  # pragma: no cover - as above
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and so by whatever it becomes
+        signal.signal(ignored, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))
