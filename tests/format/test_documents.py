@@ -42,7 +42,7 @@ KINDS: dict[str, type[Document]] = {
     "retention.json": RetentionMark,
     "holder.json": LeaseHolder,
 }
-"""One document of each kind as format 1 wrote it. They are in people's buckets: never write these files anew."""
+"""One document of each kind as format 1 first wrote it. They are in people's buckets: never write these files anew."""
 
 
 def golden_bytes(name: str) -> bytes:
@@ -59,9 +59,22 @@ def test_there_is_a_golden_document_of_every_kind() -> None:
     assert {path.name for path in GOLDEN.iterdir()} == set(KINDS)
 
 
+def check_holds(written: Any, golden: Any) -> None:
+    """All that *golden* says stands in *written*, which may say more: fields are added, never taken away or changed."""
+    if isinstance(golden, dict):
+        assert golden.keys() <= written.keys()
+        for name, value in golden.items():
+            check_holds(written[name], value)
+    elif isinstance(golden, list):
+        for each, value in zip(written, golden, strict=True):
+            check_holds(each, value)
+    else:
+        assert written == golden
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_golden_document_is_read_in_full_and_written_alike(name: str) -> None:
-    assert encode(decode(golden_bytes(name), KINDS[name], name)) == golden_bytes(name)
+    check_holds(json.loads(encode(decode(golden_bytes(name), KINDS[name], name))), json.loads(golden_bytes(name)))
 
 
 def test_the_golden_summary_means_what_it_meant() -> None:
@@ -198,7 +211,7 @@ def with_unknown_fields(value: Any) -> Any:
 @pytest.mark.parametrize("name", KINDS)
 def test_fields_of_the_future_are_ignored(name: str) -> None:
     extended = with_unknown_fields(json.loads(golden_bytes(name)))
-    assert encode(decode(json.dumps(extended).encode(), KINDS[name], name)) == golden_bytes(name)
+    assert decode(json.dumps(extended).encode(), KINDS[name], name) == decode(golden_bytes(name), KINDS[name], name)
 
 
 @pytest.mark.parametrize("name", KINDS)

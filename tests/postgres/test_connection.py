@@ -1,11 +1,11 @@
 """Logins that fail in every way there is, and sessions that nothing ends."""
 
-import contextlib
 import os
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import LiteralString
 
@@ -51,7 +51,7 @@ def check(error: ClipperError, kind: type[ClipperError], exit_code: int, words: 
 
 
 def test_the_right_password_opens_it(postgres: PrivateServer) -> None:
-    with contextlib.closing(connect(over_tcp(postgres, PASSWORD), "postgres")) as connection:
+    with closing(connect(over_tcp(postgres, PASSWORD), "postgres")) as connection:
         assert rows(connection, "SELECT host(inet_server_addr())") == [("127.0.0.1",)]
 
 
@@ -82,7 +82,7 @@ def test_a_database_that_the_role_may_not_enter(postgres: PrivateServer) -> None
 def test_a_password_that_looks_like_a_connection_string_is_only_a_password(postgres18: PrivateServer) -> None:
     with fresh_role(postgres18, "LOGIN PASSWORD 'x'' host=elsewhere \\ =\"'") as role:
         login = over_tcp(postgres18, "x' host=elsewhere \\ =\"", user=role)
-        with contextlib.closing(connect(login, "postgres")) as connection:
+        with closing(connect(login, "postgres")) as connection:
             assert rows(connection, "SELECT current_user::text") == [(role,)]
 
 
@@ -168,7 +168,7 @@ def test_a_database_is_called_what_it_is_called(postgres18: PrivateServer, name:
     sql(postgres18, "postgres", compose.SQL("CREATE DATABASE {}").format(compose.Identifier(name)))
     try:
         for by_dbname in (login, Login(login.keywords, dbname=name)):
-            with contextlib.closing(connect(by_dbname, None if by_dbname.dbname else name)) as connection:
+            with closing(connect(by_dbname, None if by_dbname.dbname else name)) as connection:
                 assert rows(connection, "SELECT current_database()::text") == [(name,)]
         for options, environment in (
             ([dbname_argument(name)], login.environment()),
@@ -188,7 +188,7 @@ def test_a_database_that_accepts_nobody(postgres: PrivateServer, database: str) 
 
 def test_any_database_will_do(postgres18: PrivateServer, closed_server: PrivateServer) -> None:
     for server, name in ((postgres18, "postgres"), (closed_server, "template1")):
-        with contextlib.closing(connect(login_to(server))) as connection:
+        with closing(connect(login_to(server))) as connection:
             assert rows(connection, "SELECT current_database()::text") == [(name,)]
 
 
@@ -206,10 +206,20 @@ def test_a_refused_login_is_not_tried_on_other_databases(postgres18: PrivateServ
 
 
 def test_it_shows_who_it_is_and_commits_by_itself(postgres: PrivateServer) -> None:
-    with contextlib.closing(connect(login_to(postgres), "postgres")) as connection:
+    with closing(connect(login_to(postgres), "postgres")) as connection:
         assert connection.autocommit
         assert rows(connection, "SHOW application_name") == [("clipper-backup",)]
         assert connection.info.get_parameters()["keepalives_idle"] == "30"
+
+
+def test_nobody_s_functions_stand_in_for_those_of_postgresql(postgres18: PrivateServer) -> None:
+    with fresh_database(postgres18) as name:
+        sql(postgres18, name, "CREATE FUNCTION public.version() RETURNS text LANGUAGE sql AS $$ SELECT 'mine' $$")
+        sql(postgres18, name, "CREATE TABLE public.pg_settings AS SELECT 'statement_timeout'::text AS name")
+        sql(postgres18, "postgres", f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
+        with closing(connect(login_to(postgres18), name)) as connection:
+            assert rows(connection, "SHOW search_path") == [("",)]
+            assert rows(connection, "SELECT version() LIKE 'PostgreSQL 18%', count(*) > 1 FROM pg_settings") == [(True, True)]
 
 
 def test_no_time_out_of_role_or_database_ends_it(postgres18: PrivateServer) -> None:
@@ -223,7 +233,7 @@ def test_no_time_out_of_role_or_database_ends_it(postgres18: PrivateServer) -> N
             (f"ROLE {role} IN DATABASE {name}", "lock_timeout"),
         ):
             sql(postgres18, "postgres", f"ALTER {target} SET {setting} = '500ms'")
-        with contextlib.closing(connect(login_to(postgres18, user=role), name)) as connection:
+        with closing(connect(login_to(postgres18, user=role), name)) as connection:
             connection.execute("BEGIN")
             connection.execute(longer)
             sql(postgres18, "postgres", longer)  # it is idle meanwhile, in its transaction
@@ -238,8 +248,8 @@ def test_text_is_text_whatever_the_database_s_encoding(postgres: PrivateServer, 
     sql(postgres, "postgres", f"CREATE DATABASE {name} TEMPLATE template0 ENCODING {encoding} LOCALE 'C'")
     letters = {"LATIN1": "é", "SQL_ASCII": "e", "EUC_JP": "日本"}[encoding]
     try:
-        with contextlib.closing(connect(login_to(postgres), name)) as connection:
-            connection.execute(compose.SQL("CREATE TABLE {} ()").format(compose.Identifier(letters)))
+        with closing(connect(login_to(postgres), name)) as connection:
+            connection.execute(compose.SQL("CREATE TABLE {} ()").format(compose.Identifier("public", letters)))
             assert rows(connection, "SELECT relname, relname::text FROM pg_class WHERE relkind = 'r' AND oid >= 16384") == [
                 (letters, letters)
             ]
@@ -286,14 +296,14 @@ def error_of(connection: Connection, statement: LiteralString) -> ClipperError:
 
 
 def test_errors_of_statements_are_ours(postgres: PrivateServer) -> None:
-    with fresh_role(postgres) as role, contextlib.closing(connect(login_to(postgres, user=role), "postgres")) as connection:
+    with fresh_role(postgres) as role, closing(connect(login_to(postgres, user=role), "postgres")) as connection:
         check(error_of(connection, "SELECT * FROM pg_authid"), AccessError, 12, "permission denied for table pg_authid")
         check(error_of(connection, "SELECT 1/0"), ServerError, 1, "division by zero")
         assert "\n" not in str(error_of(connection, "SELECT * FROM nothing"))
 
 
 def test_a_session_that_was_ended_says_so(postgres: PrivateServer) -> None:
-    with contextlib.closing(connect(login_to(postgres), "postgres")) as connection:
+    with closing(connect(login_to(postgres), "postgres")) as connection:
         sql(postgres, "postgres", f"SELECT pg_terminate_backend({connection.info.backend_pid}, 5000)")
         error = error_of(connection, "SELECT 1")
     check(error, ServerError, 1, "terminating connection")
