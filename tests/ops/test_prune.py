@@ -12,17 +12,17 @@ from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, UsageError
 from clipper_backup.format import names
 from clipper_backup.ops.dump.create import take_dump_lease
-from clipper_backup.ops.dump.prune import check_deletable, delete_dump, execute_prune, plan_prune
+from clipper_backup.ops.dump.prune import Plan, check_deletable, delete_dump, execute_prune, plan_prune
 from clipper_backup.ops.dump.read import catalog
-from clipper_backup.ops.events import Event, ignore
+from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, ignore
 from clipper_backup.ops.work import Work
-from clipper_backup.repository.dumps import DumpWriter, list_dumps
+from clipper_backup.repository.dumps import DumpWriter, hold_dump, list_dumps
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.metering import MeteringStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import DumpId
-from fixtures.catalog import DATABASES, INTENT, is_whole, make_dump
+from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump
 from fixtures.clocks import START
 
 DAY_SECONDS = 86_400
@@ -67,9 +67,9 @@ def cut_archive(store: Store, dump_id: DumpId) -> None:
     store.put(archive_of(dump_id), b"cut")
 
 
-def prune(work: Work) -> None:
+def prune(work: Work) -> Plan:
     with take_dump_lease(work, "prune", work.clock) as lease:
-        execute_prune(work, plan_prune(work), lease)
+        return execute_prune(work, plan_prune(work), lease)
 
 
 def delete(work: Work, dump_id: DumpId) -> None:
@@ -182,3 +182,44 @@ def test_a_dump_whose_id_is_ahead_because_others_took_its_second_is_not_one_of_t
     dumps = [make_dump(store) for _ in range(3)]
     with pytest.raises(UsageError, match=f"{dumps[2]} is the newest good dump"):
         check_deletable(work_on(store), dumps[2])
+
+
+# -- dumps that are held meanwhile
+
+
+def holding(store: Store, dump_id: DumpId, moment: type[Event]) -> Callable[[Event], None]:
+    """Hears what a command tells, and has a dump held at the first event of the kind *moment*."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, moment):
+            hold_dump(store, dump_id, HOLD)
+
+    return emit
+
+
+@pytest.mark.rule(77)
+def test_a_dump_held_while_prune_removes_others_stays_and_is_said_to(store: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(store, clock, 5)
+    clock.advance(100 * DAY_SECONDS)
+    told: list[Event] = []
+    hold = holding(store, dumps[1], Progress)
+
+    def emit(event: Event) -> None:
+        told.append(event)
+        hold(event)
+
+    done = prune(work_on(store, emit))
+    assert left(store) == [dumps[1], *dumps[3:]]
+    assert is_whole(store, dumps[1])
+    assert [decision.dump_id for decision in done.going] == [dumps[0], dumps[2]]
+    assert done.decisions[1].reason == "held"
+    (step,) = [event for event in told if isinstance(event, StepDone)]
+    assert step.text.startswith("2 dumps removed")
+
+
+@pytest.mark.rule(77)
+def test_a_dump_held_after_it_was_found_deletable_is_not_deleted(store: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(store, clock, 2)
+    with pytest.raises(UsageError, match=f"the dump {dumps[0]} is held"):
+        delete(work_on(store, holding(store, dumps[0], StepBegun)), dumps[0])
+    assert is_whole(store, dumps[0])

@@ -397,6 +397,30 @@ def test_only_a_committed_dump_can_be_held(store: MemoryStore) -> None:
     assert held_dumps(store) == {}
 
 
+class Pruned(WrapperStore):
+    """Somebody's prune, which has listed the holds before, removes the dump just before or after the mark is written."""
+
+    def __init__(self, inner: Store, *, before: bool) -> None:
+        super().__init__(inner)
+        self._before = before
+
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        if self._before:
+            delete_objects(self._inner, FIRST)
+        super().put(key, data, create=create)
+        if not self._before:
+            delete_objects(self._inner, FIRST)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.rule(77)
+def test_a_dump_that_is_removed_while_it_is_being_held_is_not_said_to_be_held(store: MemoryStore, before: bool) -> None:
+    make_dump(store)
+    with pytest.raises(MissingError, match=f"{FIRST} was removed while it was being held"):
+        hold_dump(Pruned(store, before=before), FIRST, HOLD)
+    assert keys(store) == []
+
+
 def test_what_is_not_held_cannot_be_released(store: MemoryStore) -> None:
     make_dump(store)
     with pytest.raises(MissingError, match=f"the dump {FIRST} is not held"):

@@ -28,8 +28,7 @@ def prune(
         if plan.going:
             context.confirm(f"Remove {len(plan.going)} of {len(plan.decisions)} dumps?", yes=yes)
         with take_dump_lease(work, "prune", context.clock) as lease:
-            plan = pruning.plan_prune(work)
-            pruning.execute_prune(work, plan, lease)
+            plan = pruning.execute_prune(work, pruning.plan_prune(work), lease)
     document = {"schema": 1, **show_dump.plan_document(plan, dry_run=dry_run)}
     context.answer(document, show_dump.plan_text(plan, dry_run=dry_run) if plan.decisions else "there are no dumps\n")
 

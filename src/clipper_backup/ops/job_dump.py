@@ -42,8 +42,7 @@ def run_postgres_backup(work: Work) -> Done:
             written = write_dump(work, repository, lease, source)
             _report(work, gateway, _good(written, work.clock.monotonic() - began))
             try:
-                plan = plan_prune(work)
-                execute_prune(work, plan, lease)
+                plan = execute_prune(work, plan_prune(work), lease)
             except ClipperError as error:
                 raise IncompleteError(
                     f"the dump {written.summary.id} is good, but old ones were not removed: {error}",

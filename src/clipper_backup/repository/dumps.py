@@ -217,9 +217,20 @@ def _hold_mark(data: bytes, info: ObjectInfo) -> HoldMark:
 
 
 def hold_dump(store: Store, dump_id: DumpId, mark: HoldMark) -> None:
-    """Keep a dump until it is released. MissingError when there is no such dump."""
+    """Keep a dump until it is released. MissingError when there is no such dump, or when it is removed at this moment.
+
+    A removal lists the holds just before it takes the summary: only one that is between these two requests is not seen here.
+    """
     read_summary(store, dump_id)
-    store.put(names.hold_key(dump_id), encode(mark))
+    key = names.hold_key(dump_id)
+    store.put(key, encode(mark))
+    try:
+        read_summary(store, dump_id)
+    except MissingError as error:
+        store.delete([key])
+        raise MissingError(
+            f"the dump {dump_id} was removed while it was being held", hints=["`clipper-backup dump list` shows what is there"]
+        ) from error
 
 
 def release_dump(store: Store, dump_id: DumpId) -> None:

@@ -1,6 +1,6 @@
 """`prune` and `dump delete`: what goes is decided by a pure plan, announced when it is new, and removed summary first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clipper_backup.errors import ObjectMissingError, UsageError
@@ -45,23 +45,31 @@ def plan_prune(work: Work) -> Plan:
     return Plan(tuple(decisions), announced, effective)
 
 
-def execute_prune(work: Work, plan: Plan, lease: Lease) -> None:
-    """Remove what the plan lets go, oldest first, as long as the lease is ours; then remember RETENTION_DAYS."""
+def execute_prune(work: Work, plan: Plan, lease: Lease) -> Plan:
+    """Remove what the plan lets go, oldest first, as long as the lease is ours; then remember RETENTION_DAYS.
+
+    Returns the plan as it was carried out: a dump that somebody held since it was made is kept.
+    """
+    held_since: set[DumpId] = set()
     with step(work, "prune", "remove what is no longer kept") as running:
         for number, decision in enumerate(plan.going, 1):
             lease.check()
-            if decision.dump_id in held_dumps(work.store):  # held since the plan was made
-                continue
-            delete_objects(work.store, decision.dump_id)
+            if decision.dump_id in held_dumps(work.store):
+                held_since.add(decision.dump_id)
+            else:
+                delete_objects(work.store, decision.dump_id)
             running.progress(number, len(plan.going), "dumps")
-        freed = sum(decision.stored_bytes for decision in plan.going)
-        running.done = f"{len(plan.going)} dumps removed, {show_bytes(freed)} freed"
+        decisions = (replace(d, keep=True, reason="held") if d.dump_id in held_since else d for d in plan.decisions)
+        done = replace(plan, decisions=tuple(decisions))
+        freed = sum(decision.stored_bytes for decision in done.going)
+        running.done = f"{len(done.going)} dumps removed, {show_bytes(freed)} freed"
     if plan.announced:
         shown = ", ".join(map(str, plan.announced[:5])) + (" …" if len(plan.announced) > 5 else "")
         hint = "set RETENTION_DAYS back, or `clipper-backup hold ID`, to keep them"
         work.emit(Warned(f"RETENTION_DAYS fell: the next prune removes {len(plan.announced)} more dumps: {shown}", (hint,)))
     mark = RetentionMark(retention_days=work.settings.retention_days, pruned_at=work.clock.now())
     work.store.put(names.RETENTION, encode(mark))
+    return done
 
 
 def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[Decision]:
@@ -92,8 +100,7 @@ def check_deletable(work: Work, dump_id: DumpId) -> None:
     dumps = list_dumps(work.store)
     if not any(listed.dump_id == dump_id for listed in dumps):
         summary_of(work, dump_id)
-    if dump_id in held_dumps(work.store):
-        raise UsageError(f"the dump {dump_id} is held", hints=[f"`clipper-backup release {dump_id}` first"])
+    _check_not_held(work, dump_id)
     now = work.store.now()
     if newest_good(work, [listed for listed in dumps if not is_ahead(listed.dump_id, now)]) == dump_id:
         raise UsageError(
@@ -102,11 +109,17 @@ def check_deletable(work: Work, dump_id: DumpId) -> None:
         )
 
 
+def _check_not_held(work: Work, dump_id: DumpId) -> None:
+    if dump_id in held_dumps(work.store):
+        raise UsageError(f"the dump {dump_id} is held", hints=[f"`clipper-backup release {dump_id}` first"])
+
+
 def delete_dump(work: Work, dump_id: DumpId, lease: Lease) -> None:
     """Remove one dump, under the lease."""
     check_deletable(work, dump_id)
     lease.check()
     with step(work, "delete", f"delete {dump_id}") as running:
+        _check_not_held(work, dump_id)  # by somebody, since the check above
         delete_objects(work.store, dump_id)
         running.done = f"deleted {dump_id}"
 
