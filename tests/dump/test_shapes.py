@@ -12,9 +12,12 @@ import psycopg
 import pytest
 from psycopg import sql as compose
 
+from clipper_backup.errors import LockedError, ServerError
 from clipper_backup.ops.dump.create import create_dump
+from clipper_backup.ops.dump.restore import Request, restore_dump
 from clipper_backup.ops.events import Event, StepDone
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.values import DumpId
 from fixtures.cli import RunCli
 from fixtures.oracle import content_now, settings_for, work_for
 from fixtures.postgres import client_environment, fresh_database, running_server, server_binaries, sql
@@ -214,6 +217,89 @@ def test_replace_takes_the_place_of_a_database_in_use_and_keeps_it(
     assert sql(postgres, replaced, "SELECT n FROM made_after_the_dump") == [(42,)]
     assert sql(postgres, clipper, "SELECT to_regclass('made_after_the_dump')") == [(None,)]
     sql(postgres, "postgres", compose.SQL("DROP DATABASE {}").format(compose.Identifier(replaced)))
+
+
+def test_what_the_target_does_not_know_is_left_out_and_said(
+    postgres15: PrivateServer, postgres18: PrivateServer, run_cli: RunCli, tmp_path: Path
+) -> None:
+    """Settings come and go with versions: `force_parallel_mode` was one until 15. Roles are made whole, or not at all."""
+    with fresh_database(postgres15) as name:
+        sql(postgres15, name, "CREATE TABLE t AS SELECT 1 AS n")
+        roles = ("dumped_group", "dumped_member")
+        for statement in (
+            f"ALTER DATABASE {name} SET force_parallel_mode = off",
+            f"ALTER DATABASE {name} SET work_mem = '9MB'",
+            "CREATE ROLE dumped_group",
+            "CREATE ROLE dumped_member LOGIN CONNECTION LIMIT 7 IN ROLE dumped_group",
+            "ALTER ROLE dumped_member SET force_parallel_mode = off",
+            "ALTER ROLE dumped_member SET work_mem = '8MB'",
+        ):
+            sql(postgres15, "postgres", statement)
+        try:
+            run_cli("dump", "create", env=_environment(postgres15, f"file://{tmp_path}/store", name), check=True)
+        finally:
+            sql(postgres15, "postgres", "DROP ROLE dumped_member; DROP ROLE dumped_group")
+    env = _environment(postgres18, f"file://{tmp_path}/store")
+    try:
+        restored = run_cli("dump", "restore", "latest", "--into", name, env=env, check=True)
+        assert restored.stderr.count("left out `ALTER") == 2
+        assert sql(postgres18, name, "SHOW work_mem") == [("9MB",)]
+        member = "SELECT rolconnlimit, rolconfig FROM pg_roles WHERE rolname = 'dumped_member'"
+        assert sql(postgres18, name, member) == [(7, ["work_mem=8MB"])]
+        assert sql(postgres18, name, "SELECT pg_has_role('dumped_member', 'dumped_group', 'member')") == [(True,)]
+    finally:
+        sql(postgres18, "postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        for role in reversed(roles):
+            sql(postgres18, "postgres", f"DROP ROLE IF EXISTS {role}")
+
+
+def test_two_restores_into_one_name_do_not_meet(postgres: PrivateServer, clipper: str, tmp_path: Path, into: str) -> None:
+    """The second would empty the first one's copy, which the first would then give the name."""
+    settings = settings_for(postgres, tmp_path / "store", clipper)
+    dump_id = DumpId.parse(create_dump(work_for(settings)).summary.id)
+    refused: list[str] = []
+
+    def meet(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == "compare":
+            with pytest.raises(LockedError) as caught:
+                restore_dump(work_for(settings), Request(dump_id, into))
+            refused.append(str(caught.value))
+
+    restore_dump(work_for(settings, meet), Request(dump_id, into))
+    assert refused == [f"somebody restores into {into!r} already"]
+    with content_now(postgres, into) as copy, content_now(postgres, clipper) as source:
+        assert copy == source
+
+
+def test_a_copy_that_somebody_replaced_gets_no_name(postgres: PrivateServer, clipper: str, tmp_path: Path, into: str) -> None:
+    settings = settings_for(postgres, tmp_path / "store", clipper)
+    dump_id = DumpId.parse(create_dump(work_for(settings)).summary.id)
+    working = "SELECT datname FROM pg_database WHERE starts_with(datname, 'clipper_backup_restoring_')"
+    replaced: list[str] = []
+
+    def replace(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == "compare":
+            ((name,),) = sql(postgres, "postgres", working)
+            sql(postgres, "postgres", f"DROP DATABASE {name} WITH (FORCE)")
+            sql(postgres, "postgres", f"CREATE DATABASE {name}")
+            replaced.append(str(name))
+
+    with pytest.raises(ServerError, match="is gone: somebody dropped it"):
+        restore_dump(work_for(settings, replace), Request(dump_id, into))
+    assert sql(postgres, "postgres", "SELECT 1 FROM pg_database WHERE datname = %s", [into]) == []
+    assert sql(postgres, "postgres", working) == [(name,) for name in replaced], "it dropped somebody else's database"
+    sql(postgres, "postgres", f"DROP DATABASE {replaced[0]}")
+
+
+def test_the_maintenance_database_itself_can_be_replaced(postgres15: PrivateServer, run_cli: RunCli, tmp_path: Path) -> None:
+    sql(postgres15, "postgres", "CREATE TABLE IF NOT EXISTS ours AS SELECT 1 AS n")
+    env = _environment(postgres15, f"file://{tmp_path}/store", "postgres")
+    run_cli("dump", "create", env=env, check=True)
+    done = run_cli("dump", "restore", "latest", "--into", "postgres", "--replace", "--yes", "--json", env=env, check=True)
+    replaced = done.document["replaced"]
+    assert sql(postgres15, "postgres", "SELECT n FROM ours") == [(1,)]
+    sql(postgres15, "template1", compose.SQL("DROP DATABASE {}").format(compose.Identifier(replaced)))
+    sql(postgres15, "postgres", "DROP TABLE ours")
 
 
 def _major(server: PrivateServer) -> int:

@@ -89,7 +89,8 @@ def nasty_globals(server: PrivateServer, major: int) -> Iterator[None]:
         run.append(f"GRANT {quoted(ADMIN)} TO {quoted(APP)} WITH INHERIT FALSE, SET FALSE, ADMIN TRUE")
     try:
         with contextlib.closing(connect(login_of(server))) as connection:
-            run_statements(connection, run)
+            for statement in run:  # each by itself: a tablespace is not made inside a transaction
+                connection.execute(statement.encode())
         yield
     finally:
         drop_everything(server)
@@ -122,9 +123,9 @@ def replay(server: PrivateServer, found: Globals) -> None:
     with contextlib.closing(connect(login_of(server))) as connection:
         connection.execute("SET log_statement = 'all'")
         missing = [name for name in found.roles if name.lower().startswith("gs")]
-        for name in missing:
-            run_statements(connection, found.roles[name])
-        run_statements(connection, [s for granted, member, s in found.memberships if {granted, member} & set(missing)])
+        statements = [statement for name in missing for statement in found.roles[name]]
+        statements += [s for granted, member, s in found.memberships if {granted, member} & set(missing)]
+        assert run_statements(connection, statements) == []
 
 
 # -- real scripts

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from clipper_backup.postgres.connection import Connection, Login, connect, rows, translated
-from clipper_backup.postgres.server_facts import Properties
+from clipper_backup.postgres.server_facts import Properties, run_statements
 
 # Settings whose value is a list of identifiers that PostgreSQL stores already quoted (GUC_LIST_QUOTE in guc_tables.c).
 _LIST_SETTINGS = frozenset(
@@ -29,6 +29,20 @@ def database_exists(connection: Connection, name: str) -> bool:
     """Whether the cluster has a database of that name."""
     with translated("looking for the database"):
         return bool(rows(connection, "SELECT 1 FROM pg_database WHERE datname = %s", [name]))
+
+
+def database_oid(connection: Connection, name: str) -> int | None:
+    """The object id of the database of that name; it stays the same when it is renamed."""
+    with translated("looking for the database"):
+        found = rows(connection, "SELECT oid::bigint FROM pg_database WHERE datname = %s", [name])
+    return int(found[0][0]) if found else None
+
+
+def lock_name(connection: Connection, name: str) -> bool:
+    """Keep others of us from making a database of that name until *connection* is closed; False when one is at it."""
+    with translated("taking the lock of the name"):
+        ((taken,),) = rows(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [f"clipper-backup restore {name}"])
+    return bool(taken)
 
 
 # Whatever people make gets an object id from 16384 on (FirstNormalObjectId in transam.h), but for large objects, whose ids they
@@ -87,8 +101,11 @@ def create_database(connection: Connection, name: str, properties: Properties, o
         connection.execute(sql.SQL(" ").join(parts))
 
 
-def apply_properties(connection: Connection, name: str, properties: Properties) -> None:
-    """Comment, connection limit, privileges and settings; every role that is named must exist."""
+def apply_properties(connection: Connection, name: str, properties: Properties) -> list[str]:
+    """Comment, connection limit, privileges and settings; every role that is named must exist.
+
+    Returned is a sentence for each setting that this server does not know; it is left out.
+    """
     database = sql.Identifier(name)
     statements: list[sql.Composed] = []
     if properties.comment is not None:
@@ -102,9 +119,7 @@ def apply_properties(connection: Connection, name: str, properties: Properties) 
             statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, sql.Identifier(properties.owner)))
         statements.extend(_grant(database, *grant) for grant in properties.grants)
     statements.extend(_setting(database, role, text) for role, text in properties.settings)
-    with translated(f"setting the properties of database {name}"):
-        for statement in statements:
-            connection.execute(statement)
+    return run_statements(connection, [statement.as_string(connection) for statement in statements])
 
 
 def _owner(connection: Connection, name: str) -> str:
@@ -150,7 +165,7 @@ def rename_databases(connection: Connection, login: Login, renames: Sequence[tup
                 helper.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s)", [names])
                 helper.execute("SELECT pg_sleep(0.05)")
 
-    with closing(connect(login)) as helper, translated(f"renaming the database {names[0]}"):
+    with closing(connect(login, connection.info.dbname)) as helper, translated(f"renaming the database {names[0]}"):
         thread = threading.Thread(target=end_sessions, args=[helper])
         thread.start()
         try:

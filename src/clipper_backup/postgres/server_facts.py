@@ -1,5 +1,6 @@
 """What a server says of itself and its databases, and how to make a database like a recorded one."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from clipper_backup.postgres.connection import Connection, rows, translated
+from clipper_backup.postgres.connection import Connection, query_error, rows, translated
 from clipper_backup.values import WORKING_PREFIX, Lsn
 
 
@@ -194,11 +195,40 @@ def tablespace_names(connection: Connection) -> set[str]:
         return {name for (name,) in rows(connection, "SELECT spcname::text FROM pg_tablespace")}
 
 
-def run_statements(connection: Connection, statements: Sequence[str]) -> None:
-    """Execute statements one after the other, each in its own transaction; the first error ends it."""
-    for statement in statements:
-        with translated(f"running `{' '.join(statement.split())[:60]}`"):
-            connection.execute(statement.encode())
+_A_SETTING = re.compile(r"ALTER (?:ROLE|DATABASE) .* SET ", re.DOTALL)
+
+
+_SETTING_REFUSED = (
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.CantChangeRuntimeParam,
+)
+
+
+def run_statements(connection: Connection, statements: Sequence[str]) -> list[str]:
+    """Execute all statements or none, in one transaction.
+
+    A setting of a role or database that this server does not know, or not with that value, is left out; returned is a
+    sentence for each. (Settings come and go with PostgreSQL's versions, and are no reason to have no database.)
+    """
+    refused = []
+    with translated("changing roles and databases"), connection.transaction():
+        for statement in statements:
+            shown = " ".join(statement.split())
+            try:
+                with connection.transaction():
+                    connection.execute(statement.encode())
+            except (
+                psycopg.errors.UndefinedObject,
+                psycopg.errors.InvalidParameterValue,
+                psycopg.errors.CantChangeRuntimeParam,
+            ) as error:
+                if not _A_SETTING.match(statement):
+                    raise query_error(f"running `{shown[:60]}`", error) from error
+                refused.append(f"left out `{shown}`: {error.diag.message_primary}")
+            except psycopg.Error as error:
+                raise query_error(f"running `{shown[:60]}`", error) from error
+    return refused
 
 
 def quoted(name: str) -> str:

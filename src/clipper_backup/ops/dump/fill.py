@@ -90,7 +90,8 @@ def _finish(work: Work, login: Login, name: str, filling: Filling) -> None:
         if absent:
             work.emit(Warned(f"privileges and settings of the database are left out: no role {', '.join(sorted(absent))}"))
         else:
-            databases.apply_properties(connection, name, properties)
+            for refused in databases.apply_properties(connection, name, properties):
+                work.emit(Warned(refused))
         running.done = "statistics gathered, the database's own settings applied"
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from clipper_backup.errors import ClipperError, IntegrityError, ServerError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError, LockedError, ServerError, UsageError
 from clipper_backup.format.documents import DatabaseProperties, DatabaseRecord, DumpSummary
 from clipper_backup.ops.dump.compare import Comparison, compare
 from clipper_backup.ops.dump.fill import Filling, fill
 from clipper_backup.ops.dump.read import choose_database, plain_stream, summary_of
+from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, login_of, step
 from clipper_backup.postgres import databases, globals_script, server_facts
 from clipper_backup.postgres.binaries import find_binaries
@@ -53,11 +54,11 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where it goes: `name` is filled; it is renamed to the wanted name at the end when it `is_working` only."""
+    """Where it goes: `name` is filled. `working_oid` is that of a database made here, to be renamed at the end; else None."""
 
     login: Login
     name: str
-    is_working: bool
+    working_oid: int | None
 
 
 def restore_dump(work: Work, request: Request) -> Restored:
@@ -75,7 +76,11 @@ def restore_dump(work: Work, request: Request) -> Restored:
     if record is None:
         raise IntegrityError(f"the details of {summary.id} do not know database {stored.database}")
     login = login_of(work.settings)
-    with closing(connect(login)) as maintenance:
+    with closing(_maintenance(login, request.into)) as maintenance:
+        if not databases.lock_name(maintenance, request.into):
+            raise LockedError(
+                f"somebody restores into {request.into!r} already", hints=["wait for it to end, or choose another name"]
+            )
         facts = server_facts.server_facts(maintenance)
         binaries = find_binaries(
             tools=("pg_restore",),
@@ -93,7 +98,9 @@ def restore_dump(work: Work, request: Request) -> Restored:
             comparison = _prove(work, target, record)
             if comparison.differences:
                 raise _KeptError(_difference_error(target, request, comparison))
-            replaced = _give_name(work, maintenance, target, request, replaces=replaces) if target.is_working else None
+            replaced = (
+                _give_name(work, maintenance, target, request, replaces=replaces) if target.working_oid is not None else None
+            )
     seconds = work.clock.monotonic() - began
     return Restored(request.dump_id, record.name, request.into, comparison, created, replaced, seconds)
 
@@ -107,6 +114,15 @@ class _KeptError(Exception):
 
 
 # -- where it goes
+
+
+def _maintenance(login: Login, into: str) -> Connection:
+    """A session in another database than the one that is to get a new name."""
+    connection = connect(login)
+    if connection.info.dbname != into:
+        return connection
+    connection.close()
+    return connect(login, "template1" if into != "template1" else "postgres")
 
 
 def _look_at_target(maintenance: Connection, login: Login, request: Request) -> bool:
@@ -135,7 +151,7 @@ def _target(
     if exists and not replaces:
         # Empty and made beforehand: its maker may have chosen its locale, and we may not be allowed to make another.
         try:
-            yield _Target(login, request.into, is_working=False)
+            yield _Target(login, request.into, None)
         except _KeptError as kept:
             raise kept.error from None
         except ClipperError as error:
@@ -144,18 +160,22 @@ def _target(
     name = _working_name(request, record.name)
     properties = _as_properties(record.properties)
     roles = server_facts.role_names(maintenance)
+    oid = None
     try:
         with step(work, "create", f"create the database {name}") as running:
             databases.drop_database(maintenance, name)  # left by a killed run of this very restore
             owner = properties.owner if request.roles and properties.owner in roles else None
             databases.create_database(maintenance, name, properties, owner)
+            oid = databases.database_oid(maintenance, name)
             running.done = f"created {name}, a working name"
-        yield _Target(login, name, is_working=True)
+        yield _Target(login, name, oid)
     except _KeptError as kept:
         raise kept.error from None
     except BaseException:
-        with suppress(ClipperError), closing(connect(login)) as fresh:
-            databases.drop_database(fresh, name)
+        with suppress(ClipperError), closing(connect(login, maintenance.info.dbname)) as fresh:
+            # Nobody else's: a run that lost its session, and with it the lock, may have been followed by another.
+            if oid is None or databases.database_oid(fresh, name) == oid:
+                databases.drop_database(fresh, name)
         raise
 
 
@@ -173,6 +193,11 @@ def _give_name(work: Work, maintenance: Connection, target: _Target, request: Re
             kept = request.into.encode()[: _NAME_BYTES - len(_REPLACED) - len(stamp)].decode(errors="ignore")
             replaced = f"{kept}{_REPLACED}{stamp}"
         renames = [(target.name, request.into)] if replaced is None else [(request.into, replaced), (target.name, request.into)]
+        if databases.database_oid(maintenance, target.name) != target.working_oid:
+            raise ServerError(
+                f"the database {target.name} that was restored is gone: somebody dropped it, or made another of that name",
+                hints=[f"nothing got the name {request.into!r}; run the restore again"],
+            )
         try:
             # In one transaction: whoever is killed meanwhile leaves all names as they were, or as they should be.
             databases.rename_databases(maintenance, target.login, renames)
@@ -197,11 +222,10 @@ def _restore_roles(work: Work, maintenance: Connection, summary: DumpSummary) ->
         found = globals_script.parse(script)
         present = server_facts.role_names(maintenance)
         missing = [name for name in found.roles if name not in present]
-        for name in missing:
-            server_facts.run_statements(maintenance, found.roles[name])
-        for granted, member, statement in found.memberships:
-            if granted in missing or member in missing:
-                server_facts.run_statements(maintenance, [statement])
+        statements = [statement for name in missing for statement in found.roles[name]]
+        statements += [s for granted, member, s in found.memberships if granted in missing or member in missing]
+        for refused in server_facts.run_statements(maintenance, statements):
+            work.emit(Warned(refused))
         running.done = f"{len(missing)} roles created, {len(found.roles) - len(missing)} were there"
     return tuple(missing)
 
