@@ -20,7 +20,7 @@ from clipper_backup.postgres.snapshot import Snapshot
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import DumpId, show_bytes
 
-_PG_DUMP_LOCK_WAIT_MS = 10_000
+_PG_DUMP_LOCK_WAIT_MS = 5_000
 """We hold every lock that pg_dump asks for. It can only wait behind somebody who wants a table for himself and waits for *us*:
 a deadlock that PostgreSQL cannot see. pg_dump gives up, we release our locks, let him pass and begin again."""
 
