@@ -182,7 +182,7 @@ class Settings:
     backup_databases: tuple[str, ...] = setting(
         (),
         NAMES,
-        "the databases to dump; empty means every one that accepts connections and is no template",
+        "the databases to dump; empty means every one that accepts connections, is no template and not being restored",
         section="What is dumped, and how",
     )
     dump_fingerprint: Literal["counts", "hash", "off"] = setting(
@@ -194,7 +194,8 @@ class Settings:
     validation_queries: tuple[ValidationQuery, ...] = setting(
         CLIPPER_QUERIES,
         QUERIES,
-        "queries answered on the dump's snapshot and after a restore, one a line: `name: SELECT …` or `database/name: SELECT …`",
+        "queries answered on the dump's snapshot and after a restore, one a line: `name: SELECT …` or `database/name: SELECT …`;"
+        " an answer must depend on the rows alone, not on `now()` or `random()`",
         "counts of `clips` and `users`, where these tables exist",
     )
     dump_jobs: int = setting(
