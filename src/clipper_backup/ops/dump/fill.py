@@ -1,18 +1,27 @@
 """What goes into a restored database: its data by pg_restore, its statistics, and the settings that are the database's own."""
 
 import dataclasses
-from contextlib import closing
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import takewhile
 
 from clipper_backup.format.documents import DumpSummary, StoredObject
 from clipper_backup.ops.dump.read import archive_in_scratch, plain_stream
 from clipper_backup.ops.events import Warned
-from clipper_backup.ops.work import Work, step
+from clipper_backup.ops.work import Step, Work, step, together
 from clipper_backup.postgres import databases, globals_script, server_facts
-from clipper_backup.postgres.binaries import Binaries
+from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.connection import Connection, Login, connect, dbname_argument, translated
 from clipper_backup.postgres.programs import Program, run
 from clipper_backup.values import show_bytes
+
+_SETS_TRANSACTION_TIMEOUT = 17
+"""pg_restore sets transaction_timeout from this version on, whatever the server's: an older one does not know it."""
+_TRANSACTION_TIMEOUT = b"\nSET transaction_timeout = 0;\n"
+_HEAD_BYTES = 8192
+"""More than what goes before it: comments that name two versions, and three other settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +47,91 @@ def fill(work: Work, login: Login, name: str, filling: Filling) -> None:
 
 
 def _restore(work: Work, login: Login, name: str, filling: Filling) -> None:
+    stored = filling.stored
+    options = ["--no-password", *_without(work, login, filling.summary)]
+    if not filling.roles:
+        options += ["--no-owner", "--no-privileges"]
+    with closing(connect(login)) as connection:
+        server_major = server_facts.server_facts(connection).major
+    with step(work, "restore", f"restore {filling.source} into {name}") as running:
+        if filling.binaries.major >= _SETS_TRANSACTION_TIMEOUT > server_major:
+            _restore_by_script(work, login, name, filling, options, running)
+        else:
+            _restore_directly(work, login, name, filling, options, running)
+        running.done = f"{filling.source}: {show_bytes(stored.plain_bytes)} restored"
+
+
+def _restore_directly(work: Work, login: Login, name: str, filling: Filling, options: Sequence[str], running: Step) -> None:
     pg_restore = filling.binaries.program("pg_restore")
     environment = login.environment(name)
-    stored = filling.stored
-    without = _without(work, login, filling.summary)
-    arguments = ["--exit-on-error", "--no-password", dbname_argument(name), *without]
-    if not filling.roles:
-        arguments += ["--no-owner", "--no-privileges"]
-    with step(work, "restore", f"restore {filling.source} into {name}") as running:
-        if filling.jobs > 1 or stored.archive == "directory":
-            with archive_in_scratch(work, filling.summary, stored, running) as path:
-                run(pg_restore, [*arguments, f"--jobs={filling.jobs}", str(path)], environment)
-        else:
-            with Program(pg_restore, arguments, environment, feed=True) as program:
-                chunks = plain_stream(work, filling.summary, stored, running)
-                program.feed(chunks)
-                # pg_restore may stop reading after the last entry; size and hash are compared after the last byte.
-                for _ in chunks:
+    arguments = [*options, "--exit-on-error", dbname_argument(name)]
+    if filling.jobs > 1 or filling.stored.archive == "directory":
+        with archive_in_scratch(work, filling.summary, filling.stored, running) as path:
+            run(pg_restore, [*arguments, f"--jobs={filling.jobs}", str(path)], environment)
+    else:
+        with Program(pg_restore, arguments, environment, feed=True) as program:
+            chunks = plain_stream(work, filling.summary, filling.stored, running)
+            program.feed(chunks)
+            # pg_restore may stop reading after the last entry; size and hash are compared after the last byte.
+            for _ in chunks:
+                pass
+            program.finish()
+
+
+def _restore_by_script(work: Work, login: Login, name: str, filling: Filling, options: Sequence[str], running: Step) -> None:
+    """pg_restore writes a script and psql runs it, all in one session, without the line that this server would refuse."""
+    if filling.jobs > 1:
+        work.emit(Warned(f"restoring one table at a time: pg_restore {filling.binaries.version} is too new for this server"))
+    environment = login.environment(name)
+    binaries = find_binaries(
+        tools=("pg_restore", "psql"),
+        at_least=filling.binaries.major,
+        bindir=work.settings.pg_bindir,
+        environment=environment,
+    )
+    stopped = threading.Event()
+    with ExitStack() as stack:
+        where = []
+        if filling.stored.archive == "directory":
+            where.append(str(stack.enter_context(archive_in_scratch(work, filling.summary, filling.stored, running))))
+        writing = Program(binaries.program("pg_restore"), [*options, "--file=-", *where], environment, feed=not where)
+        stack.enter_context(writing)
+        arguments = [
+            "--no-psqlrc",
+            "--quiet",
+            "--no-password",
+            "--set=ON_ERROR_STOP=1",
+            "--output=/dev/null",
+            dbname_argument(name),
+        ]
+        running_it = stack.enter_context(Program(binaries.program("psql"), arguments, environment, feed=True))
+
+        def read() -> None:
+            if not where:
+                chunks = plain_stream(work, filling.summary, filling.stored, running)
+                writing.feed(chunks)
+                for _ in takewhile(lambda _: not stopped.is_set(), chunks):  # as above
                     pass
-                program.finish()
-        running.done = f"{filling.source}: {show_bytes(stored.plain_bytes)} restored"
+
+        def execute() -> None:
+            running_it.feed(without_transaction_timeout(writing.chunks()))
+            running_it.finish()
+
+        def stop() -> None:
+            stopped.set()
+            running_it.kill()
+            writing.kill()
+
+        together([read, execute], cancel=stop)
+
+
+def without_transaction_timeout(script: Iterator[bytes]) -> Iterator[bytes]:
+    """A script of pg_restore without the setting that came with PostgreSQL 17; it stands before all that is restored."""
+    head = b""
+    while len(head) < _HEAD_BYTES and (chunk := next(script, b"")):
+        head += chunk
+    yield head.replace(_TRANSACTION_TIMEOUT, b"\n", 1)
+    yield from script
 
 
 def _without(work: Work, login: Login, summary: DumpSummary) -> list[str]:
