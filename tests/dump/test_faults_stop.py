@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fixtures.cli import Outcome
 from fixtures.dump import (
     AT_GATE,
     FAULTS,
+    WORKING_PREFIX,
     Site,
     Stepped,
     begun_dumps,
@@ -26,6 +28,7 @@ from fixtures.dump import (
     wait_for_session,
 )
 from fixtures.postgres import connect, sql
+from fixtures.proxy import TcpProxy
 
 PHASES = 6
 CALLS = 4
@@ -198,3 +201,22 @@ def test_a_restore_into_an_empty_database_that_is_told_to_stop_says_143(site: Si
         check_told(run.ended(), 143, "stopped by signal 15", hint=None)
     finally:
         drop(site, name)
+
+
+def test_a_restore_that_is_told_to_stop_while_it_logs_in_does_not_wait_for_that_session(site: Site) -> None:
+    words = ("dump", "restore", site.recent, "--into", f"{site.database}_restored")
+    with TcpProxy(("127.0.0.1", int(site.settings["PGPORT"]))) as proxy:
+        run = Stepped(site, words, {"PGPORT": str(proxy.port)})
+        while not any("begun: restore" in line for line in run.lines):
+            run.skip(len(run.lines) + 1)
+        # pg_restore is done, "begun: ANALYZE" waits to be read: the next session in the new database is our own.
+        proxy.break_at(b"database\0" + WORKING_PREFIX.encode(), how="stall", direction="answers")
+        run.read_until("begun: ANALYZE")
+        while proxy.struck == 0:
+            assert run.process.poll() is None
+            time.sleep(0.01)
+        run.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        check_told(run.ended(), 143, "stopped by signal 15", hint=None)
+    assert time.monotonic() - began < 30, "it waited for authentication_timeout"
+    assert not {name for name in databases_of(site.server) if name.startswith((WORKING_PREFIX, words[4]))}

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: how to log in, and every libpq error turned into ours in one place."""
 
 import os
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +100,11 @@ def _connect(login: Login, database: str) -> Connection:
         connection = psycopg.connect(**keywords, autocommit=True)
     except psycopg.Error as error:
         raise _connect_error(login, database, error) from error
+    except BaseException as error:
+        # A half-made connection lives on in psycopg's frames for as long as the signal's exception does. Its session, which
+        # waits for our password, would hold up the DROP DATABASE of whoever cleans up until authentication_timeout.
+        traceback.clear_frames(error.__traceback__)
+        raise
     try:
         with translated(f"preparing a session in database {database}"):
             connection.execute("SET statement_timeout = 0")  # first: the next statement would be under it
