@@ -152,5 +152,6 @@ def _make_database(work: Work, scale: float) -> int:
         def execute(statement: str) -> None:
             connection.execute(statement.encode())
 
+        execute("SET search_path = public")  # our own sessions search no schema
         create_clipper_database(execute, scale=scale, emit=work.emit)
         return server_facts.database_size_bytes(connection)
