@@ -46,7 +46,10 @@ def test_every_default_that_has_a_text_is_read_back_from_it() -> None:
         if text := declared.show(declared.default):
             again = declared.kind.parse(text)
             if declared.name == "VALIDATION_QUERIES":
-                again = tuple(ValidationQuery(each.name, each.sql, each.database, default=True) for each in again)
+                tables = [query.table for query in declared.default]  # which a text cannot say
+                again = tuple(
+                    ValidationQuery(each.name, each.sql, each.database, table) for each, table in zip(again, tables, strict=True)
+                )
             assert again == declared.default, declared.name
 
 
@@ -192,8 +195,8 @@ def test_a_bad_url_is_not_repeated() -> None:
 
 def test_the_default_queries_are_told_apart_from_those_a_user_wrote() -> None:
     assert Settings().validation_queries == CLIPPER_QUERIES
-    assert all(query.default for query in CLIPPER_QUERIES)
-    assert not settings(VALIDATION_QUERIES="clip count: SELECT count(*) FROM clips").validation_queries[0].default
+    assert all(query.table for query in CLIPPER_QUERIES)
+    assert settings(VALIDATION_QUERIES="clip count: SELECT count(*) FROM clips").validation_queries[0].table is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
 _GAP = "  "
-_NARROWEST = 20
+_NARROWEST = 12
 
 
 def table(
