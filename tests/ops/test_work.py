@@ -175,7 +175,8 @@ def stopped_by(signal_number: signal.Signals) -> Iterator[None]:
         signal.signal(signal_number, before)
 
 
-def test_a_signal_ends_all_of_them() -> None:
+@pytest.mark.parametrize("_", range(5))
+def test_a_signal_ends_all_of_them(_: int) -> None:
     endless = Endless()
 
     def send() -> None:

@@ -19,6 +19,7 @@ from clipper_backup.store.readonly import ReadOnlyStore
 SOFTWARE = f"clipper-backup {__version__}"
 _PROGRESS_BYTES = 8 << 20
 _CANCEL_AGAIN_SECONDS = 0.5
+_SIGNAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def together(tasks: Sequence[Callable[[], None]], *, cancel: Callable[[], None])
         futures: list[Future[None]] = []
         try:
             futures.extend(pool.submit(task) for task in tasks)
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            done = _wait(futures)
         except BaseException:
             cancel()
             _end(futures, cancel)
@@ -113,6 +114,15 @@ def together(tasks: Sequence[Callable[[], None]], *, cancel: Callable[[], None])
         if failed:
             _end(futures, cancel)
             raise failed[0]
+
+
+def _wait(futures: Sequence[Future[None]]) -> set[Future[None]]:
+    """Those that have ended when all have, or when one has failed."""
+    # In slices: Python does not notice a signal that comes between its last look and the wait for a lock until that wait ends.
+    while True:
+        done, pending = wait(futures, timeout=_SIGNAL_SECONDS, return_when=FIRST_EXCEPTION)
+        if not pending or any(future.exception() is not None for future in done):
+            return done
 
 
 def _end(futures: Sequence[Future[None]], cancel: Callable[[], None]) -> None:
