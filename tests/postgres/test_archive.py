@@ -22,7 +22,7 @@ from clipper_backup.postgres.archive import (
     split_qualified,
 )
 from clipper_backup.postgres.server import PrivateServer
-from fixtures.postgres import client_environment, connect, fresh_database, server_binaries, sql
+from fixtures.postgres import client_environment, connect, fresh_database, major_of, server_binaries, sql
 
 MIB = 1 << 20
 SCHEMAS = ["public", "a.b", 'quo"te', "new\nline"]
@@ -145,7 +145,7 @@ def misnamed(server: PrivateServer, database: str) -> None:
 
 @pytest.fixture(scope="module")
 def archived(postgres: PrivateServer) -> Iterator[Archived]:
-    major = int(sql(postgres, "postgres", "SHOW server_version_num")[0][0]) // 10_000
+    major = major_of(postgres)
     with fresh_database(postgres) as database:
         misnamed(postgres, database)
         yield Archived(postgres, major, database, dump(postgres, major, database, "--format=custom"))

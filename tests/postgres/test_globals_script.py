@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from psycopg import sql as compose
 
 from clipper_backup.errors import IntegrityError
-from clipper_backup.postgres.connection import Login, connect
+from clipper_backup.postgres.connection import connect
 from clipper_backup.postgres.globals_script import Globals, parse, sort_statements, statements
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.postgres.server_facts import run_statements
-from fixtures.postgres import client_environment, server_binaries, sql
+from fixtures.postgres import client_environment, login_to, major_of, server_binaries, sql
 
 ADMIN, APP, LABEL = "gs admin", "gs app", "gs IN DATABASE postgres"
 NAMES = [
@@ -47,10 +47,6 @@ def quoted(name: str) -> str:
 
 def literal(text: str) -> str:
     return compose.Literal(text).as_string()
-
-
-def login_of(server: PrivateServer) -> Login:
-    return Login({keyword: value for keyword, value in server.connection().items() if keyword != "dbname"})
 
 
 def drop_everything(server: PrivateServer) -> None:
@@ -88,7 +84,7 @@ def nasty_globals(server: PrivateServer, major: int) -> Iterator[None]:
     if major >= 16:
         run.append(f"GRANT {quoted(ADMIN)} TO {quoted(APP)} WITH INHERIT FALSE, SET FALSE, ADMIN TRUE")
     try:
-        with contextlib.closing(connect(login_of(server))) as connection:
+        with contextlib.closing(connect(login_to(server))) as connection:
             for statement in run:  # each by itself: a tablespace is not made inside a transaction
                 connection.execute(statement.encode())
         yield
@@ -120,7 +116,7 @@ def state(server: PrivateServer, major: int) -> dict[str, list[Any]]:
 
 def replay(server: PrivateServer, found: Globals) -> None:
     """What a restore into a cluster without these roles does."""
-    with contextlib.closing(connect(login_of(server))) as connection:
+    with contextlib.closing(connect(login_to(server))) as connection:
         connection.execute("SET log_statement = 'all'")
         missing = [name for name in found.roles if name.lower().startswith("gs")]
         statements = [statement for name in missing for statement in found.roles[name]]
@@ -132,7 +128,7 @@ def replay(server: PrivateServer, found: Globals) -> None:
 
 
 def test_a_cluster_gets_back_exactly_the_roles_it_had(postgres: PrivateServer) -> None:
-    major = int(sql(postgres, "postgres", "SHOW server_version_num")[0][0]) // 10_000
+    major = major_of(postgres)
     with nasty_globals(postgres, major):
         before = state(postgres, major)
         script = globals_of(postgres, major)
@@ -160,7 +156,7 @@ def test_the_roles_of_an_older_server_fit_a_newer_one(postgres15: PrivateServer,
 
 @pytest.mark.rule(84)
 def test_psql_s_own_commands_never_reach_the_server(postgres: PrivateServer) -> None:
-    major = int(sql(postgres, "postgres", "SHOW server_version_num")[0][0]) // 10_000
+    major = major_of(postgres)
     with nasty_globals(postgres, major):
         script = globals_of(postgres, major)
         drop_everything(postgres)
