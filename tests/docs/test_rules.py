@@ -24,7 +24,7 @@ def rules_of(heading: str) -> list[int]:
     """The rules in the first column of a section's table: numbers, and ranges from one to another."""
     section = LIMITS.split(f"## {heading}\n")[1].split("\n## ")[0]
     found: list[int] = []
-    for cell in re.findall(r"^\| ([\d\u2013, ]+) \|", section, re.MULTILINE):
+    for cell in re.findall(r"^\| rules? ([\d\u2013, ]+) \|", section, re.MULTILINE):
         for part in cell.split(","):
             first, _, last = part.strip().partition(_DASH)
             found += range(int(first), int(last or first) + 1)
