@@ -1,6 +1,7 @@
 """Archives that pg_dump really wrote, of tables and sequences whose names are made to be misread."""
 
 import itertools
+import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -241,6 +242,30 @@ def test_a_name_that_is_no_text_is_an_error_not_another_name(postgres18: Private
             read_contents(server_binaries(18).program("pg_restore"), client_environment(postgres18), [archive], "it")
     finally:
         sql(postgres18, "postgres", f"DROP DATABASE {name}")
+
+
+HEADING = ";\n; Selected TOC Entries:\n;\n"
+SEQUENCE = "7; 0 0 SEQUENCE SET public s postgres"
+
+
+@pytest.mark.parametrize(
+    ("listing", "script", "words"),
+    [
+        ("", "", "lists nothing that can be understood"),
+        ("; a new kind of listing\n", "", "lists nothing that can be understood"),
+        (f"{HEADING}{SEQUENCE}\nsomething: else\n", "", "lists nothing that can be understood"),
+        (f"{HEADING}{SEQUENCE}\n", "SELECT setval('public.s', 1);", "1 sequences are listed, 0 are set"),
+        (f"{HEADING}{SEQUENCE}\n", "SELECT pg_catalog.setval('s', 1, true);", "a sequence is named 's'"),
+    ],
+)
+def test_a_pg_restore_that_says_something_else_is_not_believed(tmp_path: Path, listing: str, script: str, words: str) -> None:
+    (tmp_path / "listing").write_text(listing)
+    (tmp_path / "script").write_text(script)
+    fake = tmp_path / "pg_restore"
+    fake.write_text(f'#!/bin/sh\n[ "$1" = --list ] && exec cat {tmp_path}/listing\nexec cat {tmp_path}/script\n')
+    fake.chmod(0o755)
+    with pytest.raises(IntegrityError, match=words):
+        read_contents(fake, {"PATH": os.environ["PATH"]}, [b"PGDMP"], "the key")
 
 
 def test_an_error_of_the_source_is_the_source_s(archived: Archived) -> None:

@@ -3,6 +3,7 @@
 Most tests run on a clock that they move themselves, so that half a minute passes at once and the same every time.
 """
 
+import contextlib
 import os
 import re
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.clock import Clock, SystemClock
-from clipper_backup.errors import LeaseLostError, LockedError, StoreUnavailableError, exit_code_of
+from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, StoreUnavailableError, exit_code_of
 from clipper_backup.repository.leases import Lease, acquire_lease
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.local import LocalStore
@@ -315,6 +316,15 @@ def test_an_old_listing_makes_no_second_holder(memory: MemoryStore, clock: Stepp
 
     with pytest.raises(LockedError, match="held by third"):
         take(Overtaken(memory), clock, holder="fourth")
+
+
+@pytest.mark.parametrize("fault", ["list:2:unavailable", "list:3:denied", "now:1:unavailable"])
+def test_who_fails_while_taking_it_holds_nothing(memory: MemoryStore, clock: SteppedClock, fault: str) -> None:
+    take(memory, clock).release()
+    with contextlib.suppress(ClipperError):
+        take(FaultyStore(memory, fault, clock), clock).release()
+    with take(memory, clock) as lease:
+        lease.check()
 
 
 # -- letting go

@@ -61,11 +61,11 @@ def read_contents(pg_restore: Path, environment: Mapping[str, str], archive: Ite
         # An empty database has no entries, but its listing has the heading too.
         if b"; Selected TOC Entries:" not in listing or len(found) != len(kept):
             raise IntegrityError(f"{name}: pg_restore lists nothing that can be understood in it")
-        wanted = [match[0] for match in found if match[3].startswith("SEQUENCE SET")]
+        wanted = [f"{match[1]};\n" for match in found if match[3].startswith("SEQUENCE SET")]
         sequences: tuple[SequenceValue, ...] = ()
         if wanted:
             with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen:
-                chosen.write("\n".join(wanted) + "\n")
+                chosen.writelines(wanted)
                 chosen.flush()
                 arguments = [f"--use-list={chosen.name}", "--file=-", *where]
                 script = run(pg_restore, arguments, environment, feed=None if head is None else head.again())
