@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 import psycopg
-from psycopg import sql
 
 from clipper_backup.postgres.connection import Connection, query_error, rows, translated
 from clipper_backup.values import WORKING_PREFIX, Lsn
@@ -229,13 +228,3 @@ def run_statements(connection: Connection, statements: Sequence[str]) -> list[st
             except psycopg.Error as error:
                 raise query_error(f"running `{shown[:60]}`", error) from error
     return refused
-
-
-def quoted(name: str) -> str:
-    """An identifier, quoted."""
-    return sql.Identifier(name).as_string()
-
-
-def literal(text: str) -> str:
-    """A string literal, quoted."""
-    return sql.Literal(text).as_string()
