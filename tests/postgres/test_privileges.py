@@ -34,12 +34,12 @@ def nobody(postgres: PrivateServer, database: str) -> Iterator[Login]:
 @pytest.mark.parametrize(
     ("statement", "remedy"),
     [
-        ("SELECT FROM closed", "pg_read_all_data"),
+        ("SELECT FROM public.closed", "pg_read_all_data"),
         ("SELECT lo_get(7)", "lo_compat_privileges"),
-        ("SET row_security = off; SELECT n FROM rows_hidden", "BYPASSRLS"),
+        ("SET row_security = off; SELECT n FROM public.rows_hidden", "BYPASSRLS"),
         ("CREATE DATABASE mine", "CREATEDB"),
         ("CREATE ROLE somebody", "--no-roles"),
-        ("CREATE TABLE mine (); ALTER TABLE mine OWNER TO postgres", "--no-roles"),
+        ("CREATE TABLE public.mine (); ALTER TABLE public.mine OWNER TO postgres", "--no-roles"),
     ],
 )
 @pytest.mark.rule(83)
