@@ -9,15 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.clock import SystemClock
-from clipper_backup.config import load
 from clipper_backup.errors import ClipperError, IntegrityError, StoreError, ToolMissingError
 from clipper_backup.format.compression import compress_bytes
-from clipper_backup.ops.dump.verify import verify_dump
-from clipper_backup.ops.events import ignore
-from clipper_backup.ops.work import open_work
+from clipper_backup.ops.dump.read import catalog
 from clipper_backup.postgres.server import PrivateServer
-from clipper_backup.values import DumpId
 from fixtures.dump import (
     SMALL,
     WORKING_PREFIX,
@@ -31,7 +26,7 @@ from fixtures.dump import (
 )
 from fixtures.postgres import client_environment, fresh_database, server_binaries, sql
 
-FLIPS = 8
+FLIPS = 5
 
 
 def flipped(data: bytes, position: int) -> bytes:
@@ -60,12 +55,6 @@ def object_of(site: Site) -> Callable[[str], Path]:
     return path
 
 
-def verify_here(site: Site) -> None:
-    """What `dump verify` does with the recent dump, in this process: for many damages one after the other."""
-    settings = load({}, site.settings).settings
-    verify_dump(open_work(settings, SystemClock(), ignore, read_only=True), DumpId.parse(site.recent))
-
-
 def check_not_restored(site: Site, damaged: Path, *options: str) -> None:
     """`restore` names the object and leaves no database."""
     before = databases_of(site.server)
@@ -81,7 +70,7 @@ def test_a_damaged_object_is_named(site: Site, object_of: Callable[[str], Path],
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
 
     with pytest.raises(IntegrityError, match=f"database/{path.name}"):
-        verify_here(site)
+        site.verify(site.recent)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,7 +98,7 @@ def test_a_missing_object_is_named_and_not_restored(site: Site, object_of: Calla
     path.unlink()
 
     with pytest.raises(IntegrityError, match=f"database/{path.name} is missing"):
-        verify_here(site)
+        site.verify(site.recent)
     check_not_restored(site, path)
 
 
@@ -121,7 +110,7 @@ def test_another_days_object_under_this_name_is_named_and_not_restored(
     shutil.copyfile(path.with_name(path.name.replace(site.recent, site.old)), path)
 
     with pytest.raises(IntegrityError, match=f"database/{path.name}"):
-        verify_here(site)
+        site.verify(site.recent)
     check_not_restored(site, path)
 
 
@@ -154,12 +143,12 @@ def test_a_damaged_summary_is_named_and_listed_and_hides_no_other_dump(site: Sit
     else:
         summary.write_bytes(SUMMARY_DAMAGES[damage](summary.read_bytes()))
 
-    check_told(site.run("dump", "verify", site.old), 13, f"database/{summary.name}", hint="use another dump")
-    listed = site.run("dump", "list", "--json")
-    assert [(item["id"], item["state"]) for item in listed.document["items"]] == [
-        (site.old, "damaged"),
-        (site.recent, "committed"),
-    ]
+    with pytest.raises(IntegrityError, match=f"database/{summary.name}"):
+        site.verify(site.old)
+    damaged, good = catalog(site.work())
+    assert (str(damaged.listed.dump_id), damaged.summary) == (site.old, None)
+    assert f"database/{summary.name}" in str(damaged.problem)
+    assert (str(good.listed.dump_id), good.problem) == (site.recent, None)
 
 
 def test_a_dump_with_a_damaged_summary_is_not_restored_and_kept_however_old_it_is(site: Site) -> None:
@@ -168,8 +157,9 @@ def test_a_dump_with_a_damaged_summary_is_not_restored_and_kept_however_old_it_i
     summary.write_bytes(good[:-9])
     damaged = parts_of(site.objects, site.old)
 
+    check_told(site.run("dump", "verify", site.old), 13, f"database/{summary.name}", hint="use another dump")
     outcome = site.run("dump", "restore", site.old, "--into", f"{site.database}_restored")
-    check_told(outcome, 13, f"database/{summary.name}")
+    check_told(outcome, 13, f"database/{summary.name}", hint="use another dump")
     assert f"{site.database}_restored" not in databases_of(site.server)
     assert "DAMAGED" in site.run("dump", "list").stdout.splitlines()[1]
     pruned = site.run("prune", "--yes", RETENTION_MIN_DUMPS="1")
@@ -189,11 +179,11 @@ def test_a_dump_with_a_damaged_summary_is_not_restored_and_kept_however_old_it_i
 def test_no_flipped_bit_of_any_object_goes_unnoticed(site: Site, object_of: Callable[[str], Path], kind: str) -> None:
     path = object_of(kind)
     good = path.read_bytes()
-    verify_here(site)
+    site.verify(site.recent)
     for position in chosen(range(len(good)), FLIPS):
         path.write_bytes(flipped(good, position))
         with pytest.raises(IntegrityError, match=path.name):
-            verify_here(site)
+            site.verify(site.recent)
 
 
 def objects_of(summary: bytes) -> list[tuple[str, int, str]]:
@@ -210,7 +200,7 @@ def test_a_summary_with_a_flipped_bit_is_refused_or_still_tells_the_objects_righ
     for position in chosen(range(len(good)), 3 * FLIPS):
         path.write_bytes(flipped(good, position))
         try:
-            verify_here(site)
+            site.verify(site.recent)
         except ClipperError as error:
             # What it says of versions may be believed: of the format it is written in, of the programs that are needed.
             reasons = {IntegrityError: site.recent, StoreError: "newer version", ToolMissingError: "or newer"}

@@ -31,7 +31,7 @@ from fixtures.dump import (
 from fixtures.proxy import Direction, How, TcpProxy
 from fixtures.stores import S3Server
 
-FAILURES = 9
+FAILURES = 6
 
 
 # -- failing at each of its calls
