@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.errors import ClipperError, IntegrityError, StoreError, ToolMissingError
-from clipper_backup.format.compression import compress_bytes
+from clipper_backup.format.compression import compress, compress_bytes, decompress_bytes
 from clipper_backup.ops.dump.read import catalog
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.dump import (
@@ -33,6 +33,17 @@ def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :]
 
 
+def same_size(data: bytes) -> bytes:
+    """As many bytes, decompressing without complaint: only the hash tells that they are not what was committed."""
+    plain = decompress_bytes(data, "it")
+    for position in range(len(plain)):
+        changed = flipped(plain, position)
+        for other in (compress_bytes(changed), b"".join(compress([changed], level=1, threads=2))):
+            if len(other) == len(data):
+                return other
+    raise AssertionError("no change leaves the size as it is")
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a flipped bit": lambda data: flipped(data, random.randrange(len(data))),
     "its end cut off": lambda data: data[: random.randrange(1, len(data))],
@@ -40,6 +51,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a stretch of zeros": lambda data: data[: len(data) // 2] + bytes(40) + data[len(data) // 2 + 40 :],
     "bytes appended": lambda data: data + b"\0",
     "itself appended": lambda data: data + data,
+    "another content of the same size": same_size,
 }
 KINDS = ["dump.zst", "globals.sql.zst", "details.zst"]
 

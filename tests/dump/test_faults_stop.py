@@ -4,7 +4,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -54,13 +54,13 @@ def check_clean(site: Site, family: list[psutil.Process], scratch: dict[str, str
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     for folder in (*scratch.values(), str(site.folder / ".tmp")):
         assert list(Path(folder).iterdir()) == []
-    assert all(state == "released" for state in lease_states(site)), "the next run must wait for the lease"
+    assert is_free(site.objects), "the next run must wait for the lease"
 
 
-def lease_states(site: Site) -> list[str]:
-    """Of each epoch of the lease that is still there, the last sign."""
-    epochs = {Path(key).parent.name for key in site.objects if key.startswith("locks/dump/")}
-    return ["released" if f"locks/dump/{epoch}/released" in site.objects else "held" for epoch in epochs]
+def is_free(found: Mapping[str, bytes]) -> bool:
+    """Whether nobody holds the lease: its highest epoch was released."""
+    newest = max(Path(key).parent.name for key in found if key.startswith("locks/dump/"))
+    return f"locks/dump/{newest}/released" in found
 
 
 # -- a dump
@@ -104,6 +104,16 @@ def test_a_run_that_is_told_to_stop_at_any_call_to_the_store_stops_and_leaves_no
 
         check_stopped(site, ended(process), family, scratch)
         site.check_untouched(but=[site.old])
+
+
+def test_a_run_that_is_told_to_stop_when_it_has_just_taken_the_lease_gives_it_back(site: Site, scratch: dict[str, str]) -> None:
+    process = site.start("dump", "create", **scratch, **{FAULTS: "list:2:stop"})
+    assert halted(process)
+    assert not is_free(site.objects)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+
+    check_stopped(site, ended(process), [], scratch)
 
 
 def test_a_run_whose_pg_dump_waits_stops(site: Site, scratch: dict[str, str]) -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from clipper_backup.clock import Clock
@@ -153,8 +154,9 @@ class FaultyStore(WrapperStore):
         return self._call("list", lambda: self._inner.list(prefix))
 
     def delete(self, keys: Sequence[str]) -> None:
-        """See `Store.delete`."""
-        self._call("delete", lambda: self._inner.delete(keys))
+        """See `Store.delete`. Each key is a call of its own, the last one first: no set of removals has an order."""
+        for key in reversed(keys):
+            self._call("delete", partial(self._inner.delete, [key]))
 
     def now(self) -> datetime:
         """See `Store.now`."""
