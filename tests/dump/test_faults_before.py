@@ -77,6 +77,13 @@ def test_a_bad_setting_fails_before_any_work(site: Site, name: str, value: str) 
     check_nothing_begun(site, outcome, 2, name if name != "BACKUP_URL" else value)
 
 
+def test_a_scratch_folder_that_is_not_there_is_named(site: Site, tmp_path: Path) -> None:
+    outcome = site.run("dump", "create", DUMP_JOBS="2", SCRATCH_DIR=f"{tmp_path}/nowhere")
+
+    site.check_refused(outcome, 1, f"{tmp_path}/nowhere", hint="SCRATCH_DIR")
+    site.check_recovers()
+
+
 # -- the repository
 
 
@@ -133,7 +140,7 @@ def bound_by_permissions() -> Sequence[str]:
 def test_a_folder_that_cannot_be_made_is_named(site: Site) -> None:
     outcome = site.run("dump", "create", BACKUP_URL="file:///proc/clipper-backup/repository")
 
-    site.check_refused(outcome, 1, "/proc/clipper-backup", hint=None)
+    site.check_refused(outcome, 1, "/proc/clipper-backup", hint="file system")
     site.check_recovers()
 
 

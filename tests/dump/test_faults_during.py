@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -81,14 +82,17 @@ def test_a_server_that_stops_at_once_leaves_no_dump(site: Site) -> None:
         site.check_recovers(**settings)
 
 
-def test_a_pg_dump_that_is_killed_is_no_dump(site: Site) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_pg_dump_that_is_killed_is_no_dump(site: Site, tmp_path: Path, jobs: str) -> None:
+    (tmp_path / "scratch").mkdir()
     with gate_closed(site.server, site.database):
-        process = site.start("dump", "create")
+        process = site.start("dump", "create", DUMP_JOBS=jobs, SCRATCH_DIR=f"{tmp_path}/scratch")
         wait_for_session(site.server, AT_GATE)
         pg_dump_of(process).kill()
         outcome = ended(process)
 
     site.check_refused(outcome, 1, "pg_dump", site.database, "signal 9")
+    assert list((tmp_path / "scratch").iterdir()) == []
     site.check_recovers()
 
 

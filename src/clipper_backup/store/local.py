@@ -382,4 +382,7 @@ def _translated(error: OSError, path: Path) -> ClipperError:
             f"cannot write {path}: {reason}",
             hints=["a file stands where a folder is needed, or a folder where a file is"],
         )
-    return StoreError(f"cannot use {path}: {reason}")
+    return StoreError(
+        f"cannot use {path}: {reason}",
+        hints=["the repository must lie on a file system that is mounted and works: look into the kernel's log"],
+    )
