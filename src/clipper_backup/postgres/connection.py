@@ -3,7 +3,7 @@
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
@@ -177,6 +177,13 @@ def query_error(doing: str, error: psycopg.Error) -> ClipperError:
         hints = ["the server's log says who or what ended the session"]
         return ServerError(f"{doing}: the connection to PostgreSQL was lost: {words}", hints=hints)
     return ServerError(f"{doing}: {words}")
+
+
+def roll_back(connection: Connection) -> None:
+    """End the transaction. A connection whose query a signal broke off takes no command any more: closing it does the same."""
+    if not connection.closed:
+        with suppress(psycopg.Error):
+            connection.execute("ROLLBACK")
 
 
 def rows(

@@ -8,7 +8,7 @@ from typing import LiteralString
 
 import psycopg
 
-from clipper_backup.postgres.connection import Connection, query_error, rows, translated
+from clipper_backup.postgres.connection import Connection, query_error, roll_back, rows, translated
 from clipper_backup.values import WORKING_PREFIX, Lsn
 
 
@@ -178,8 +178,7 @@ def reading(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        if not connection.closed:
-            connection.execute("ROLLBACK")
+        roll_back(connection)
 
 
 def role_names(connection: Connection) -> set[str]:

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from clipper_backup.errors import ServerError
-from clipper_backup.postgres.connection import Connection, Login, connect, rows, translated
+from clipper_backup.postgres.connection import Connection, Login, connect, roll_back, rows, translated
 
 ATTEMPTS = 5
 """How often the lock-then-snapshot step is begun again because tables came or went meanwhile."""
@@ -120,8 +120,7 @@ def _lock_then_export(connection: Connection, database: str, lock_timeout_second
         }
         _check_locked(seen, held)
     except BaseException:
-        if not connection.closed:
-            connection.execute("ROLLBACK")
+        roll_back(connection)
         raise
     return seen, exported
 

@@ -182,10 +182,11 @@ class FaultyStore(WrapperStore):
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         elif fault.effect not in _AFTERWARDS:
             _strike(fault)
-        result = call()
-        if fault.effect in _AFTERWARDS:
-            _strike(fault)
-        return result
+        try:
+            return call()
+        finally:  # an error is an answer too
+            if fault.effect in _AFTERWARDS:
+                _strike(fault)
 
 
 def _break_off(chunks: Iterable[bytes], fault: Fault, after_bytes: int) -> Iterator[bytes]:
