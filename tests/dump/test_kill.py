@@ -32,6 +32,7 @@ from fixtures.dump import (
     let_time_pass,
     parts_of,
     wait_for_session,
+    wait_for_silence,
 )
 from fixtures.postgres import connect, fresh_database, sql
 
@@ -222,6 +223,7 @@ def kill_in_phase(site: Site, words: Sequence[str], number: int) -> None:
     run = Stepped(site, words, {})
     run.skip(number)
     kill(run.process)
+    wait_for_silence(site.server)
     assert run.ended().code == -signal.SIGKILL
 
 
