@@ -112,9 +112,14 @@ def test_a_job_that_could_not_prune_is_told_as_good_and_ends_with_3(
 def test_a_job_that_is_stopped_while_it_prunes_has_told_its_dump(
     site: Site, told: dict[str, str], pushgateway: RunningPushgateway
 ) -> None:
-    copy_dump(site.folder, site.recent, 40)
-    process = site.start(*JOB, **told, **{FAULTS: "delete:2:stop"})
+    old = copy_dump(site.folder, site.recent, 40)
+    before = site.dumps
+    process = site.start(*JOB, **told, **{FAULTS: "delete:1+:stop"})
     assert halted(process)
+    while site.dumps == before:  # removals of its lease's traces: not yet those of prune
+        process.send_signal(signal.SIGCONT)
+        assert halted(process)
+    assert old in site.dumps
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
 
