@@ -211,7 +211,10 @@ class Settings:
         "level 1 keeps up with pg_dump on one core; higher levels make it wait",
     )
     dump_compression_threads: int = setting(
-        2, integer(1, 64), "threads that compress one dump", "two keep up with any single pg_dump"
+        1,
+        integer(1, 64),
+        "threads that compress one dump",
+        "at level 1 one keeps up with any single pg_dump; higher levels use more",
     )
     dump_lock_timeout_seconds: int = setting(
         600,
@@ -224,7 +227,7 @@ class Settings:
         PATH,
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`); unset means the system's temporary folder",
     )
-    pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall and pg_restore; unset means: look for them")
+    pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
     retention_days: int = setting(30, integer(1, 36500, "days"), "how many days a dump is kept", section="How long it is kept")
     retention_min_dumps: int = setting(
         3,

@@ -187,10 +187,18 @@ def test_a_read_stream_breaks_or_ends_after_its_bytes(clock: VirtualClock, memor
     assert list(store.get_stream("k")) == [b"1234567890"]
 
 
+def test_a_byte_that_is_read_is_another_than_was_stored(clock: VirtualClock, memory: MemoryStore) -> None:
+    memory.put("k", b"1234567890")
+    script = "get:1:flip, get_stream:1:flip, get_stream:2:after=4:flip, get_stream:3:after=10:flip"
+    store = FaultyStore(memory, script, clock)
+    assert [store.get("k"), store.get("k")] == [b"0234567890", b"1234567890"]
+    assert [b"".join(store.get_stream("k")) for _ in range(4)] == [b"0234567890", b"1234467890", b"1234567890", b"1234567890"]
+
+
 @pytest.mark.parametrize("script", [
     "put", "put:1", "put:0:lost", "put:x:lost", "puts:1:lost", "put:1:gone", "put:1:slow", "put:1:lost=3", "put:3-:lost",
     "put:1:after=5:unavailable", "put_stream:1:after=5:lost", "*:1:after=5:kill", "get_stream:1:short",
-    "put_stream:1:after=5:short", "put:1:unavailable;get:1:lost",
+    "put_stream:1:after=5:short", "put:1:unavailable;get:1:lost", "put:1:flip", "*:1:flip", "put_stream:1:after=5:flip",
 ])  # fmt: skip
 def test_what_is_no_script(script: str) -> None:
     with pytest.raises(UsageError, match="not a fault"):
@@ -198,7 +206,7 @@ def test_what_is_no_script(script: str) -> None:
 
 
 def test_every_effect_can_be_written_down() -> None:
-    lines = [f"get_stream:1:after=1:{effect}" if effect == "short" else f"*:1:{effect}" for effect in EFFECTS]
+    lines = [f"get_stream:1:after=1:{effect}" if effect in {"short", "flip"} else f"*:1:{effect}" for effect in EFFECTS]
     lines[lines.index("*:1:slow")] += "=1"
     assert [fault.effect for fault in parse_script("\n".join(lines))] == list(EFFECTS)
 

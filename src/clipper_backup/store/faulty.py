@@ -10,6 +10,7 @@ A script is a list of faults, separated by commas or line breaks:
     *:7:kill                                the process dies (SIGKILL) instead of making its seventh call
     *:1+:stop                               the process halts (SIGSTOP) before each call, until it is sent SIGCONT
     list:2-4:denied, head:5+:broken         the second to fourth; the fifth and all later ones
+    get_stream:1:after=70:flip              the byte after the first 70 is another than was stored
 
 METHOD is a method of the store, or `*` for all of them counted together. EFFECT is one of EFFECTS. `after` is for the
 two streams: so many bytes pass first. Where several faults name one call, the first decides.
@@ -41,11 +42,13 @@ EFFECTS = {
     "kill": "SIGKILL to this process before it takes place",
     "killed": "SIGKILL to this process after it took place",
     "short": "only with get_stream and after: ends as if this were all",
+    "flip": "only with get and get_stream: a bit of the first byte (the one after `after`) is wrong, and nothing tells",
 }
 _METHODS = frozenset({"*", "put", "put_stream", "get", "get_stream", "get_ranges", "head", "list", "delete", "now"})
 _STREAMS = frozenset({"put_stream", "get_stream"})
 _AFTERWARDS = frozenset({"lost", "killed"})
-_MIDSTREAM = frozenset({"unavailable", "denied", "broken", "kill", "short"})
+_MIDSTREAM = frozenset({"unavailable", "denied", "broken", "kill", "short", "flip"})
+_FLIPPED = frozenset({"get", "get_stream"})
 _FAULT = re.compile(
     r"(?P<method>\*|\w+):(?P<first>\d+)(?P<last>\+|-\d+)?(?::after=(?P<after>\d+))?:(?P<effect>\w+)(?:=(?P<seconds>\d+(?:\.\d+)?))?"
 )
@@ -91,6 +94,8 @@ def _parse_fault(text: str) -> Fault:
         )
     if effect == "short" and (method != "get_stream" or match["after"] is None):
         raise UsageError(f"not a fault: {text!r}", hints=["like get_stream:1:after=100:short"])
+    if effect == "flip" and method not in _FLIPPED:
+        raise UsageError(f"not a fault: {text!r}", hints=["like get:1:flip, or get_stream:1:after=100:flip"])
     first, last = int(match["first"]), match["last"]
     return Fault(
         method=method,
@@ -131,12 +136,16 @@ class FaultyStore(WrapperStore):
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         """See `Store.get`."""
-        return self._call("get", lambda: self._inner.get(key, start=start, length=length))
+        fault = self._next("get")
+        data = self._suffer(fault, lambda: self._inner.get(key, start=start, length=length))
+        return _flipped(data, 0) if fault is not None and fault.effect == "flip" else data
 
     def get_stream(self, key: str, *, start: int = 0, same_as: ObjectInfo | None = None) -> Iterator[bytes]:
         """See `Store.get_stream`. It counts as called when its first piece is asked for."""
         fault = self._next("get_stream")
-        if fault is not None and fault.after_bytes is not None:
+        if fault is not None and fault.effect == "flip":
+            yield from _flip_one(self._inner.get_stream(key, start=start, same_as=same_as), fault.after_bytes or 0)
+        elif fault is not None and fault.after_bytes is not None:
             yield from _break_off(self._inner.get_stream(key, start=start, same_as=same_as), fault, fault.after_bytes)
         else:
             yield from self._suffer(fault, lambda: self._inner.get_stream(key, start=start, same_as=same_as))
@@ -180,7 +189,7 @@ class FaultyStore(WrapperStore):
         elif fault.effect == "stop":
             # To this thread: it gets no further before all of them have halted.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-        elif fault.effect not in _AFTERWARDS:
+        elif fault.effect not in _AFTERWARDS | {"flip"}:
             _strike(fault)
         try:
             return call()
@@ -201,6 +210,18 @@ def _break_off(chunks: Iterable[bytes], fault: Fault, after_bytes: int) -> Itera
         yield chunk
     if fault.effect != "short":
         _strike(fault)
+
+
+def _flip_one(chunks: Iterable[bytes], position: int) -> Iterator[bytes]:
+    """*chunks* with one bit wrong in the byte at *position*; the same when they end before it."""
+    passed = 0
+    for chunk in chunks:
+        yield _flipped(chunk, position - passed) if passed <= position < passed + len(chunk) else chunk
+        passed += len(chunk)
+
+
+def _flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes(byte ^ 1 for byte in data[position : position + 1]) + data[position + 1 :]
 
 
 def _strike(fault: Fault) -> NoReturn:

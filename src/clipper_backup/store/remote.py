@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -24,6 +24,7 @@ from clipper_backup.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from clipper_backup.feed import Feed
 from clipper_backup.store.protocol import (
     CLOCK_KEY,
     STREAM_CHUNK_BYTES,
@@ -280,7 +281,7 @@ class ObstoreStore:
         """Upload in parts; obstore repeats each part by itself, since *chunks* cannot be asked again."""
         part_bytes = _part_bytes(expected_bytes)
         before = self._version(key)
-        feed = _Feed()
+        feed = Feed(_WAITING_BYTES)
         upload = _begin(
             lambda: obstore.put(
                 self._patient,
@@ -328,62 +329,6 @@ class ObstoreStore:
 
 class _BeyondEndError(StoreError):
     """The range asked for begins beyond the object's end (HTTP 416)."""
-
-
-class _AbortedError(Exception):
-    """Makes obstore take back an upload; it never leaves this module."""
-
-
-class _Feed:
-    """Chunks on their way from the thread that makes them to the one that uploads them."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._finished = self._aborted = self._closed = False
-
-    def send(self, chunk: bytes) -> bool:
-        """Hand over *chunk* when there is room for it; False when nobody takes it, because the upload failed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting_bytes < _WAITING_BYTES or self._closed)
-            self._waiting.append(chunk)
-            self._waiting_bytes += len(chunk)
-            self._changed.notify_all()
-            return not self._closed
-
-    def finish(self) -> None:
-        """There are no more chunks."""
-        with self._changed:
-            self._finished = True
-            self._changed.notify_all()
-
-    def abort(self) -> None:
-        """Make the upload fail."""
-        with self._changed:
-            self._aborted = True
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Nobody takes chunks any more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._finished or self._aborted)
-            if self._aborted:
-                raise _AbortedError
-            if not self._waiting:
-                raise StopIteration
-            chunk = self._waiting.popleft()
-            self._waiting_bytes -= len(chunk)
-            self._changed.notify_all()
-            return chunk
 
 
 def _begin(call: Callable[[], Result]) -> "concurrent.futures.Future[Result]":

@@ -92,12 +92,13 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
                 writing.cancel()
                 cancel(snapshot)
 
-            together([writing.upload, lambda: measure(work, snapshot, name, measured)], cancel=give_up)
+            together([writing.upload, writing.check, lambda: measure(work, snapshot, name, measured)], cancel=give_up)
             snapshot.check_alive(name)
         # The locks are gone from here on: reading back takes a while and needs none.
-        stored, contents = writing.read_back()
+        stored = writing.read_back()
     with closing(connect(source.login, name)) as outside:
         lsn_after = server_facts.current_lsn(outside)
+    contents = writing.contents
     _check_contents(name, contents, snapshot.tables)
     measured.warnings.extend(writing.warnings())
     uncounted = set(contents.data_tables) - {table.oid for table in snapshot.tables}

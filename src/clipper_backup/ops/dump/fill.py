@@ -72,7 +72,8 @@ def _restore_directly(work: Work, login: Login, name: str, filling: Filling, opt
         with Program(pg_restore, arguments, environment, feed=True) as program:
             chunks = plain_stream(work, filling.summary, filling.stored, running)
             program.feed(chunks)
-            # pg_restore may stop reading after the last entry; size and hash are compared after the last byte.
+            # pg_restore may stop reading after the last entry, or because damage made it fail: only the size and hash after
+            # the last byte tell which.
             for _ in chunks:
                 pass
             program.finish()

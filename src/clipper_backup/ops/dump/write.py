@@ -1,19 +1,25 @@
-"""An archive on its way into the store: pg_dump, zstd, upload, and the proof that the store gives it back."""
+"""An archive on its way into the store: pg_dump, zstd, upload, and the proof that it can be read again.
 
-from collections.abc import Callable, Iterator
+The proof has two halves. While the compressed bytes go into the store they are decompressed again beside it, and pg_restore
+reads their table of contents; afterwards the store's bytes are read back and hashed. What was hashed is what was decompressed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.errors import IntegrityError, StoreError, ToolError
+from clipper_backup.feed import Feed, FeedAbortedError
 from clipper_backup.format import names
 from clipper_backup.format.compression import Counter, Meter, compress, decompress
 from clipper_backup.format.documents import StoredObject
 from clipper_backup.format.tar import tar_of_folder
 from clipper_backup.ops.dump.source import Source
 from clipper_backup.ops.scratch import scratch_folder
-from clipper_backup.ops.work import Step, Work, step
+from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.archive import Contents, read_contents
 from clipper_backup.postgres.programs import READ_BYTES, Program
 from clipper_backup.postgres.snapshot import Snapshot
@@ -23,6 +29,8 @@ from clipper_backup.values import DumpId, show_bytes
 _PG_DUMP_LOCK_WAIT_MS = 5_000
 """We hold every lock that pg_dump asks for. It can only wait behind somebody who wants a table for himself and waits for *us*:
 a deadlock that PostgreSQL cannot see. pg_dump gives up, we release our locks, let him pass and begin again."""
+_CHECK_BEHIND_BYTES = 16 << 20
+"""How far checking may lag behind the upload before the upload waits for it."""
 
 
 class Writing:
@@ -44,6 +52,8 @@ class Writing:
         self._program, self._source, self._contents_of = program, source, contents_of
         self._database_bytes = database_bytes
         self._plain, self._stored = Counter(), Meter()
+        self._again = Feed(_CHECK_BEHIND_BYTES)
+        self._contents: Contents | None = None
 
     def upload(self) -> None:
         """Stream the source into the store; the object appears only when the source ended well."""
@@ -51,22 +61,59 @@ class Writing:
             plain = running.metered(self._plain.pass_through(self._source()))
             level = self._work.settings.dump_compression_level
             threads = self._work.settings.dump_compression_threads
-            stored = self._stored.pass_through(compress(plain, level=level, threads=threads))
-            # A compressed dump is smaller than its database: good enough to choose the size of an upload's parts.
-            self._work.store.put_stream(self._key, stored, expected_bytes=self._database_bytes)
+            stored = self._stored.pass_through(self._passed_on(compress(plain, level=level, threads=threads)))
+            try:
+                # A compressed dump is smaller than its database: good enough to choose the size of an upload's parts.
+                self._work.store.put_stream(self._key, stored, expected_bytes=self._database_bytes)
+            except BaseException:
+                self._again.abort()
+                raise
             plain_bytes, stored_bytes = self._plain.size_bytes, self._stored.size_bytes
             running.done = f"{self._name}: {show_bytes(plain_bytes)} dumped, {show_bytes(stored_bytes)} stored"
+
+    def _passed_on(self, stored: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in stored:
+            self._again.send(chunk)
+            yield chunk
+        self._again.finish()
+
+    def check(self) -> None:
+        """Beside `upload`: what was compressed decompresses to as much, with a table of contents that pg_restore accepts."""
+        counter = Counter()
+        try:
+            plain = counter.pass_through(decompress(self._again, self._key))
+            first = next(plain, b"")  # an archive that is a folder is complete before its first byte comes
+            self._contents = self._contents_of(chain([first], plain))
+            for _ in plain:
+                pass
+        except FeedAbortedError:  # the upload failed, and says why
+            return
+        except IntegrityError as error:
+            raise ToolError(f"database {self._name}: what was dumped cannot be read again: {error}") from error
+        finally:
+            self._again.close()
+        if counter.size_bytes != self._plain.size_bytes:
+            raise ToolError(
+                f"database {self._name}: {self._plain.size_bytes} bytes were dumped, {counter.size_bytes} could be read again"
+            )
+
+    @property
+    def contents(self) -> Contents:
+        """What `check` read."""
+        assert self._contents is not None  # noqa: S101  asked for after `check` only
+        return self._contents
 
     def cancel(self) -> None:
         """End pg_dump; the upload then fails and leaves nothing."""
         self._program.kill()
+        self._again.abort()
 
     def warnings(self) -> list[str]:
         """What pg_dump warned about."""
         return [f"database {self._name}: {line}" for line in self._program.warnings]
 
-    def read_back(self) -> tuple[StoredObject, Contents]:
-        """Read the stored bytes again: same hash, decompressing, and with a table of contents that pg_restore accepts."""
+    def read_back(self) -> StoredObject:
+        """Read the stored bytes again; StoreError unless they are those that were checked: the dump must not be committed."""
         stored = StoredObject(
             key=self._key,
             role="database",
@@ -76,26 +123,14 @@ class Writing:
             plain_bytes=self._plain.size_bytes,
             sha256=self._stored.sha256,
         )
+        meter = Meter()
         with step(self._work, f"read back {self._name}", f"{self._name}: read back what was stored") as running:
-            contents = read_back(self._work.store, stored, self._contents_of, running)
-            running.done = f"{self._name}: stored bytes are equal, {contents.entries} entries in the archive"
-        return stored, contents
-
-
-def read_back(store: Store, stored: StoredObject, contents_of: Callable[[Iterator[bytes]], Contents], running: Step) -> Contents:
-    """Prove that the store gives back what it was given; StoreError otherwise: the dump must not be committed."""
-    meter, counter = Meter(), Counter()
-    try:
-        chunks = running.metered(meter.pass_through(store.get_stream(stored.key)), stored.size_bytes)
-        plain = counter.pass_through(decompress(chunks, stored.key))
-        contents = contents_of(plain)
-        for _ in plain:
-            pass
-    except IntegrityError as error:
-        raise StoreError(f"what was stored could not be read back: {error}") from error
-    if (meter.size_bytes, meter.sha256, counter.size_bytes) != (stored.size_bytes, stored.sha256, stored.plain_bytes):
-        raise StoreError(f"{stored.key}: the store gave back other bytes than it was given")
-    return contents
+            for _ in running.metered(meter.pass_through(self._work.store.get_stream(self._key)), stored.size_bytes):
+                pass
+            if (meter.size_bytes, meter.sha256) != (stored.size_bytes, stored.sha256):
+                raise StoreError(f"{self._key}: the store gave back other bytes than it was given")
+            running.done = f"{self._name}: stored bytes are equal, {self.contents.entries} entries in the archive"
+        return stored
 
 
 @contextmanager
