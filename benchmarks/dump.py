@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,9 @@ from clipper_backup.postgres.server import PrivateServer
 DATABASE = "clipper"
 OURS, OURS_COUNTS, GZIP, ZSTD = "ours, fingerprint off", "ours, counts", "pg_dump | gzip", "pg_dump -Fc -Z0 | zstd -1"
 RESTORE_OURS, RESTORE_PEER = "ours, restore --jobs 2", "pg_restore -j2"
+
+Order = Callable[[Sequence[tuple[str, ...]]], list[tuple[str, ...]]]
+"""In which order a round takes its contestants: whoever comes first finds colder caches and fewer WAL files to use again."""
 
 
 @dataclass
@@ -64,6 +67,18 @@ def show(event: Event) -> None:
         print(f"prepared: {event.text} ({event.seconds:.0f} s)", flush=True)
 
 
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
 class Bench:
     """One server, one folder, and the commands to compare."""
 
@@ -78,48 +93,42 @@ class Bench:
             "PGPORT": where["port"],
             "PGUSER": where["user"],
             "PG_BINDIR": str(binaries.bindir),
-            "BACKUP_URL": f"file://{folder}/store",
             "BACKUP_DATABASES": DATABASE,
             "SCRATCH_DIR": str(folder),
         }
 
-    def run(self, name: str, command: str, produced: Callable[[], int], **environment: str) -> None:
-        """One round of one contestant."""
+    def run(self, name: str, command: str, produced: Path | None, **environment: str) -> None:
+        """One round of one contestant, and the size of what it *produced*."""
         measured = self.results.setdefault(name, Measured())
         timed(measured, command, self.environment | environment)
-        measured.stored_bytes = produced()
+        measured.stored_bytes = 0 if produced is None else size_of(produced)
         print(f"  {name:28} {measured.seconds[-1]:7.1f} s  {measured.cpu_seconds[-1]:7.1f} s CPU", flush=True)
 
-    def dumps(self) -> None:
+    def dumps(self, order: Order) -> None:
         """Each way to dump, once."""
-        store, peer = self.folder / "store", self.folder / "peer"
+        for name, command, place in order([
+            (OURS, "DUMP_FINGERPRINT=off clipper-backup dump create --quiet", "off"),
+            (GZIP, "pg_dump {database} | gzip > {path}; sync {path}", "peer"),
+            (ZSTD, "pg_dump -Fc -Z0 {database} | zstd -q -1 -f -o {path}; sync {path}", "peer"),
+            (OURS_COUNTS, "DUMP_FINGERPRINT=counts clipper-backup dump create --quiet", "counts"),
+        ]):  # fmt: skip
+            path = self.folder / place
+            remove(path)
+            self.run(name, command.format(database=DATABASE, path=path), path, BACKUP_URL=f"file://{path}")
 
-        def size_of(path: Path) -> Callable[[], int]:
-            return lambda: sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
-
-        for fingerprint, name in (("off", OURS), ("counts", OURS_COUNTS)):
-            shutil.rmtree(store, ignore_errors=True)
-            self.run(name, "clipper-backup dump create --quiet", size_of(store), DUMP_FINGERPRINT=fingerprint)
-        for name, command in (
-            (GZIP, f"pg_dump {DATABASE} | gzip > {peer}; sync {peer}"),
-            (ZSTD, f"pg_dump -Fc -Z0 {DATABASE} | zstd -q -1 -f -o {peer}; sync {peer}"),
-        ):
-            peer.unlink(missing_ok=True)
-            self.run(name, command, size_of(peer))
-
-    def restores(self) -> None:
+    def restores(self, order: Order) -> None:
         """Each way to restore, once; the peer restores an uncompressed archive that lies ready, and analyzes as we do."""
         archive = self.folder / "archive"
         if not archive.exists():
             subprocess.run(["pg_dump", "-Fc", "-Z0", "-f", archive, DATABASE], env=self.environment, check=True)
-        for name, command in (
+        for name, command in order([
             (RESTORE_OURS, "clipper-backup dump restore latest --into copy --jobs 2 --quiet"),
             (RESTORE_PEER, f"createdb -T template0 copy; pg_restore -j2 -e -d copy {archive}; psql -qc ANALYZE copy"),
-        ):
+        ]):  # fmt: skip
             with psycopg.connect(**self.server.connection("postgres"), autocommit=True) as connection:  # type: ignore[arg-type]
                 connection.execute("DROP DATABASE IF EXISTS copy WITH (FORCE)")
                 connection.execute("CHECKPOINT")
-            self.run(name, command, lambda: 0)
+            self.run(name, command, None, BACKUP_URL=f"file://{self.folder}/counts")
 
 
 def table(results: dict[str, Measured]) -> str:
@@ -172,8 +181,9 @@ def main() -> None:
             bench = Bench(server, binaries, folder)
             for number in range(options.rounds):
                 print(f"round {number + 1} of {options.rounds}", flush=True)
-                bench.dumps()
-                bench.restores()
+                order: Order = list if number % 2 == 0 else lambda contestants: list(reversed(contestants))
+                bench.dumps(order)
+                bench.restores(order)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     revision = "unknown"

@@ -1,7 +1,7 @@
 """What the reading commands share: the catalog with what each summary says, and archives as streams or in scratch."""
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from clipper_backup.errors import ClipperError, IntegrityError, MissingError, UsageError
+from clipper_backup.feed import Feed
 from clipper_backup.format.compression import READ_BYTES, decompress
 from clipper_backup.format.documents import DumpSummary, HoldMark, StoredObject
 from clipper_backup.ops.scratch import scratch_folder
@@ -28,6 +29,7 @@ from clipper_backup.values import DumpId
 
 _READERS = 16
 """Summaries read at once: each is one small request, and a year of dumps should list within a second."""
+_WRITE_BEHIND_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,32 @@ def archive_in_scratch(work: Work, summary: DumpSummary, stored: StoredObject, r
             target.mkdir()
             unpack(chunks, target)
         else:
-            with target.open("wb") as file:
-                file.writelines(chunks)
+            _write_beside(chunks, target)
         yield target
+
+
+def _write_beside(chunks: Iterable[bytes], target: Path) -> None:
+    """Write a file in a thread of its own, while the next chunks are read, hashed and decompressed."""
+    feed = Feed(_WRITE_BEHIND_BYTES)
+
+    def write() -> None:
+        try:
+            with target.open("wb") as file:
+                file.writelines(feed)
+        finally:
+            feed.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(write)
+        try:
+            for chunk in chunks:
+                if not feed.send(chunk):
+                    break
+        except BaseException:
+            feed.abort()
+            raise
+        feed.finish()
+        written.result()
 
 
 def unpack(chunks: Iterator[bytes], target: Path) -> None:
