@@ -53,6 +53,20 @@ def test_every_default_that_has_a_text_is_read_back_from_it() -> None:
             assert again == declared.default, declared.name
 
 
+@pytest.mark.parametrize(("text", "names"), [
+    ("a,b", ("a", "b")),
+    (" a ,\n b,,\n", ("a", "b")),
+    ('"a,b", c', ("a,b", "c")),
+    ('we"ird, """x", " y ", "line\nbreak"', ('we"ird', '"x', " y ", "line\nbreak")),
+    ('"open, b', ('"open', "b")),
+    ("", ()),
+])  # fmt: skip
+def test_names_may_hold_what_separates_them(text: str, names: tuple[str, ...]) -> None:
+    kind = next(declared.kind for declared in DECLARED if declared.name == "BACKUP_DATABASES")
+    assert kind.parse(text) == names
+    assert kind.parse(kind.show(names)) == names
+
+
 def test_names_of_the_source_document_exist() -> None:
     asked = {"CLOUD_PROVIDER", "BACKUP_BUCKET", "RETENTION_DAYS", "VOLUME_SNAPSHOT_CLASS", "AZURE_STORAGE_ACCOUNT"}
     assert asked <= set(BY_NAME)
@@ -175,6 +189,7 @@ def test_texts_become_values(name: str, text: str, expected: Any) -> None:
         ("RETENTION_DAYS", "36501", "36501 is outside 1 … 36500"),
         ("CLOUD_PROVIDER", "ibm", "'ibm' is none of gcp, aws, azure, local"),
         ("BACKUP_DATABASES", "a,b,a", "a name stands there twice"),
+        ("BACKUP_DATABASES", 'a, ""', "a name is empty"),
         ("VALIDATION_QUERIES", "SELECT 1", "'SELECT 1' is not `name: SELECT …`"),
         ("VALIDATION_QUERIES", "n:", "'n:' is not `name: SELECT …`"),
         ("VALIDATION_QUERIES", ": SELECT 1", "is not `name: SELECT …`"),

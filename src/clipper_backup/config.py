@@ -10,7 +10,7 @@ settings file.
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,11 +62,27 @@ def choice(*options: str) -> Kind:
     return Kind(" | ".join(options), parse)
 
 
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*(?=[,\n]|$)|([^,\n]*))(?:[,\n]|$)')
+"""One of several names: within double quotes (those of the name itself doubled), or as it stands."""
+
+
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name for part in text.replace("\n", ",").split(",") if (name := part.strip()))
+    found = [(match[1], match[2]) for match in _NAME.finditer(text)]
+    names = tuple(
+        plain.strip() if quoted is None else quoted.replace('""', '"')
+        for quoted, plain in found
+        if quoted is not None or plain.strip()
+    )
+    if "" in names:
+        raise ValueError("a name is empty")
     if len(set(names)) != len(names):
         raise ValueError("a name stands there twice")
     return names
+
+
+def _show_names(names: Sequence[str]) -> str:
+    plain = re.compile(r'(?!["\s])[^,\n]*(?<!\s)')
+    return ", ".join(name if plain.fullmatch(name) else '"' + name.replace('"', '""') + '"' for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +143,7 @@ URL = Kind("URL", _url, show_url)
 PATH = Kind("path", Path)
 SECRET = Kind("secret", Secret)
 SIZE = Kind("size, like 64MiB", parse_bytes)
-NAMES = Kind("names, separated by commas", _names, ", ".join)
+NAMES = Kind("names, separated by commas", _names, _show_names)
 QUERIES = Kind("lines of `name: SELECT …`", _queries, _show_queries)
 
 CLIPPER_QUERIES = (
@@ -183,6 +199,7 @@ class Settings:
         (),
         NAMES,
         "the databases to dump; empty means every one that accepts connections, is no template and not being restored",
+        "a name with a comma stands in double quotes",
         section="What is dumped, and how",
     )
     dump_fingerprint: Literal["counts", "hash", "off"] = setting(
