@@ -34,6 +34,7 @@ NASTY_NAMES = (
     "%41",
     "-leading",
     "x" * 63,
+    'comma, "quoted"',
 )
 
 
@@ -45,7 +46,8 @@ def into(postgres: PrivateServer) -> Iterator[str]:
 
 
 def _environment(server: PrivateServer, url: str, *databases: str, **others: str) -> dict[str, str]:
-    return client_environment(server, BACKUP_URL=url, BACKUP_DATABASES=",".join(databases), **others)
+    names = ['"' + name.replace('"', '""') + '"' if "," in name else name for name in databases]
+    return client_environment(server, BACKUP_URL=url, BACKUP_DATABASES=",".join(names), **others)
 
 
 def test_database_names_of_every_kind_are_dumped_verified_and_restored(

@@ -127,7 +127,8 @@ class DumpSummary(Document, kw_only=True, frozen=True):
 class TableRecord(Document, kw_only=True, frozen=True):
     """One table on the dump's snapshot; `oid` is the one its archive entry names.
 
-    `rows` and `hash` are None where they were not recorded.
+    `rows` and `hash` are None where they were not recorded. `root` is the topmost parent (schema and name) of a partition that
+    has a parent partitioned by hash: a restore may put its rows into other partitions below that root.
     """
 
     oid: int
@@ -136,6 +137,7 @@ class TableRecord(Document, kw_only=True, frozen=True):
     rows: int | None = None
     hash: str | None = None
     condition: str | None = None
+    root: tuple[str, str] | None = None
 
 
 class SequenceRecord(Document, kw_only=True, frozen=True):

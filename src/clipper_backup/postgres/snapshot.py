@@ -20,7 +20,7 @@ _LOCK_BATCH = 250
 # foreign tables have none. Source: pg_dump.c, makeTableDataInfo and processExtensionTables; checked against the archive's own
 # table of contents later.
 _DATA_TABLES = """
-SELECT c.oid::bigint, n.nspname, c.relname, config.condition
+SELECT c.oid::bigint, n.nspname, c.relname, config.condition, root.schema, root.name
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
@@ -28,6 +28,12 @@ LEFT JOIN LATERAL (
     FROM pg_extension e, unnest(e.extconfig) WITH ORDINALITY AS place(table_oid, position)
     WHERE place.table_oid = c.oid LIMIT 1
 ) AS config ON true
+LEFT JOIN LATERAL (
+    SELECT rn.nspname AS schema, r.relname AS name FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace
+    WHERE r.oid = pg_partition_root(c.oid)
+      AND EXISTS (SELECT FROM pg_partition_ancestors(c.oid) a JOIN pg_partitioned_table p ON p.partrelid = a.relid
+                  WHERE p.partstrat = 'h')
+) AS root ON c.relispartition
 WHERE c.relkind = 'r' AND (c.relpersistence = 'p' OR (c.relpersistence = 'u' AND NOT pg_is_in_recovery()))
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND (config.condition IS NOT NULL OR NOT EXISTS (
@@ -38,12 +44,16 @@ ORDER BY n.nspname, c.relname
 
 @dataclass(frozen=True, slots=True)
 class DataTable:
-    """A table whose rows the dump will hold. `condition` is the WHERE clause of an extension's configuration table."""
+    """A table whose rows the dump will hold. `condition` is the WHERE clause of an extension's configuration table.
+
+    `root` is the topmost parent (schema and name) of a partition that has a parent partitioned by hash.
+    """
 
     oid: int
     schema: str
     name: str
     condition: str | None = None
+    root: tuple[str, str] | None = None
 
     @property
     def title(self) -> str:
@@ -162,6 +172,7 @@ def _who_locks(connection: Connection, tables: Sequence[DataTable]) -> str:
 
 
 def _table(row: tuple[object, ...]) -> DataTable:
-    oid, schema, name, condition = row
+    oid, schema, name, condition, root_schema, root = row
     assert isinstance(oid, int)  # noqa: S101  the query casts it
-    return DataTable(oid, str(schema), str(name), str(condition) if condition else None)
+    above = None if root is None else (str(root_schema), str(root))
+    return DataTable(oid, str(schema), str(name), str(condition) if condition else None, above)

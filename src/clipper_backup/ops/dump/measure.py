@@ -27,7 +27,7 @@ def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> No
     mode = work.settings.dump_fingerprint
     if mode == "off":
         measured.tables.extend(
-            TableRecord(oid=t.oid, schema=t.schema, name=t.name, condition=t.condition) for t in snapshot.tables
+            TableRecord(oid=t.oid, schema=t.schema, name=t.name, condition=t.condition, root=t.root) for t in snapshot.tables
         )
     else:
         verb = "hash" if mode == "hash" else "count"
@@ -42,6 +42,7 @@ def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> No
                         rows=figures.rows,
                         hash=figures.hash,
                         condition=table.condition,
+                        root=table.root,
                     )
                 )
                 running.progress(done, len(snapshot.tables), "tables")
