@@ -9,7 +9,7 @@ import pytest
 from clipper_backup.format.compression import compress_bytes, decompress_bytes
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.cli import RunCli
-from fixtures.dump import recommit
+from fixtures.dump import WORKING_PREFIX, drop_databases, recommit
 from fixtures.postgres import client_environment, fresh_database, sql
 
 COLOURS = 12
@@ -40,7 +40,7 @@ def painted(postgres: PrivateServer) -> Iterator[str]:
 @pytest.fixture
 def into(postgres: PrivateServer) -> Iterator[str]:
     yield "repainted"
-    sql(postgres, "postgres", "DROP DATABASE IF EXISTS repainted WITH (FORCE)")
+    drop_databases(postgres, "repainted", WORKING_PREFIX)
 
 
 def change(store: Path, dump_id: str, database: str, changes: Mapping[str, Mapping[str, object]]) -> None:
