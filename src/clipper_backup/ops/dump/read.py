@@ -15,6 +15,7 @@ from clipper_backup.format.compression import READ_BYTES, decompress
 from clipper_backup.format.documents import DumpSummary, HoldMark, StoredObject
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import Step, Work
+from clipper_backup.postgres.archive_offsets import note_offsets
 from clipper_backup.repository.dumps import (
     Listed,
     explained_damage,
@@ -115,6 +116,7 @@ def archive_in_scratch(work: Work, summary: DumpSummary, stored: StoredObject, r
             unpack(chunks, target)
         else:
             _write_beside(chunks, target)
+            note_offsets(target)
         yield target
 
 
