@@ -83,7 +83,7 @@ def test_a_row_that_is_lost_is_missing_from_the_whole_tree(
 
     restored = run_cli("dump", "restore", "latest", "--into", into, env=env)
     assert restored.code == 13
-    assert "table public.paint, partitions by hash: " in restored.stderr
+    assert "table public.paint_new, partitions by hash: " in restored.stderr
     told = f"{all_of_them + 1} rows recorded, {all_of_them} rows found" if fingerprint == "counts" else f"same {all_of_them} rows"
     assert told in restored.stderr
     assert restored.stderr.count(" recorded, ") == 1
@@ -93,3 +93,45 @@ def test_a_row_that_is_lost_is_missing_from_the_whole_tree(
         assert f"partitions by hash, has {all_of_them} rows in the archive, {all_of_them + 1} were counted" in verified.stderr
     else:
         assert verified.code == 0  # which counts only
+
+
+def test_rows_that_cannot_move_are_compared_by_partition(
+    postgres: PrivateServer, into: str, run_cli: RunCli, tmp_path: Path
+) -> None:
+    with fresh_database(postgres) as name:
+        tree = "CREATE TABLE y (d int, m int) PARTITION BY RANGE (d);"
+        for half in (0, 1):
+            tree += f"CREATE TABLE y{half} PARTITION OF y FOR VALUES FROM ({half}) TO ({half + 1}) PARTITION BY HASH (m);"
+            tree += f"CREATE TABLE y{half}_0 PARTITION OF y{half} FOR VALUES WITH (MODULUS 1, REMAINDER 0);"
+        sql(postgres, name, tree + "INSERT INTO y SELECT n % 2, n FROM generate_series(0, 99) n")
+        env = client_environment(postgres, BACKUP_URL=f"file://{tmp_path}/store", BACKUP_DATABASES=name)
+        dump_id = run_cli("dump", "create", "--json", env=env, check=True).document["id"]
+        change(tmp_path / "store", dump_id, name, {"y0_0": {"rows": 60}, "y1_0": {"rows": 40}})
+
+        restored = run_cli("dump", "restore", "latest", "--into", into, env=env)
+        assert restored.code == 13
+        assert "table public.y0_0: 60 rows recorded, 50 rows found; table public.y1_0: 40 rows recorded" in restored.stderr
+        assert run_cli("dump", "verify", "latest", env=env).code == 13
+
+
+def test_rows_may_move_below_their_own_parent_only(
+    postgres: PrivateServer, painted: str, into: str, run_cli: RunCli, tmp_path: Path
+) -> None:
+    sql(
+        postgres,
+        painted,
+        "ALTER TABLE paint DETACH PARTITION paint_old; CREATE TABLE paint_older PARTITION OF paint"
+        " FOR VALUES FROM (MINVALUE) TO ('2026-01-01') PARTITION BY HASH (colour);"
+        " CREATE TABLE paint_older_0 PARTITION OF paint_older FOR VALUES WITH (MODULUS 1, REMAINDER 0);"
+        " INSERT INTO paint SELECT * FROM paint_old",
+    )
+    env = client_environment(postgres, BACKUP_URL=f"file://{tmp_path}/store", BACKUP_DATABASES=painted)
+    dump_id = run_cli("dump", "create", "--json", env=env, check=True).document["id"]
+    run_cli("dump", "verify", "latest", env=env, check=True)
+    ((new, older),) = sql(postgres, painted, "SELECT (SELECT count(*) FROM paint_new_0), (SELECT count(*) FROM paint_older)")
+    change(tmp_path / "store", dump_id, painted, {"paint_new_0": {"rows": new + 1}, "paint_older_0": {"rows": older - 1}})
+
+    restored = run_cli("dump", "restore", "latest", "--into", into, env=env)
+    assert restored.code == 13
+    assert "table public.paint_new, partitions by hash: " in restored.stderr
+    assert "table public.paint_older, partitions by hash: " in restored.stderr

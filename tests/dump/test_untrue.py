@@ -1,12 +1,13 @@
 """A store or a program that says all is well when it is not: what was written is checked before it is called a dump."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from clipper_backup.format import names
-from fixtures.dump import FAULTS, Site, begun_dumps
-from fixtures.postgres import server_binaries
+from fixtures.dump import FAULTS, Site, begun_dumps, committed_dumps, ended
+from fixtures.postgres import server_binaries, sql
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -76,3 +77,39 @@ def test_a_folder_that_is_no_archive_is_no_dump(lying: Lying) -> None:
     outcome = lying.site.run("dump", "create", DUMP_JOBS="2", **lying.pg_dump(body))
 
     lying.site.check_refused(outcome, 1, "cannot be read again", hint=None)
+
+
+def test_a_table_whose_data_went_out_of_scratch_is_missed(lying: Lying) -> None:
+    body = '"$real" "$@"; for word; do case $word in --file=*) ls "${word#--file=}"/*.dat | head -n 1 | xargs rm;; esac; done'
+    outcome = lying.site.run("dump", "create", DUMP_JOBS="2", **lying.pg_dump(body))
+
+    lying.site.check_refused(outcome, 1, "cannot be read again", "data of 1 tables is gone from", hint=None)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_pg_restore_that_hangs_keeps_nobody_from_stopping_us(lying: Lying, jobs: str) -> None:
+    settings = lying.pg_dump('exec "$real" "$@"')
+    pg_restore = lying.folder / "pg_restore"
+    pg_restore.unlink()
+    pg_restore.write_text(f'#!/bin/sh\ncase "$*" in *--version*) exec {lying.real}/pg_restore --version;; esac\nexec sleep 600\n')
+    pg_restore.chmod(0o755)
+    process = lying.site.start("dump", "create", DUMP_JOBS=jobs, **settings)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("begun:") and "read back" in line:
+            break
+    assert holders_of_locks(lying.site) == [], "whoever wants the tables waits for pg_restore"
+    process.send_signal(signal.SIGTERM)
+
+    assert ended(process).code == 143
+    assert lying.site.dumps == committed_dumps(lying.site.before)
+    lying.site.check_untouched()
+
+
+def holders_of_locks(site: Site) -> list[tuple[object, ...]]:
+    """The sessions, other than this one, that hold locks on tables of the site's database."""
+    return sql(
+        site.server,
+        site.database,
+        "SELECT DISTINCT pid FROM pg_locks WHERE relation = 'clips'::regclass AND pid <> pg_backend_pid()",
+    )

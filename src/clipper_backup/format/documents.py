@@ -127,8 +127,9 @@ class DumpSummary(Document, kw_only=True, frozen=True):
 class TableRecord(Document, kw_only=True, frozen=True):
     """One table on the dump's snapshot; `oid` is the one its archive entry names.
 
-    `rows` and `hash` are None where they were not recorded. `root` is the topmost parent (schema and name) of a partition that
-    has a parent partitioned by hash: a restore may put its rows into other partitions below that root.
+    `rows` and `hash` are None where they were not recorded. `moves_below` is the topmost parent (schema and name) that is
+    partitioned by hash of an enum: a restore may put the rows into other partitions below it, since that hash depends on object
+    ids. `loaded_through` is then the root of the partitions, under whose name the rows stand in the archive.
     """
 
     oid: int
@@ -137,7 +138,8 @@ class TableRecord(Document, kw_only=True, frozen=True):
     rows: int | None = None
     hash: str | None = None
     condition: str | None = None
-    root: tuple[str, str] | None = None
+    moves_below: tuple[str, str] | None = None
+    loaded_through: tuple[str, str] | None = None
 
 
 class SequenceRecord(Document, kw_only=True, frozen=True):

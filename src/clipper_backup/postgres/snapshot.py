@@ -18,9 +18,9 @@ _LOCK_BATCH = 250
 # What pg_dump writes TABLE DATA for: ordinary and unlogged tables, partition leaves too (a standby has no unlogged rows); of
 # an extension's members only its configuration tables, with their condition. Partition parents, views, materialized views and
 # foreign tables have none. Source: pg_dump.c, makeTableDataInfo and processExtensionTables; checked against the archive's own
-# table of contents later.
+# table of contents later. Which rows move between partitions: getPartitioningInfo and forcePartitionRootLoad there.
 _DATA_TABLES = """
-SELECT c.oid::bigint, n.nspname, c.relname, config.condition, root.schema, root.name
+SELECT c.oid::bigint, n.nspname, c.relname, config.condition, moving.schema, moving.name, moving.root_schema, moving.root_name
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
@@ -29,11 +29,15 @@ LEFT JOIN LATERAL (
     WHERE place.table_oid = c.oid LIMIT 1
 ) AS config ON true
 LEFT JOIN LATERAL (
-    SELECT rn.nspname AS schema, r.relname AS name FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace
-    WHERE r.oid = pg_partition_root(c.oid)
-      AND EXISTS (SELECT FROM pg_partition_ancestors(c.oid) a JOIN pg_partitioned_table p ON p.partrelid = a.relid
-                  WHERE p.partstrat = 'h')
-) AS root ON c.relispartition
+    SELECT an.nspname AS schema, a.relname AS name, rn.nspname AS root_schema, r.relname AS root_name
+    FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS ancestor(id, height)
+    JOIN pg_partitioned_table p ON p.partrelid = ancestor.id AND (
+        SELECT o.oid FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+        WHERE o.opcname = 'enum_ops' AND o.opcnamespace = 'pg_catalog'::regnamespace AND m.amname = 'hash') = ANY (p.partclass)
+    JOIN pg_class a ON a.oid = ancestor.id JOIN pg_namespace an ON an.oid = a.relnamespace
+    JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace
+    ORDER BY height DESC LIMIT 1
+) AS moving ON c.relispartition
 WHERE c.relkind = 'r' AND (c.relpersistence = 'p' OR (c.relpersistence = 'u' AND NOT pg_is_in_recovery()))
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND (config.condition IS NOT NULL OR NOT EXISTS (
@@ -46,14 +50,15 @@ ORDER BY n.nspname, c.relname
 class DataTable:
     """A table whose rows the dump will hold. `condition` is the WHERE clause of an extension's configuration table.
 
-    `root` is the topmost parent (schema and name) of a partition that has a parent partitioned by hash.
+    `moves_below` and `loaded_through`: see `TableRecord`.
     """
 
     oid: int
     schema: str
     name: str
     condition: str | None = None
-    root: tuple[str, str] | None = None
+    moves_below: tuple[str, str] | None = None
+    loaded_through: tuple[str, str] | None = None
 
     @property
     def title(self) -> str:
@@ -172,7 +177,15 @@ def _who_locks(connection: Connection, tables: Sequence[DataTable]) -> str:
 
 
 def _table(row: tuple[object, ...]) -> DataTable:
-    oid, schema, name, condition, root_schema, root = row
+    oid, schema, name, condition, *moving = row
     assert isinstance(oid, int)  # noqa: S101  the query casts it
-    above = None if root is None else (str(root_schema), str(root))
-    return DataTable(oid, str(schema), str(name), str(condition) if condition else None, above)
+    above, above_name, root, root_name = map(str, moving)
+    known = moving[0] is not None
+    return DataTable(
+        oid,
+        str(schema),
+        str(name),
+        str(condition) if condition else None,
+        (above, above_name) if known else None,
+        (root, root_name) if known else None,
+    )

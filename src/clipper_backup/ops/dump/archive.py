@@ -95,10 +95,9 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
             together([writing.upload, writing.check, lambda: measure(work, snapshot, name, measured)], cancel=give_up)
             snapshot.check_alive(name)
         # The locks are gone from here on: reading back takes a while and needs none.
-        stored = writing.read_back()
+        stored, contents = writing.read_back()
     with closing(connect(source.login, name)) as outside:
         lsn_after = server_facts.current_lsn(outside)
-    contents = writing.contents
     _check_contents(name, contents, snapshot.tables)
     measured.warnings.extend(writing.warnings())
     uncounted = set(contents.data_tables) - {table.oid for table in snapshot.tables}

@@ -68,13 +68,13 @@ def _compare_tables(
         running.progress(done, len(tables), "tables")
     trees: dict[tuple[str, str], list[tuple[TableRecord, fp.Figures]]] = {}
     for table, figures in zip(tables, found, strict=True):
-        if table.root is not None:
-            trees.setdefault(table.root, []).append((table, figures))
+        if table.moves_below is not None:
+            trees.setdefault(table.moves_below, []).append((table, figures))
         else:
             recorded = fp.Figures(table.rows or 0, table.hash)
             differences.extend(_differ(f"table {table.schema}.{table.name}", recorded, figures))
-    # Below a parent that is partitioned by hash, rows may come back in other partitions: where the hash of a type depends on
-    # object ids (an enum's), pg_dump loads them through the root. Hashes are sums over rows, so a tree's is that of its leaves.
+    # Rows of these may come back in other partitions, and only in those. Hashes are sums over rows, so a tree's is that of its
+    # leaves.
     for (schema, name), leaves in trees.items():
         recorded = _sum([fp.Figures(table.rows or 0, table.hash) for table, _ in leaves])
         differences.extend(

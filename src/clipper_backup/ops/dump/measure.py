@@ -8,7 +8,7 @@ from clipper_backup.config import ValidationQuery
 from clipper_backup.errors import ClipperError
 from clipper_backup.format.documents import QueryRecord, TableRecord
 from clipper_backup.ops.work import Work, step
-from clipper_backup.postgres.snapshot import Snapshot
+from clipper_backup.postgres.snapshot import DataTable, Snapshot
 
 
 @dataclass(slots=True)
@@ -26,25 +26,13 @@ def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> No
     """Fill *measured* by DUMP_FINGERPRINT and VALIDATION_QUERIES; it is complete only when this returns."""
     mode = work.settings.dump_fingerprint
     if mode == "off":
-        measured.tables.extend(
-            TableRecord(oid=t.oid, schema=t.schema, name=t.name, condition=t.condition, root=t.root) for t in snapshot.tables
-        )
+        measured.tables.extend(_record(table, None) for table in snapshot.tables)
     else:
         verb = "hash" if mode == "hash" else "count"
         with step(work, f"{verb} {name}", f"{name}: {verb} the rows of {len(snapshot.tables)} tables") as running:
             for done, table in enumerate(snapshot.tables, 1):
                 figures = fp.measure_table(snapshot.connection, table.schema, table.name, table.condition, hashed=mode == "hash")
-                measured.tables.append(
-                    TableRecord(
-                        oid=table.oid,
-                        schema=table.schema,
-                        name=table.name,
-                        rows=figures.rows,
-                        hash=figures.hash,
-                        condition=table.condition,
-                        root=table.root,
-                    )
-                )
+                measured.tables.append(_record(table, figures))
                 running.progress(done, len(snapshot.tables), "tables")
             large = fp.measure_large_objects(snapshot.connection, hashed=mode == "hash")
             measured.large_objects, measured.large_objects_hash = large.rows, large.hash
@@ -54,6 +42,19 @@ def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> No
     search_path = fp.own_search_path(snapshot.connection)
     for query in work.settings.validation_queries:
         _ask(snapshot, name, query, search_path, measured)
+
+
+def _record(table: DataTable, figures: fp.Figures | None) -> TableRecord:
+    return TableRecord(
+        oid=table.oid,
+        schema=table.schema,
+        name=table.name,
+        rows=None if figures is None else figures.rows,
+        hash=None if figures is None else figures.hash,
+        condition=table.condition,
+        moves_below=table.moves_below,
+        loaded_through=table.loaded_through,
+    )
 
 
 def _ask(snapshot: Snapshot, name: str, query: ValidationQuery, search_path: str, measured: Measured) -> None:

@@ -144,10 +144,10 @@ def _compare(name: str, record: DatabaseRecord, contents: Contents, rows: Mappin
     wrong = [
         f"{t.schema}.{t.name} has {rows.get((t.schema, t.name), 'no')} rows in the archive, {t.rows} were counted"
         for t in record.tables
-        if t.rows is not None and t.root is None and rows.get((t.schema, t.name)) != t.rows
+        if t.rows is not None and t.loaded_through is None and rows.get((t.schema, t.name)) != t.rows
     ]
-    for root in sorted({t.root for t in record.tables if t.rows is not None and t.root is not None}):
-        leaves = [t for t in record.tables if t.root == root]
+    for root in sorted({t.loaded_through for t in record.tables if t.rows is not None and t.loaded_through is not None}):
+        leaves = [t for t in record.tables if t.loaded_through == root]
         counted = sum(t.rows or 0 for t in leaves)
         held = sum(rows.get(key, 0) for key in (root, *((t.schema, t.name) for t in leaves)))  # the archive may name either
         if held != counted:

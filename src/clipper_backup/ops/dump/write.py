@@ -1,13 +1,13 @@
 """An archive on its way into the store: pg_dump, zstd, upload, and the proof that it can be read again.
 
-The proof has two halves. While the compressed bytes go into the store they are decompressed again beside it, and pg_restore
-reads their table of contents; afterwards the store's bytes are read back and hashed. What was hashed is what was decompressed.
+The proof has two halves. While the compressed bytes go into the store they are decompressed again beside it. Afterwards, when
+no lock is held any more, the store's bytes are read back and hashed, and pg_restore reads their table of contents. What was
+hashed is what was decompressed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +53,6 @@ class Writing:
         self._database_bytes = database_bytes
         self._plain, self._stored = Counter(), Meter()
         self._again = Feed(_CHECK_BEHIND_BYTES)
-        self._contents: Contents | None = None
 
     def upload(self) -> None:
         """Stream the source into the store; the object appears only when the source ended well."""
@@ -78,13 +77,10 @@ class Writing:
         self._again.finish()
 
     def check(self) -> None:
-        """Beside `upload`: what was compressed decompresses to as much, with a table of contents that pg_restore accepts."""
+        """Beside `upload`: what was compressed decompresses to as much as was dumped."""
         counter = Counter()
         try:
-            plain = counter.pass_through(decompress(self._again, self._key))
-            first = next(plain, b"")  # an archive that is a folder is complete before its first byte comes
-            self._contents = self._contents_of(chain([first], plain))
-            for _ in plain:
+            for _ in counter.pass_through(decompress(self._again, self._key)):
                 pass
         except FeedAbortedError:  # the upload failed, and says why
             return
@@ -97,12 +93,6 @@ class Writing:
                 f"database {self._name}: {self._plain.size_bytes} bytes were dumped, {counter.size_bytes} could be read again"
             )
 
-    @property
-    def contents(self) -> Contents:
-        """What `check` read."""
-        assert self._contents is not None  # noqa: S101  asked for after `check` only
-        return self._contents
-
     def cancel(self) -> None:
         """End pg_dump; the upload then fails and leaves nothing."""
         self._program.kill()
@@ -112,8 +102,11 @@ class Writing:
         """What pg_dump warned about."""
         return [f"database {self._name}: {line}" for line in self._program.warnings]
 
-    def read_back(self) -> StoredObject:
-        """Read the stored bytes again; StoreError unless they are those that were checked: the dump must not be committed."""
+    def read_back(self) -> tuple[StoredObject, Contents]:
+        """Read the stored bytes again: those that were checked, with a table of contents that pg_restore accepts.
+
+        StoreError or ToolError otherwise: the dump must not be committed.
+        """
         stored = StoredObject(
             key=self._key,
             role="database",
@@ -125,12 +118,20 @@ class Writing:
         )
         meter = Meter()
         with step(self._work, f"read back {self._name}", f"{self._name}: read back what was stored") as running:
-            for _ in running.metered(meter.pass_through(self._work.store.get_stream(self._key)), stored.size_bytes):
+            chunks = running.metered(meter.pass_through(self._work.store.get_stream(self._key)), stored.size_bytes)
+            contents: Contents | IntegrityError
+            try:
+                contents = self._contents_of(decompress(chunks, self._key))  # as much of it as pg_restore wants
+            except IntegrityError as error:
+                contents = error
+            for _ in chunks:
                 pass
             if (meter.size_bytes, meter.sha256) != (stored.size_bytes, stored.sha256):
                 raise StoreError(f"{self._key}: the store gave back other bytes than it was given")
-            running.done = f"{self._name}: stored bytes are equal, {self.contents.entries} entries in the archive"
-        return stored
+            if isinstance(contents, IntegrityError):
+                raise ToolError(f"database {self._name}: what was dumped cannot be read again: {contents}") from contents
+            running.done = f"{self._name}: stored bytes are equal, {contents.entries} entries in the archive"
+        return stored, contents
 
 
 @contextmanager
@@ -168,6 +169,13 @@ def write_directory(
                 yield from program.chunks()  # it prints nothing; raises unless it ends with 0
                 yield from tar_of_folder(_files(target))
 
+            def contents(_plain: Iterator[bytes]) -> Contents:
+                found = read_contents(source.binaries.program("pg_restore"), environment, target, name)
+                lacking = [number for number in found.data_tables.values() if not (target / f"{number}.dat").exists()]
+                if lacking:
+                    raise IntegrityError(f"{name}: the data of {len(lacking)} tables is gone from {target}")
+                return found
+
             yield Writing(
                 work,
                 names.database_key(dump_id, name, names.DIRECTORY),
@@ -176,7 +184,7 @@ def write_directory(
                 database_bytes=size_bytes,
                 program=program,
                 source=chunks,
-                contents_of=lambda _plain: read_contents(source.binaries.program("pg_restore"), environment, target, name),
+                contents_of=contents,
             )
 
 
