@@ -1,5 +1,6 @@
 """Help pages as agreed (golden files), and what the program says to words it does not know."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import cyclopts
 import pytest
 
 from clipper_backup.cli.app import COMMANDS, make_app
+from clipper_backup.config import DECLARED
 from fixtures.cli import SAMPLE, Outcome, RunCli, RunOnTerminal
 from fixtures.golden import Golden
 
@@ -45,6 +47,13 @@ def test_every_command_says_what_it_does(run_cli: RunCli) -> None:
     for name in COMMANDS:
         (line,) = [line for line in page.splitlines() if line.startswith(f"  {name} ")]
         assert len(line.split()) > 3
+
+
+def test_every_flag_that_a_page_names_is_one(run_cli: RunCli) -> None:
+    page = run_cli("dump", "create", "--help", check=True).stdout
+    named = re.findall(r"(--[a-z-]+) \(([A-Z_]+)\)", page.replace("\n", " "))
+    assert {name for _, name in named} == {"BACKUP_URL", "BACKUP_DATABASES", "DUMP_JOBS", "DUMP_FINGERPRINT"}
+    assert set(named) <= {(declared.flag, declared.name) for declared in DECLARED}
 
 
 def test_help_may_stand_anywhere_and_needs_no_settings(run_cli: RunCli) -> None:
@@ -92,6 +101,32 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
         ("setings", "unknown command: clipper-backup setings", "settings", ""),
         ("sample stepps", "unknown command: clipper-backup sample stepps", "steps", " sample"),
         ("zzz --help", "unknown command: clipper-backup zzz", None, ""),
+        ("restore latest --into copy", "unknown command: clipper-backup restore", "dump restore", ""),
+        ("create", "unknown command: clipper-backup create", "dump create", ""),
+        ("list", "unknown command: clipper-backup list", "dump list", ""),
+        ("verify", "unknown command: clipper-backup verify", "dump verify", ""),
+        ("verifi", "unknown command: clipper-backup verifi", "dump verify", ""),
+        ("hlep", "unknown command: clipper-backup hlep", None, ""),
+        ("dump lst", "unknown command: clipper-backup dump lst", "list", " dump"),
+        (
+            "dump create --databases clipper",
+            "clipper-backup dump create has no option --databases",
+            "--backup-databases",
+            " dump create",
+        ),
+        (
+            "dump create --database clipper",
+            "clipper-backup dump create has no option --database",
+            "--backup-databases",
+            " dump create",
+        ),
+        (
+            "prune --dump=1",
+            "clipper-backup prune has no option --dump",
+            "--dump-fingerprint or --dump-jobs or --dump-compression-level",
+            " prune",
+        ),
+        ("dump create --jobs 2", "clipper-backup dump create has no option --jobs", "--dump-jobs", " dump create"),
         ("settings --set-onl", "clipper-backup settings has no option --set-onl", "--set-only", " settings"),
         (
             "settings --retention-dais=3",

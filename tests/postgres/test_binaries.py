@@ -102,6 +102,8 @@ def test_pg_bindir_is_the_only_place_looked_at(tmp_path: Path) -> None:
     with pytest.raises(ToolMissingError, match=r"nowhere: no such folder") as caught:
         find_binaries(tools=CLIENTS, bindir=tmp_path / "nowhere", environment=path_of(on_path))
     assert "PG_BINDIR" in caught.value.hints[0]
+    with pytest.raises(ToolMissingError, match=r"chosen/pg_dump: that is a file: name its folder"):
+        find_binaries(tools=CLIENTS, bindir=chosen / "pg_dump", environment=path_of(on_path))
     assert find_binaries(tools=CLIENTS, at_least=14, bindir=chosen, environment=path_of(on_path)).bindir == chosen
 
 

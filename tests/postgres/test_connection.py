@@ -60,7 +60,9 @@ def test_a_wrong_password(postgres: PrivateServer) -> None:
 
 
 def test_no_password(postgres18: PrivateServer) -> None:
-    check(refused(over_tcp(postgres18, None)), AccessError, 12, "no password supplied")
+    error = refused(over_tcp(postgres18, None))
+    check(error, AccessError, 12, "refused the login: it asks for a password and none was supplied")
+    assert "PGPASSFILE" in error.hints[0]
 
 
 def test_an_unknown_role(postgres: PrivateServer) -> None:

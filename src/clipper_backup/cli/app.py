@@ -41,6 +41,9 @@ from clipper_backup.errors import UsageError
 PROGRAM = "clipper-backup"
 _HELP_FLAGS = frozenset({"--help", "-h"})
 _HELP_COLUMNS = 100
+_TELLING_LETTERS = 3
+"""A shorter part of a flag is part of too many."""
+_MOST_FLAGS = 3
 
 COMMANDS = {
     "dump": "clipper_backup.cli.cmd_dump:app",
@@ -116,15 +119,15 @@ def _usage_error(error: CycloptsError) -> UsageError:
     see = f"`{command} --help` shows what there is"
     unused = error.unused_tokens or []
     if isinstance(error, UnknownCommandError):
-        names = [name for name in error.app or () if not name.startswith("-")]
-        return UsageError(f"unknown command: {command} {unused[0]}", hints=[*_similar(unused[0], names), see])
+        return UsageError(f"unknown command: {command} {unused[0]}", hints=[*_similar_command(error.app, unused[0]), see])
     known = error.app.assemble_argument_collection() if error.app and error.app.default_command else ()
     names = [name for argument in known if argument.parse for name in argument.names]
     unknown = [option for word in unused if (option := word.partition("=")[0]).startswith("-") and option not in names]
     if isinstance(error, UnknownOptionError):
         unknown = [(error.token.keyword or error.token.value).partition("=")[0]]
     if unknown:
-        return UsageError(f"{command} has no option {unknown[0]}", hints=[*_similar(unknown[0], [*names, *known_flags()]), see])
+        hints = [*_similar_flags(unknown[0], [*names, *known_flags()]), see]
+        return UsageError(f"{command} has no option {unknown[0]}", hints=hints)
     if isinstance(error, UnusedCliTokensError):
         return UsageError(f"{command} takes no {unused[0]!r}", hints=[see])
     if isinstance(error, MissingArgumentError) and error.argument:
@@ -137,6 +140,25 @@ def _usage_error(error: CycloptsError) -> UsageError:
         return UsageError(f"bad value for {name}: {error.token.value!r}", hints=hints)
     message = str(error).strip().removesuffix(".")
     return UsageError(message[:1].lower() + message[1:], hints=[see])
+
+
+def _similar_command(app: cyclopts.App | None, word: str) -> list[str]:
+    """What *word* may mean after the words that led to *app*: one of its commands, or one of a group's without the group."""
+    commands = app.resolved_commands() if app else {}
+    meant = {inner: f"{name} {inner}" for name, command in commands.items() for inner in command.resolved_commands()}
+    meant |= {name: name for name in commands}
+    names = [name for name in meant if not name.startswith("-")]
+    return [f"did you mean {meant[name]}?" for name in difflib.get_close_matches(word, names, n=1)]
+
+
+def _similar_flags(word: str, flags: Sequence[str]) -> list[str]:
+    """Those that begin with *word*; without any, those with a part that does; without any, the one spelled most like it."""
+    typed = word.strip("-")
+    if len(typed) >= _TELLING_LETTERS:
+        for start in (f"--{typed}", f"-{typed}"):
+            if found := [flag for flag in flags if start in flag]:
+                return [f"did you mean {' or '.join(found[:_MOST_FLAGS])}?"]
+    return _similar(word, flags)
 
 
 def _similar(word: str, names: Sequence[str]) -> list[str]:

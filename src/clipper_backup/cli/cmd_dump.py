@@ -36,7 +36,14 @@ def _find(work: Work, dump_id: str) -> DumpId:
 
 @app.command
 def create(*, context: Context) -> None:
-    """Take a dump of BACKUP_DATABASES; it exists only once its stored bytes were read back."""
+    """Take a dump of BACKUP_DATABASES; it exists only once its stored bytes were read back.
+
+    Settings that matter most; `clipper-backup settings` shows them all:
+      --backup-url (BACKUP_URL)              where the repository is
+      --backup-databases (BACKUP_DATABASES)  which databases are dumped
+      --dump-jobs (DUMP_JOBS)                how many tables are read at once
+      --dump-fingerprint (DUMP_FINGERPRINT)  what is recorded of each table
+    """
     summary = creating.create_dump(_work(context, read_only=False)).summary
     context.answer({"schema": 1, **show_dump.summary_document(summary)}, show_dump.summary_text(summary))
 

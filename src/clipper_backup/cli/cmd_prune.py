@@ -6,10 +6,11 @@ from cyclopts import Parameter
 
 from clipper_backup.cli import show_dump
 from clipper_backup.cli.context import Context
+from clipper_backup.errors import MissingError
 from clipper_backup.ops.dump import prune as pruning
 from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.work import open_work
-from clipper_backup.repository.dumps import find_dump
+from clipper_backup.repository.dumps import find_dump, list_dumps
 from clipper_backup.repository.root import open_repository
 
 Id = Annotated[str, Parameter(help="the dump, like postgres-backup-20261122-020000, or latest")]
@@ -53,5 +54,10 @@ def release(dump_id: Id, /, *, context: Context) -> None:
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     open_repository(work.store)
     found = find_dump(work.store, dump_id)
-    pruning.release(work, found)
+    try:
+        pruning.release(work, found)
+    except MissingError as error:
+        if any(listed.dump_id == found for listed in list_dumps(work.store)):
+            raise
+        raise MissingError(f"there is no dump {found}", hints=["`clipper-backup dump list` shows them"]) from error
     context.answer({"schema": 1, "id": str(found), "held": False}, f"{found} is no longer held")

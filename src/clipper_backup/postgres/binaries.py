@@ -109,6 +109,8 @@ def _folders(environment: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
 
 def examine(bindir: Path, origin: str, tools: Sequence[str]) -> Candidate:
     """Whether *bindir* has all *tools*, and the version that the first of them reports."""
+    if bindir.is_file():
+        return Candidate(bindir, origin, problem="that is a file: name its folder")
     if not bindir.is_dir():
         return Candidate(bindir, origin, problem="no such folder")
     if missing := [tool for tool in tools if not (bindir / tool).is_file()]:

@@ -120,7 +120,6 @@ def _connect(login: Login, database: str) -> Connection:
 
 _REFUSED_LOGIN = (
     "authentication failed",
-    "no password supplied",
     "no pg_hba.conf entry",
     "pg_hba.conf rejects",
     "is not permitted to log in",
@@ -134,6 +133,11 @@ def _connect_error(login: Login, database: str, error: psycopg.Error) -> Clipper
         return MissingError(
             f"database {database!r} does not exist on {login.where}",
             hints=["`psql -l` lists the databases; check BACKUP_DATABASES"],
+        )
+    if "no password supplied" in words:
+        return AccessError(
+            f"PostgreSQL on {login.where} refused the login: it asks for a password and none was supplied",
+            hints=["set PGPASSWORD, or PGPASSFILE to a file with a line for this host, port, database and user"],
         )
     if (
         "permission denied for database" in words

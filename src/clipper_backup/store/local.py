@@ -111,7 +111,7 @@ class LocalStore:
         try:
             return iter(sorted(_walk(folder, prefix), key=lambda info: info.key))
         except OSError as error:
-            raise _translated(error, Path(error.filename or folder)) from error
+            raise _translated(error, Path(error.filename or folder), reading=True) from error
 
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`. Folders that became empty go too."""
@@ -152,7 +152,7 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectMissingError(f"no object at {path}") from error
         except OSError as error:
-            raise _translated(error, path) from error
+            raise _translated(error, path, reading=True) from error
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[tuple[int, ObjectInfo]]:
@@ -172,7 +172,7 @@ class LocalStore:
                 start += len(piece)
                 length -= len(piece)
         except OSError as error:
-            raise _translated(error, self._path(key)) from error
+            raise _translated(error, self._path(key), reading=True) from error
         if length > 0:
             raise StoreError(f"{self._path(key)} is {length} bytes shorter than what was asked of it")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -362,7 +362,7 @@ def _sync_folder(folder: Path) -> None:
 _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "too large for this file system"}
 
 
-def _translated(error: OSError, path: Path) -> ClipperError:
+def _translated(error: OSError, path: Path, *, reading: bool = False) -> ClipperError:
     """The only place where the operating system's errors become ours."""
     reason = (error.strerror or str(error)).lower()
     if error.errno in _FULL:
@@ -371,9 +371,10 @@ def _translated(error: OSError, path: Path) -> ClipperError:
             hints=["free space on that file system, or move the repository to a larger one"],
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
+        needed = "read" if reading else "read and write"
+        links = "" if reading else ", and the file system must allow hard links"
         return AccessError(
-            f"no access to {path}: {reason}",
-            hints=[f"user id {os.geteuid()} must be able to read and write there, and the file system must allow hard links"],
+            f"no access to {path}: {reason}", hints=[f"user id {os.geteuid()} must be able to {needed} there{links}"]
         )
     if error.errno == errno.EROFS:
         return StoreError(f"cannot write {path}: {reason}", hints=["the file system is mounted read-only"])

@@ -69,7 +69,10 @@ def restore_dump(work: Work, request: Request) -> Restored:
     """
     began = work.clock.monotonic()
     if len(request.into.encode()) > _NAME_BYTES or not request.into:
-        raise UsageError(f"{request.into!r} is no name for a database: PostgreSQL keeps {_NAME_BYTES} bytes")
+        raise UsageError(
+            f"{request.into!r} is no name for a database: PostgreSQL keeps {_NAME_BYTES} bytes",
+            hints=[f"give --into a name of 1 to {_NAME_BYTES} bytes; a letter beyond ASCII takes several"],
+        )
     summary = summary_of(work, request.dump_id)
     stored = choose_database(summary, request.database)
     record = read_details(work.store, summary).database(stored.database or "")
