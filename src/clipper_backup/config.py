@@ -249,7 +249,7 @@ class Settings:
     retention_min_dumps: int = setting(
         3,
         integer(1, 10000),
-        "how many of the newest dumps are kept however old they are",
+        "how many of the newest good dumps of each database are kept however old they are",
         "age alone must never delete the last good ones",
     )
     prometheus_pushgateway: str | None = setting(

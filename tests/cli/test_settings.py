@@ -78,7 +78,7 @@ def test_a_url_is_shown_without_its_login(run_cli: RunCli) -> None:
 def test_one_setting_with_its_reason(run_cli: RunCli, name: str) -> None:
     words = ["settings", name] if not name.startswith("-") else ["settings", "--", name]
     assert run_cli(*words, check=True).stdout == (
-        "RETENTION_MIN_DUMPS:  how many of the newest dumps are kept however old they are\n"
+        "RETENTION_MIN_DUMPS:  how many of the newest good dumps of each database are kept however old they are\n"
         "value:                3\n"
         "from:                 default\n"
         "default:              3\n"

@@ -183,6 +183,27 @@ def test_a_dump_with_a_damaged_summary_is_not_restored_and_kept_however_old_it_i
     assert site.dumps == [site.recent]
 
 
+# -- dumps of another database
+
+
+def test_the_last_dumps_of_a_database_outlive_newer_ones_of_another(site: Site) -> None:
+    clipper, other = site.database, "postgres"
+    for _ in range(2):
+        assert site.run("dump", "create", BACKUP_DATABASES=other).code == 0
+    pruned = site.run("prune", "--yes", "--retention-days", "1", RETENTION_MIN_DUMPS="2")
+    assert f"40 days old, but one of the 2 newest of {clipper}; `dump delete` lets go of it" in pruned.stdout
+    assert {site.old, site.recent} < set(site.dumps)
+
+    missing = site.run("dump", "restore", "latest", "--database", clipper, "--into", f"{clipper}_restored")
+    check_told(missing, 15, f"does not hold database '{clipper}'", hint=f"the newest good dump that holds it is {site.recent}")
+    refused = site.run("dump", "delete", site.recent, "--yes")
+    check_told(refused, 2, f"{site.recent} is the newest good dump that holds {clipper}", hint="--last")
+    assert site.recent in site.dumps
+    site.check_untouched()
+    assert site.run("dump", "delete", site.recent, "--last", "--yes").code == 0
+    assert site.recent not in site.dumps
+
+
 # -- every byte
 
 

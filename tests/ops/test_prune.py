@@ -1,7 +1,7 @@
 """What prune and `dump delete` take away, and what they leave, of dumps made of a few bytes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,11 +9,11 @@ import pytest
 from clipper_backup.cli.show_dump import entries_text, entry_document
 from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import Settings
-from clipper_backup.errors import ClipperError, UsageError
+from clipper_backup.errors import ClipperError, MissingError, UsageError
 from clipper_backup.format import names
 from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import Plan, check_deletable, delete_dump, execute_prune, plan_prune
-from clipper_backup.ops.dump.read import catalog
+from clipper_backup.ops.dump.read import catalog, choose_database, summary_of
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, ignore
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import DumpWriter, hold_dump, list_dumps
@@ -47,10 +47,10 @@ def work_on(store: Store, emit: Callable[[Event], None] = ignore) -> Work:
     return Work(settings, store, SystemClock(), emit)
 
 
-def daily_dumps(store: Store, clock: VirtualClock, number: int) -> list[DumpId]:
+def daily_dumps(store: Store, clock: VirtualClock, number: int, databases: Sequence[str] = DATABASES) -> list[DumpId]:
     made = []
     for _ in range(number):
-        made.append(make_dump(store))
+        made.append(make_dump(store, databases))
         clock.advance(DAY_SECONDS)
     return made
 
@@ -72,9 +72,9 @@ def prune(work: Work) -> Plan:
         return execute_prune(work, plan_prune(work), lease)
 
 
-def delete(work: Work, dump_id: DumpId) -> None:
+def delete(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
     with take_dump_lease(work, "dump delete", work.clock) as lease:
-        delete_dump(work, dump_id, lease)
+        delete_dump(work, dump_id, lease, last=last)
 
 
 def left(store: Store) -> list[DumpId]:
@@ -145,6 +145,83 @@ def test_the_newest_good_dump_is_not_deleted_by_hand_and_a_damaged_one_is(store:
     delete(work, dumps[2])
     delete(work, dumps[0])
     assert left(store) == [dumps[1]]
+
+
+# -- dumps of other databases
+
+
+@pytest.mark.rule(74)
+def test_dumps_of_another_database_do_not_push_out_the_last_ones(store: MemoryStore, clock: VirtualClock) -> None:
+    of_clipper = daily_dumps(store, clock, 4, ["clipper"])
+    of_other = daily_dumps(store, clock, 4, ["other"])
+    clock.advance(100 * DAY_SECONDS)
+    done = prune(work_on(store))
+    assert left(store) == [*of_clipper[2:], *of_other[2:]]
+    assert all(is_whole(store, dump_id) for dump_id in left(store))
+    assert done.decisions[3].reason == "105 days old, but one of the 2 newest of clipper; `dump delete` lets go of it"
+
+
+@pytest.mark.rule(74)
+def test_a_damaged_dump_does_not_count_for_its_databases(store: MemoryStore, clock: VirtualClock) -> None:
+    of_clipper = daily_dumps(store, clock, 4, ["clipper"])
+    remove_archive(store, of_clipper[3])
+    of_other = daily_dumps(store, clock, 2, ["other"])
+    clock.advance(100 * DAY_SECONDS)
+    prune(work_on(store))
+    assert left(store) == [*of_clipper[1:], *of_other]
+
+
+def test_the_newest_good_dump_of_a_database_is_deleted_only_when_a_person_says_it_is_the_last(
+    store: MemoryStore, clock: VirtualClock
+) -> None:
+    older, newest = daily_dumps(store, clock, 2, ["clipper", "gone"])
+    (without,) = daily_dumps(store, clock, 1, ["clipper"])
+    work = work_on(store)
+    with pytest.raises(UsageError, match=f"{newest} is the newest good dump that holds gone$") as raised:
+        delete(work, newest)
+    assert "--last" in " ".join(raised.value.hints)
+    with pytest.raises(UsageError, match=f"{without} is the newest good dump:"):
+        delete(work, without, last=True)
+    assert left(store) == [older, newest, without]
+    delete(work, newest, last=True)
+    with pytest.raises(UsageError, match=f"{older} is the newest good dump that holds gone$"):
+        check_deletable(work, older)
+
+
+def test_a_dump_may_go_when_newer_ones_hold_its_databases_between_them(store: MemoryStore, clock: VirtualClock) -> None:
+    (both,) = daily_dumps(store, clock, 1, ["clipper", "other"])
+    (of_clipper,) = daily_dumps(store, clock, 1, ["clipper"])
+    with pytest.raises(UsageError, match=r"that holds other$"):
+        check_deletable(work_on(store), both)
+    (of_other,) = daily_dumps(store, clock, 1, ["other"])
+    delete(work_on(store), both)
+    assert left(store) == [of_clipper, of_other]
+
+
+def test_a_damaged_newer_dump_is_no_reason_to_delete_the_newest_good_one_of_a_database(
+    store: MemoryStore, clock: VirtualClock
+) -> None:
+    good, damaged = daily_dumps(store, clock, 2, ["clipper"])
+    remove_archive(store, damaged)
+    daily_dumps(store, clock, 1, ["other"])
+    with pytest.raises(UsageError, match=f"{good} is the newest good dump that holds clipper$"):
+        check_deletable(work_on(store), good)
+    check_deletable(work_on(store), damaged)
+
+
+def test_who_wants_a_database_that_a_dump_does_not_hold_is_told_which_good_one_does(
+    store: MemoryStore, clock: VirtualClock
+) -> None:
+    _, good, damaged = daily_dumps(store, clock, 3, ["clipper"])
+    remove_archive(store, damaged)
+    (latest,) = daily_dumps(store, clock, 1, ["other"])
+    work = work_on(store)
+    with pytest.raises(MissingError, match=f"{latest} does not hold database 'clipper'") as raised:
+        choose_database(work, summary_of(work, latest), "clipper")
+    assert raised.value.hints == ("it holds other", f"the newest good dump that holds it is {good}")
+    with pytest.raises(MissingError) as raised:
+        choose_database(work, summary_of(work, latest), "clippr")
+    assert raised.value.hints == ("it holds other",)
 
 
 # -- dumps of the future

@@ -1,6 +1,6 @@
 """What goes and what stays. The plan is a pure function, so any past can be given to it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,10 +36,13 @@ def plan(
     now: datetime = NOW,
     days: int = 30,
     minimum: int = 0,
+    databases: Mapping[DumpId, Collection[str]] | None = None,
     held: Collection[DumpId] = (),
     damaged: Collection[DumpId] = (),
 ) -> list[Decision]:
-    return plan_retention(dumps, now=now, retention_days=days, minimum=minimum, held=held, damaged=damaged)
+    """Where *databases* are not given, every dump holds the same one."""
+    holds = {each.dump_id: ("clipper",) for each in dumps} if databases is None else databases
+    return plan_retention(dumps, now=now, retention_days=days, minimum=minimum, databases=holds, held=held, damaged=damaged)
 
 
 def going(decisions: Sequence[Decision]) -> set[DumpId]:
@@ -64,6 +67,19 @@ def test_the_time_in_the_id_counts_not_when_it_was_written() -> None:
 def test_the_newest_good_ones_are_kept_whatever_their_age() -> None:
     ids = [days_old(age) for age in (400, 300, 200, 100)]
     assert going(plan([listed(i, committed=True) for i in ids], minimum=3)) == {ids[0]}
+
+
+@pytest.mark.rule(74)
+def test_the_newest_of_each_database_are_kept_and_one_of_several_counts_for_each() -> None:
+    ids = [days_old(age) for age in (500, 400, 300, 200, 100)]
+    holds = dict(zip(ids, (["a", "b"], ["a", "b"], ["a"], ["c"], ["c"]), strict=True))
+    decisions = plan([listed(i, committed=True) for i in ids], minimum=1, databases=holds)
+    assert {decision.dump_id for decision in decisions if decision.keep} == {ids[1], ids[2], ids[4]}
+    assert [decision.reason for decision in decisions if decision.keep] == [
+        "400 days old, but one of the 1 newest of b; `dump delete` lets go of it",
+        "300 days old, but one of the 1 newest of a; `dump delete` lets go of it",
+        "100 days old, but one of the 1 newest",
+    ]
 
 
 def test_what_is_unfinished_or_damaged_does_not_count_as_one_of_the_newest() -> None:
@@ -111,6 +127,7 @@ pasts = st.lists(
         st.floats(0, 3),  # days that writing took
         st.booleans(),  # held
         st.booleans(),  # damaged
+        st.sets(st.sampled_from("abc"), min_size=1),  # databases
     ),
     max_size=12,
     unique_by=lambda each: days_old(each[0]),
@@ -120,17 +137,20 @@ pasts = st.lists(
 class Past:
     """A past as the planner is given it."""
 
-    def __init__(self, drawn: list[tuple[float, bool, float, bool, bool]]) -> None:
-        drawn = sorted(drawn, reverse=True)
+    def __init__(self, drawn: list[tuple[float, bool, float, bool, bool, set[str]]]) -> None:
+        drawn = sorted(drawn, key=lambda each: each[0], reverse=True)
         self.dumps = [
             listed(days_old(age), committed=committed, written_at=days_old(age).at + timedelta(days=took))
-            for age, committed, took, _, _ in drawn
+            for age, committed, took, *_ in drawn
         ]
-        self.held = {days_old(age) for age, _, _, held, _ in drawn if held}
-        self.damaged = {days_old(age) for age, committed, _, _, damaged in drawn if committed and damaged}
+        self.held = {days_old(age) for age, _, _, held, *_ in drawn if held}
+        self.damaged = {days_old(age) for age, committed, _, _, damaged, _ in drawn if committed and damaged}
+        self.databases = {days_old(each[0]): each[5] for each in drawn}
 
     def plan(self, *, days: int, minimum: int, now: datetime = NOW) -> list[Decision]:
-        return plan(self.dumps, now=now, days=days, minimum=minimum, held=self.held, damaged=self.damaged)
+        return plan(
+            self.dumps, now=now, days=days, minimum=minimum, databases=self.databases, held=self.held, damaged=self.damaged
+        )
 
 
 past_of = pasts.map(Past)
@@ -147,7 +167,9 @@ def test_what_must_never_happen_does_not(past: Past, days: int, minimum: int) ->
     assert not gone & past.held
     assert not gone & past.damaged
     good = [each.dump_id for each in past.dumps if each.committed and each.dump_id not in past.damaged]
-    assert not gone & set(good[len(good) - minimum :] if minimum <= len(good) else good)
+    for database in "abc":
+        holding = [dump_id for dump_id in good if database in past.databases[dump_id]]
+        assert not gone & set(holding[max(0, len(holding) - minimum) :])
     for dump_id in gone:
         if by_id[dump_id].committed:
             assert NOW - dump_id.at > timedelta(days=days)
@@ -161,8 +183,11 @@ def test_what_must_never_happen_does_not(past: Past, days: int, minimum: int) ->
 @given(past_of, day_counts, minimums)
 def test_what_may_go_goes(past: Past, days: int, minimum: int) -> None:
     decisions = past.plan(days=days, minimum=minimum)
+    good = [each.dump_id for each in past.dumps if each.committed and each.dump_id not in past.damaged]
     kept_for_their_number = [d for d in decisions if d.keep and "newest" in d.reason]
-    assert len(kept_for_their_number) <= minimum
+    for decision in kept_for_their_number:
+        newer = [dump_id for dump_id in good if dump_id > decision.dump_id]
+        assert any(sum(name in past.databases[i] for i in newer) < minimum for name in past.databases[decision.dump_id])
     for decision in decisions:
         if decision.keep and decision not in kept_for_their_number:
             held_or_damaged = decision.dump_id in past.held | past.damaged
@@ -199,9 +224,10 @@ def test_the_reasons_are_those_a_person_agreed_to(golden: Golden) -> None:
         listed(days_old(-0.5), committed=True),
     ]
     dumps.sort(key=lambda each: each.dump_id)
+    holds = {each.dump_id: ["clipper"] for each in dumps} | {days_old(90): ["clipper", "gone", "lost"], days_old(45): ["gone"]}
     text = ""
     for days, minimum in ((30, 3), (0, 4), (400, 0)):
         text += f"RETENTION_DAYS={days} RETENTION_MIN_DUMPS={minimum}, now {NOW:%Y-%m-%d %H:%M}\n"
-        for decision in plan(dumps, days=days, minimum=minimum, held={days_old(60.5)}, damaged={days_old(44)}):
+        for decision in plan(dumps, days=days, minimum=minimum, databases=holds, held={days_old(60.5)}, damaged={days_old(44)}):
             text += f"  {decision.dump_id}  {'keep' if decision.keep else 'GO  '}  {decision.reason}\n"
     golden(Path(__file__).with_name("golden") / "retention.txt", text)

@@ -122,17 +122,18 @@ def delete(
     dump_id: Id,
     /,
     *,
+    last: Annotated[bool, Parameter(help="even the newest good one of some database, as of one that was dropped")] = False,
     dry_run: Annotated[bool, Parameter(help="only say whether it may be deleted")] = False,
     yes: Annotated[bool, Parameter(help="do not ask")] = False,
     context: Context,
 ) -> None:
-    """Delete one dump; refused for the newest good one and for held ones."""
+    """Delete one dump; refused for held ones, the newest good one, and the newest good one of a database."""
     work = _work(context, read_only=dry_run)
     found = _find(work, dump_id)
-    pruning.check_deletable(work, found)
+    pruning.check_deletable(work, found, last=last)
     if not dry_run:
         context.confirm(f"Delete the dump {found}?", yes=yes)
         with creating.take_dump_lease(work, "dump delete", context.clock) as lease:
-            pruning.delete_dump(work, found, lease)
+            pruning.delete_dump(work, found, lease, last=last)
     said = f"{found} would be deleted" if dry_run else f"{found} is deleted"
     context.answer({"schema": 1, "id": str(found), "dry_run": dry_run}, said)

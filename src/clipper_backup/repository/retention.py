@@ -1,6 +1,7 @@
 """Which dumps go and which stay, with a reason for each: a pure function of what is there and what time it is."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,20 +28,41 @@ def plan_retention(
     now: datetime,
     retention_days: int,
     minimum: int,
+    databases: Mapping[DumpId, Collection[str]],
     held: Collection[DumpId],
     damaged: Collection[DumpId],
 ) -> list[Decision]:
     """Decide for every dump id, oldest first.
 
-    *now* is the store's clock. Ages of dumps count from the time in their id. *damaged* are committed dumps that lack
-    something, or whose summary could not be read: they are kept, and do not count towards the *minimum* of good ones.
+    *now* is the store's clock. Ages of dumps count from the time in their id. *databases* says what each good dump holds: the
+    newest *minimum* good dumps of each database are kept. *damaged* are committed dumps that lack something, or whose summary
+    could not be read: they are kept, and do not count towards the *minimum*.
     """
     good = [d.dump_id for d in dumps if d.committed and d.dump_id not in damaged]
-    newest = set(good[-minimum:]) if minimum else set()
+    newest = _newest(good, minimum, databases)
     return [
-        _decide(d, now=now, retention_days=retention_days, minimum=minimum, newest=newest, held=held, damaged=damaged)
+        _decide(d, now=now, retention_days=retention_days, newest=newest.get(d.dump_id), held=held, damaged=damaged)
         for d in dumps
     ]
+
+
+def _newest(good: Sequence[DumpId], minimum: int, databases: Mapping[DumpId, Collection[str]]) -> dict[DumpId, str]:
+    """The dumps that are kept for their number, with the words for it; *good* is in order, the oldest first.
+
+    Databases are named only where a dump is not among the newest of all: they are no longer dumped, or less often.
+    """
+    newest: dict[DumpId, str] = {}
+    seen: Counter[str] = Counter()
+    for number, dump_id in enumerate(reversed(good)):
+        held = databases.get(dump_id, ())
+        needed_for = sorted(name for name in held if seen[name] < minimum)
+        seen.update(held)
+        if number < minimum:
+            newest[dump_id] = f"one of the {minimum} newest"
+        elif needed_for:
+            more = f" (and {len(needed_for) - 1} more)" if len(needed_for) > 1 else ""
+            newest[dump_id] = f"one of the {minimum} newest of {needed_for[0]}{more}; `dump delete` lets go of it"
+    return newest
 
 
 def _decide(
@@ -48,8 +70,7 @@ def _decide(
     *,
     now: datetime,
     retention_days: int,
-    minimum: int,
-    newest: Collection[DumpId],
+    newest: str | None,
     held: Collection[DumpId],
     damaged: Collection[DumpId],
 ) -> Decision:
@@ -69,6 +90,6 @@ def _decide(
         return decision("damaged: a person must decide", keep=True)
     if age <= timedelta(days=retention_days):
         return decision(f"{days}, kept for {retention_days} days", keep=True)
-    if listed.dump_id in newest:
-        return decision(f"{days}, but one of the {minimum} newest", keep=True)
+    if newest is not None:
+        return decision(f"{days}, but {newest}", keep=True)
     return decision(f"{days}, kept for {retention_days} days only", keep=False)

@@ -1,12 +1,13 @@
 """`prune` and `dump delete`: what goes is decided by a pure plan, announced when it is new, and removed summary first."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clipper_backup.errors import ObjectMissingError, UsageError
 from clipper_backup.format import names
-from clipper_backup.format.documents import HoldMark, RetentionMark, decode, encode
-from clipper_backup.ops.dump.read import Entry, catalog, newest_good, summary_of
+from clipper_backup.format.documents import DumpSummary, HoldMark, RetentionMark, decode, encode
+from clipper_backup.ops.dump.read import Entry, catalog, good_dumps, summary_of
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, step, this_process
 from clipper_backup.repository.dumps import delete_objects, held_dumps, hold_dump, is_ahead, list_dumps, release_dump
@@ -78,6 +79,7 @@ def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[
         now=now,
         retention_days=days,
         minimum=work.settings.retention_min_dumps,
+        databases={entry.listed.dump_id: entry.summary.databases for entry in entries if entry.summary is not None},
         held={entry.listed.dump_id for entry in entries if entry.hold is not None},
         damaged={entry.listed.dump_id for entry in entries if entry.problem is not None},
     )
@@ -91,9 +93,10 @@ def _last_retention_days(work: Work) -> int | None:
     return decode(data, RetentionMark, names.RETENTION).retention_days
 
 
-def check_deletable(work: Work, dump_id: DumpId) -> None:
-    """UsageError when a dump must not be deleted by hand: it is held, or the newest good one. MissingError when there is none.
+def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
+    """UsageError when a dump must not be deleted by hand. MissingError when there is none.
 
+    That is one that is held, the newest good one, and, unless *last*, the newest good one that holds some database.
     One whose id lies ahead of the clock may go, and protects no other: while it is there, no dump can be taken.
     """
     open_repository(work.store)
@@ -102,10 +105,25 @@ def check_deletable(work: Work, dump_id: DumpId) -> None:
         summary_of(work, dump_id)
     _check_not_held(work, dump_id)
     now = work.store.now()
-    if newest_good(work, [listed for listed in dumps if not is_ahead(listed.dump_id, now)]) == dump_id:
+    newer: set[str] = set()
+    for summary in good_dumps(work, [each for each in dumps if each.dump_id >= dump_id and not is_ahead(each.dump_id, now)]):
+        if summary.id == str(dump_id):
+            _check_others_hold(summary, newer, last=last)
+        newer.update(summary.databases)
+
+
+def _check_others_hold(summary: DumpSummary, newer: Collection[str], *, last: bool) -> None:
+    """UsageError when newer good dumps, which hold the databases *newer*, do not make a good dump dispensable."""
+    if not newer:
         raise UsageError(
-            f"{dump_id} is the newest good dump: without it the database cannot be restored as of then",
+            f"{summary.id} is the newest good dump: without it the database cannot be restored as of then",
             hints=["take another dump first"],
+        )
+    only = ", ".join(name for name in summary.databases if name not in newer)
+    if only and not last:
+        raise UsageError(
+            f"{summary.id} is the newest good dump that holds {only}",
+            hints=["dump that database again first", "or --last, if nobody will want it back"],
         )
 
 
@@ -114,9 +132,9 @@ def _check_not_held(work: Work, dump_id: DumpId) -> None:
         raise UsageError(f"the dump {dump_id} is held", hints=[f"`clipper-backup release {dump_id}` first"])
 
 
-def delete_dump(work: Work, dump_id: DumpId, lease: Lease) -> None:
-    """Remove one dump, under the lease."""
-    check_deletable(work, dump_id)
+def delete_dump(work: Work, dump_id: DumpId, lease: Lease, *, last: bool = False) -> None:
+    """Remove one dump, under the lease; refused like `check_deletable`."""
+    check_deletable(work, dump_id, last=last)
     lease.check()
     with step(work, "delete", f"delete {dump_id}") as running:
         _check_not_held(work, dump_id)  # by somebody, since the check above

@@ -54,10 +54,12 @@ def catalog(work: Work) -> list[Entry]:
         return list(pool.map(lambda listed: _entry(work, listed, holds.get(listed.dump_id)), list_dumps(work.store)))
 
 
-def newest_good(work: Work, dumps: Sequence[Listed]) -> DumpId | None:
-    """The newest committed dump of a listing that is not damaged. Only the summaries from it on are read."""
-    committed = (listed for listed in reversed(dumps) if listed.committed)
-    return next((listed.dump_id for listed in committed if _entry(work, listed, None).problem is None), None)
+def good_dumps(work: Work, dumps: Sequence[Listed]) -> Iterator[DumpSummary]:
+    """The summaries of the dumps of a listing that are committed and not damaged, newest first, read one by one."""
+    for listed in reversed(dumps):
+        entry = _entry(work, listed, None)
+        if entry.summary is not None and entry.problem is None:
+            yield entry.summary
 
 
 def _entry(work: Work, listed: Listed, hold: HoldMark | None) -> Entry:
@@ -80,8 +82,8 @@ def summary_of(work: Work, dump_id: DumpId) -> DumpSummary:
     return read_summary(work.store, dump_id)
 
 
-def choose_database(summary: DumpSummary, wanted: str | None) -> StoredObject:
-    """The archive of the *wanted* database, or of the only one; UsageError or MissingError naming what there is."""
+def choose_database(work: Work, summary: DumpSummary, wanted: str | None) -> StoredObject:
+    """The archive of the *wanted* database, or of the only one; UsageError or MissingError naming what there is, and where."""
     has = ", ".join(summary.databases)
     if wanted is None:
         if len(summary.databases) != 1:
@@ -89,8 +91,16 @@ def choose_database(summary: DumpSummary, wanted: str | None) -> StoredObject:
         wanted = summary.databases[0]
     archive = summary.archive_of(wanted)
     if archive is None:
-        raise MissingError(f"{summary.id} does not hold database {wanted!r}", hints=[f"it holds {has}"])
+        hints = [f"it holds {has}"]
+        if (elsewhere := _newest_holding(work, wanted)) is not None:
+            hints.append(f"the newest good dump that holds it is {elsewhere}")
+        raise MissingError(f"{summary.id} does not hold database {wanted!r}", hints=hints)
     return archive
+
+
+def _newest_holding(work: Work, database: str) -> DumpId | None:
+    good = ((entry.listed.dump_id, entry.summary) for entry in reversed(catalog(work)) if entry.problem is None)
+    return next((dump_id for dump_id, summary in good if summary is not None and summary.archive_of(database)), None)
 
 
 def plain_stream(work: Work, summary: DumpSummary, stored: StoredObject, running: Step) -> Iterator[bytes]:

@@ -74,7 +74,7 @@ def restore_dump(work: Work, request: Request) -> Restored:
             hints=[f"give --into a name of 1 to {_NAME_BYTES} bytes; a letter beyond ASCII takes several"],
         )
     summary = summary_of(work, request.dump_id)
-    stored = choose_database(summary, request.database)
+    stored = choose_database(work, summary, request.database)
     record = read_details(work.store, summary).database(stored.database or "")
     if record is None:
         raise IntegrityError(f"the details of {summary.id} do not know database {stored.database}")
