@@ -73,8 +73,10 @@ def _names(text: str) -> tuple[str, ...]:
         for quoted, plain in found
         if quoted is not None or plain.strip()
     )
-    if "" in names:
+    if "" in names or (text.strip() and not names):
         raise ValueError("a name is empty")
+    if any(quoted is None and plain.strip().startswith('"') for quoted, plain in found):
+        raise ValueError("a name that begins with a double quote ends with one; those of the name itself are doubled")
     if len(set(names)) != len(names):
         raise ValueError("a name stands there twice")
     return names
@@ -395,7 +397,7 @@ def _read_text(path: Path) -> str:
 
 def _as_text(name: str, value: object, config: Path) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
+        return _show_names(value)
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
     raise UsageError(f"bad value for {name} in {config}: text or a number is needed")

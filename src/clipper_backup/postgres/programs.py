@@ -179,14 +179,15 @@ def run(path: Path, arguments: Sequence[str], environment: Mapping[str, str], *,
     with Program(path, arguments, environment, feed=feed is not None) as program:
         collected: list[bytes] = []
         reader = threading.Thread(target=lambda: collected.extend(iter(lambda: program._stdout.read(READ_BYTES), b"")))  # noqa: SLF001  our own class
-        reader.start()
         try:
+            reader.start()
             if feed is not None:
                 program.feed(feed)
-        except BaseException:
-            program.kill()
-            raise
-        finally:
             reader.join()
+        except BaseException:
+            program.kill()  # so that the reader meets the end, and not a pipe that was closed under it
+            if reader.ident is not None:
+                reader.join()
+            raise
         program.finish()
     return b"".join(collected)

@@ -35,12 +35,12 @@ _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Draft:
-    """A file in `.tmp`, open for writing, that no reader sees yet."""
+    """A file in `.tmp` that no reader sees yet; open for writing once it has a descriptor."""
 
     path: Path
-    descriptor: int
+    descriptor: int = -1
 
 
 class LocalStore:
@@ -131,8 +131,9 @@ class LocalStore:
 
     def now(self) -> datetime:
         """The file system's clock: the time it gives to a new file."""
-        draft = self._new_draft()
+        draft = self._draft()
         try:
+            self._open_draft(draft)
             return _time(os.fstat(draft.descriptor))
         finally:
             _discard(draft)
@@ -183,8 +184,9 @@ class LocalStore:
         check_key(key)
         target = self._path(key)
         size_bytes = 0
-        draft = self._new_draft()
+        draft = self._draft()
         try:
+            self._open_draft(draft)
             for chunk in chunks:
                 _write_all(draft, chunk, target)
                 size_bytes += len(chunk)
@@ -197,24 +199,24 @@ class LocalStore:
             _discard(draft)
         return size_bytes
 
-    def _new_draft(self) -> _Draft:
+    def _draft(self) -> _Draft:
         # Not named after the key: names of 255 bytes have no room for a suffix.
-        path = self._drafts / f"{os.getpid()}-{next(self._numbers)}-{os.urandom(4).hex()}"
+        return _Draft(self._drafts / f"{os.getpid()}-{next(self._numbers)}-{os.urandom(4).hex()}")
+
+    def _open_draft(self, draft: _Draft) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             try:
-                descriptor = os.open(path, flags, _FILE_MODE)
+                draft.descriptor = os.open(draft.path, flags, _FILE_MODE)
             except FileNotFoundError:
                 _make_durably(self._root)
                 self._drafts.mkdir(_FOLDER_MODE, exist_ok=True)
-                descriptor = os.open(path, flags, _FILE_MODE)
+                draft.descriptor = os.open(draft.path, flags, _FILE_MODE)
         except OSError as error:
             raise _translated(error, self._drafts) from error
-        draft = _Draft(path, descriptor)
         if not self._swept:
             self._swept = True
-            self._sweep(os.fstat(descriptor).st_mtime)
-        return draft
+            self._sweep(os.fstat(draft.descriptor).st_mtime)
 
     def _place(self, draft: _Draft, target: Path, *, create: bool) -> None:
         """Give the synced draft its name, and make the name durable."""
@@ -337,9 +339,17 @@ def _give_name(draft: Path, target: Path, *, create: bool) -> None:
 
 def _discard(draft: _Draft) -> None:
     """Close it, and remove its name in `.tmp` unless it was renamed."""
-    os.close(draft.descriptor)
-    with contextlib.suppress(FileNotFoundError):
-        draft.path.unlink()
+    try:
+        if draft.descriptor >= 0:
+            os.close(draft.descriptor)
+        _remove(draft.path)
+    finally:
+        _remove(draft.path)  # a signal that came meanwhile leaves no draft either
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it was renamed; or it could never be made, which is told already
+        path.unlink()
 
 
 def _make_durably(folder: Path) -> None:
