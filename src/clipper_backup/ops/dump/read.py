@@ -142,16 +142,18 @@ def _write_beside(chunks: Iterable[bytes], target: Path) -> None:
             feed.close()
 
     with ThreadPoolExecutor(1) as pool:
-        written = pool.submit(write)
         try:
-            for chunk in chunks:
-                if not feed.send(chunk):
-                    break
-        except BaseException:
+            try:
+                written = pool.submit(write)
+                for chunk in chunks:
+                    if not feed.send(chunk):
+                        break
+                feed.finish()
+                written.result()
+            finally:
+                feed.abort()
+        finally:  # a signal that came meanwhile must not leave the thread waiting for us, and us for it
             feed.abort()
-            raise
-        feed.finish()
-        written.result()
 
 
 def unpack(chunks: Iterator[bytes], target: Path) -> None:
