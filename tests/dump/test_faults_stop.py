@@ -53,10 +53,19 @@ def check_stopped(site: Site, outcome: Outcome, family: list[psutil.Process], sc
 
 
 def check_clean(site: Site, family: list[psutil.Process], scratch: dict[str, str]) -> None:
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    # What was killed takes a moment to die; a zombie waits for whoever inherited it.
+    _, alive = psutil.wait_procs([process for process in family if lives(process)], timeout=5)
+    assert not [process for process in alive if lives(process)]
     for folder in (*scratch.values(), str(site.folder / ".tmp")):
         assert list(Path(folder).iterdir()) == []
     assert is_free(site.objects), "the next run must wait for the lease"
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def is_free(found: Mapping[str, bytes]) -> bool:
