@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_backup.errors import UsageError
-from clipper_backup.values import DumpId, Lsn, Secret, parse_bytes, show_bytes, show_seconds, show_time
+from clipper_backup.values import DumpId, Lsn, Secret, parse_bytes, show_bytes, show_names, show_seconds, show_time
 
 SECONDS = st.integers(0, 253_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 """Whole seconds from 1970 to 9987."""
@@ -155,3 +155,7 @@ def test_durations_are_shown(seconds: float, shown: str) -> None:
 
 def test_times_are_shown_in_utc() -> None:
     assert show_time(datetime(2026, 11, 22, 3, 0, 1, tzinfo=timezone(timedelta(hours=1)))) == "2026-11-22 02:00:01Z"
+
+
+def test_names_are_shown_as_the_settings_take_them() -> None:
+    assert show_names(["clipper", "a, b", 'qu"ote', '"']) == 'clipper, "a, b", qu"ote, """"'

@@ -10,13 +10,13 @@ settings file.
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from clipper_backup.errors import MissingError, UsageError
-from clipper_backup.values import Secret, parse_bytes
+from clipper_backup.values import Secret, parse_bytes, show_names
 
 CONFIG_VARIABLE = "CLIPPER_BACKUP_CONFIG"
 
@@ -82,11 +82,6 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _show_names(names: Sequence[str]) -> str:
-    plain = re.compile(r'(?!["\s])[^,\n]*(?<!\s)')
-    return ", ".join(name if plain.fullmatch(name) else '"' + name.replace('"', '""') + '"' for name in names)
-
-
 @dataclass(frozen=True, slots=True)
 class ValidationQuery:
     """One of VALIDATION_QUERIES: run on the dump's snapshot, and again after a restore; the answers must be equal.
@@ -145,7 +140,7 @@ URL = Kind("URL", _url, show_url)
 PATH = Kind("path", Path)
 SECRET = Kind("secret", Secret)
 SIZE = Kind("size, like 64MiB", parse_bytes)
-NAMES = Kind("names, separated by commas", _names, _show_names)
+NAMES = Kind("names, separated by commas", _names, show_names)
 QUERIES = Kind("lines of `name: SELECT …`", _queries, _show_queries)
 
 CLIPPER_QUERIES = (
@@ -397,7 +392,7 @@ def _read_text(path: Path) -> str:
 
 def _as_text(name: str, value: object, config: Path) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return _show_names(value)
+        return show_names(value)
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
     raise UsageError(f"bad value for {name} in {config}: text or a number is needed")

@@ -1,6 +1,7 @@
 """Value types: positions and names that must not be mixed up with plain strings and numbers."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -11,6 +12,7 @@ DUMP_ID_PREFIX = "postgres-backup-"
 WORKING_PREFIX = "clipper_backup_restoring_"
 """How the name of a database begins that a restore is filling."""
 _DUMP_ID = re.compile(r"postgres-backup-([0-9]{8}-[0-9]{6})")
+_PLAIN_NAME = re.compile(r'(?!["\s])[^,\n]*(?<!\s)')
 _DUMP_ID_TIME = "%Y%m%d-%H%M%S"
 
 
@@ -128,6 +130,11 @@ def show_seconds(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def show_names(names: Sequence[str]) -> str:
+    """Names of databases or roles, as BACKUP_DATABASES takes them: commas between, double quotes where a name needs them."""
+    return ", ".join(name if _PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"' for name in names)
 
 
 def show_time(moment: datetime) -> str:

@@ -9,7 +9,7 @@ from clipper_backup.ops.dump.prune import Plan
 from clipper_backup.ops.dump.read import Entry
 from clipper_backup.ops.dump.restore import Restored
 from clipper_backup.ops.dump.verify import Verified
-from clipper_backup.values import json_time, show_bytes, show_seconds, show_time
+from clipper_backup.values import json_time, show_bytes, show_names, show_seconds, show_time
 
 Document = dict[str, Any]
 
@@ -53,7 +53,7 @@ def summary_text(summary: DumpSummary) -> str:
         [
             ("dump", summary.id),
             ("taken", f"{show_time(summary.begun_at)}, in {show_seconds(summary.seconds)}"),
-            ("databases", ", ".join(summary.databases)),
+            ("databases", show_names(summary.databases)),
             ("rows", _rows(summary.rows) + {"hash": ", every row hashed"}.get(summary.fingerprint, "")),
             ("size", f"{show_bytes(summary.stored_bytes)} stored, {show_bytes(summary.plain_bytes)} dumped"),
             ("server", f"PostgreSQL {summary.versions.server}{' (a standby)' if summary.from_standby else ''}"),
@@ -104,7 +104,7 @@ def entries_text(entries: list[Entry]) -> str:
                     show_seconds(entry.summary.seconds),
                     show_bytes(entry.summary.stored_bytes),
                     _rows(entry.summary.rows),
-                    ", ".join(entry.summary.databases),
+                    show_names(entry.summary.databases),
                     "; ".join(notes),
                 )
             )
@@ -214,7 +214,7 @@ def restored_text(restored: Restored) -> str:
             ("restored", f"{restored.source} of {restored.dump_id} into {restored.into}"),
             ("took", show_seconds(restored.seconds)),
             ("compared", proof),
-            *([("roles created", ", ".join(restored.roles_created))] if restored.roles_created else []),
+            *([("roles created", show_names(restored.roles_created))] if restored.roles_created else []),
             *([("before it", f"kept as database {restored.replaced}")] if restored.replaced else []),
         ]
     )

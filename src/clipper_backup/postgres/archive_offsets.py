@@ -10,11 +10,12 @@ byte of state and its bytes. A block is its type, its entry's id, and chunks (le
 large objects has such chunks for each (its oid before them), the last of oid 0.
 """
 
-import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import BinaryIO
 
 _MAGIC = b"PGDMP"
 _CUSTOM = 1
@@ -24,7 +25,7 @@ _NOT_SET, _SET = 1, 2
 _DATA, _LARGE_OBJECTS = 1, 3
 _TIME_INTS = 7
 _WINDOW_BYTES = 8 << 20
-"""Searched at once: `bytes.find` is several times as fast as that of `mmap`."""
+"""Searched at once."""
 
 
 class _UnknownError(Exception):
@@ -41,51 +42,58 @@ class _Wanting:
 
 
 class _Reader:
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at = data, 0
+    def __init__(self, file: BinaryIO, window_bytes: int) -> None:
+        self.file, self.size_bytes, self.window_bytes = file, os.fstat(file.fileno()).st_size, window_bytes
+
+    @property
+    def at(self) -> int:
+        """Where it stands; setting it beyond the end is noticed by what is read next."""
+        return self.file.tell()
+
+    @at.setter
+    def at(self, place: int) -> None:
+        self.file.seek(place)
+
+    def take(self, length: int) -> bytes:
+        data = self.file.read(length)
+        if len(data) != length:
+            raise _UnknownError
+        return data
 
     def byte(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1]
+        return self.take(1)[0]
 
     def integer(self) -> int:
-        sign, value = self.data[self.at], int.from_bytes(self.data[self.at + 1 : self.at + 1 + _INT_BYTES], "little")
-        self.at += 1 + _INT_BYTES
-        if sign > 1 or self.at > len(self.data):
+        sign, *value = self.take(1 + _INT_BYTES)
+        if sign > 1:
             raise _UnknownError
-        return -value if sign else value
+        return int.from_bytes(value, "little") * (-1 if sign else 1)
 
     def string(self) -> bytes | None:
         length = self.integer()
-        if length < 0:
-            return None
-        self.at += length
-        return self.data[self.at - length : self.at]
+        return None if length < 0 else self.take(length)
 
 
-def note_offsets(path: Path) -> int:
+def note_offsets(path: Path, *, window_bytes: int = _WINDOW_BYTES) -> int:
     """Write into an uncompressed custom-format archive where the data of its entries lies; how many were written.
 
-    0, and the file as it was, when it is of a version not known here, or not as described above.
+    Searches *window_bytes* at once. 0, and the file as it was, when it is of a version not known here, or not as described above.
     """
-    if path.stat().st_size == 0:
-        return 0
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+    with path.open("r+b") as file:
         try:
-            reader = _Reader(data)
+            reader = _Reader(file, window_bytes)
             places = list(_places(reader, _read_contents(reader)))
-        except (_UnknownError, IndexError):
+        except _UnknownError:
             return 0
         for wanting, place in places:
-            note = bytes([_SET]) + place.to_bytes(_OFFSET_BYTES, "little")
-            data[wanting.offset_at : wanting.offset_at + len(note)] = note
+            file.seek(wanting.offset_at)
+            file.write(bytes([_SET]) + place.to_bytes(_OFFSET_BYTES, "little"))
     return len(places)
 
 
 def _read_contents(reader: _Reader) -> list[_Wanting]:
     """The entries that want a place; the reader then stands at the first block."""
-    start = reader.data[: len(_MAGIC)]
-    reader.at = len(_MAGIC)
+    start = reader.take(len(_MAGIC))
     version = (reader.byte(), reader.byte())
     reader.byte()
     known = start == _MAGIC and _OLDEST <= version <= _NEWEST
@@ -134,7 +142,7 @@ def _places(reader: _Reader, entries: list[_Wanting]) -> Iterator[tuple[_Wanting
         else:
             _pass_data(reader, following)
         yield wanting, place
-    if reader.at != len(reader.data):
+    if reader.at != reader.size_bytes:
         raise _UnknownError
 
 
@@ -148,13 +156,14 @@ def _pass_data(reader: _Reader, following: _Wanting | None) -> None:
     if reader.integer() == 0:
         return
     if following is None:
-        reader.at = len(reader.data)
-        if reader.data[-len(end) :] != end:
+        reader.at = max(reader.at, reader.size_bytes - len(end))
+        if reader.take(len(end)) != end:
             raise _UnknownError
         return
     head = end + bytes([following.block, 0]) + following.dump_id.to_bytes(_INT_BYTES, "little")
-    for start in range(reader.at, len(reader.data), _WINDOW_BYTES):
-        found = reader.data[start : start + _WINDOW_BYTES + len(head) - 1].find(head)
+    for start in range(reader.at, reader.size_bytes, reader.window_bytes):
+        reader.at = start
+        found = reader.file.read(reader.window_bytes + len(head) - 1).find(head)
         if found >= 0:
             reader.at = start + found + len(end)
             return

@@ -183,6 +183,12 @@ def query_error(doing: str, error: psycopg.Error) -> ClipperError:
     return ServerError(f"{doing}: {words}")
 
 
+def cancel_query(connection: Connection) -> None:
+    """End the query that *connection* is running, from another thread."""
+    with suppress(Exception):  # the connection may be the very thing that broke; it is closed next
+        connection.cancel_safe(timeout=5)
+
+
 def roll_back(connection: Connection) -> None:
     """End the transaction. A connection whose query a signal broke off takes no command any more: closing it does the same."""
     if not connection.closed:

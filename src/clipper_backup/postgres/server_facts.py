@@ -194,8 +194,6 @@ def tablespace_names(connection: Connection) -> set[str]:
 
 
 _A_SETTING = re.compile(r"ALTER (?:ROLE|DATABASE) .* SET ", re.DOTALL)
-
-
 _SETTING_REFUSED = (
     psycopg.errors.UndefinedObject,
     psycopg.errors.InvalidParameterValue,
@@ -216,11 +214,7 @@ def run_statements(connection: Connection, statements: Sequence[str]) -> list[st
             try:
                 with connection.transaction():
                     connection.execute(statement.encode())
-            except (
-                psycopg.errors.UndefinedObject,
-                psycopg.errors.InvalidParameterValue,
-                psycopg.errors.CantChangeRuntimeParam,
-            ) as error:
+            except _SETTING_REFUSED as error:
                 if not _A_SETTING.match(statement):
                     raise query_error(f"running `{shown[:60]}`", error) from error
                 refused.append(f"left out `{shown}`: {error.diag.message_primary}")

@@ -15,14 +15,14 @@ from clipper_backup.format.documents import (
     SequenceRecord,
     StoredObject,
 )
-from clipper_backup.ops.dump.measure import Measured, cancel, measure
+from clipper_backup.ops.dump.measure import Measured, measure
 from clipper_backup.ops.dump.source import Source
 from clipper_backup.ops.dump.write import write_custom, write_directory
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, step, together
 from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.archive import Contents
-from clipper_backup.postgres.connection import connect
+from clipper_backup.postgres.connection import cancel_query, connect
 from clipper_backup.postgres.snapshot import DataTable, Snapshot
 from clipper_backup.values import DumpId
 
@@ -90,7 +90,7 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
 
             def give_up() -> None:
                 writing.cancel()
-                cancel(snapshot)
+                cancel_query(snapshot.connection)
 
             together([writing.upload, writing.check, lambda: measure(work, snapshot, name, measured)], cancel=give_up)
             snapshot.check_alive(name)

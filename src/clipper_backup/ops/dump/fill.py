@@ -5,15 +5,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 
 from clipper_backup.format.documents import DumpSummary, StoredObject
 from clipper_backup.ops.dump.read import archive_in_scratch, plain_stream
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Step, Work, step, together
-from clipper_backup.postgres import databases, globals_script, server_facts
+from clipper_backup.postgres import databases, globals_script, server_facts, statistics
 from clipper_backup.postgres.binaries import Binaries, find_binaries
-from clipper_backup.postgres.connection import Connection, Login, connect, dbname_argument, translated
+from clipper_backup.postgres.connection import Connection, Login, cancel_query, connect, dbname_argument
 from clipper_backup.postgres.programs import Program, run
 from clipper_backup.values import show_bytes
 
@@ -43,7 +44,8 @@ class Filling:
 def fill(work: Work, login: Login, name: str, filling: Filling) -> None:
     """Restore an archive into the empty database *name*."""
     _restore(work, login, name, filling)
-    _finish(work, login, name, filling)
+    _analyze(work, login, name, filling.jobs)
+    _apply_properties(work, login, name, filling)
 
 
 def _restore(work: Work, login: Login, name: str, filling: Filling) -> None:
@@ -153,10 +155,33 @@ def _without(work: Work, login: Login, summary: DumpSummary) -> list[str]:
     return ["--no-tablespaces"]
 
 
-def _finish(work: Work, login: Login, name: str, filling: Filling) -> None:
-    with step(work, "analyze", "ANALYZE") as running, closing(connect(login, name)) as connection:
-        with translated("ANALYZE"):
-            connection.execute("ANALYZE")
+def _analyze(work: Work, login: Login, name: str, jobs: int) -> None:
+    """Without statistics the first queries may take hours. They are gathered anew at any time, so to lack some is a warning."""
+    with step(work, "analyze", "ANALYZE") as running, ExitStack() as stack:
+        sessions = [stack.enter_context(closing(connect(login, name))) for _ in range(jobs)]
+        tables = statistics.tables(sessions[0])
+        waiting, stopped = iter(tables), threading.Event()
+        reasons: list[str | None] = []
+
+        def analyze(session: Connection) -> None:
+            for schema, table in takewhile(lambda _: not stopped.is_set(), waiting):
+                reasons.append(statistics.analyze(session, schema, table))
+                running.progress(len(reasons), len(tables), "tables")
+
+        def cancel() -> None:
+            stopped.set()
+            for session in sessions:
+                cancel_query(session)
+
+        together([partial(analyze, session) for session in sessions], cancel=cancel)
+        failed = list(filter(None, reasons))
+        for reason in failed:
+            work.emit(Warned(reason, ("the data is there: run ANALYZE yourself when the cause is gone",)))
+        running.done = f"statistics gathered, {len(failed)} tables without" if failed else "statistics gathered"
+
+
+def _apply_properties(work: Work, login: Login, name: str, filling: Filling) -> None:
+    with step(work, "properties", "settings of the database") as running, closing(connect(login, name)) as connection:
         properties = filling.properties
         absent = _absent_roles(connection, properties)
         if not filling.roles:
@@ -167,7 +192,7 @@ def _finish(work: Work, login: Login, name: str, filling: Filling) -> None:
         else:
             for refused in databases.apply_properties(connection, name, properties):
                 work.emit(Warned(refused))
-        running.done = "statistics gathered, the database's own settings applied"
+        running.done = "the database's own settings applied"
 
 
 def _absent_roles(connection: Connection, properties: server_facts.Properties) -> set[str]:

@@ -1,6 +1,5 @@
 """Counting and asking on the dump's own snapshot, beside pg_dump."""
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import clipper_backup.postgres.fingerprint as fp
@@ -72,9 +71,3 @@ def _ask(snapshot: Snapshot, name: str, query: ValidationQuery, search_path: str
         measured.queries.append(QueryRecord(name=query.name, sql=query.sql, search_path=search_path, answer=answer))
     elif query.database == name:
         measured.warnings.append(f"database {name}: validation query {query.name!r} asks about what does not exist")
-
-
-def cancel(snapshot: Snapshot) -> None:
-    """End the query that `measure` is running, from another thread."""
-    with suppress(Exception):  # the connection may be the very thing that broke; it is closed next
-        snapshot.connection.cancel_safe(timeout=5)

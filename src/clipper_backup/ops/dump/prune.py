@@ -14,7 +14,7 @@ from clipper_backup.repository.dumps import delete_objects, held_dumps, hold_dum
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.retention import Decision, plan_retention
 from clipper_backup.repository.root import open_repository
-from clipper_backup.values import DumpId, show_bytes
+from clipper_backup.values import DumpId, show_bytes, show_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _check_others_hold(summary: DumpSummary, newer: Collection[str], *, last: bo
             f"{summary.id} is the newest good dump: without it the database cannot be restored as of then",
             hints=["take another dump first"],
         )
-    only = ", ".join(name for name in summary.databases if name not in newer)
+    only = show_names([name for name in summary.databases if name not in newer])
     if only and not last:
         raise UsageError(
             f"{summary.id} is the newest good dump that holds {only}",

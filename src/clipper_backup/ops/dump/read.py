@@ -26,7 +26,7 @@ from clipper_backup.repository.dumps import (
     read_summary,
 )
 from clipper_backup.repository.root import open_repository
-from clipper_backup.values import DumpId
+from clipper_backup.values import DumpId, show_names
 
 _READERS = 16
 """Summaries read at once: each is one small request, and a year of dumps should list within a second."""
@@ -84,7 +84,7 @@ def summary_of(work: Work, dump_id: DumpId) -> DumpSummary:
 
 def choose_database(work: Work, summary: DumpSummary, wanted: str | None) -> StoredObject:
     """The archive of the *wanted* database, or of the only one; UsageError or MissingError naming what there is, and where."""
-    has = ", ".join(summary.databases)
+    has = show_names(summary.databases)
     if wanted is None:
         if len(summary.databases) != 1:
             raise UsageError(f"{summary.id} holds several databases: {has}", hints=["say which with --database NAME"])

@@ -9,6 +9,7 @@ from clipper_backup.ops.work import login_of
 from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.connection import Login, connect
+from clipper_backup.values import show_names
 
 _TOOLS = ("pg_dump", "pg_dumpall", "pg_restore")
 
@@ -39,8 +40,8 @@ def look_at_source(settings: Settings) -> Source:
     wanted = list(settings.backup_databases) or present
     if absent := [name for name in wanted if name not in present]:
         raise MissingError(
-            f"database {', '.join(map(repr, absent))} does not exist on {login.where}, or accepts no connections",
-            hints=[f"it has {', '.join(present) or 'none'}; check BACKUP_DATABASES"],
+            f"database {show_names(absent)} does not exist on {login.where}, or accepts no connections",
+            hints=[f"it has {show_names(present) or 'none'}; check BACKUP_DATABASES"],
         )
     if not wanted:
         raise MissingError(f"there is no database to dump on {login.where}", hints=["every database is a template or closed"])
