@@ -50,7 +50,7 @@ def test_a_host_that_has_no_address_is_named(site: Site) -> None:
 def test_an_unknown_database_is_named_beside_those_that_exist(site: Site) -> None:
     outcome = site.run("dump", "create", BACKUP_DATABASES=f"{site.database},clipper_prod")
 
-    check_nothing_begun(site, outcome, 15, "'clipper_prod'", hint=site.database)
+    check_nothing_begun(site, outcome, 15, "database clipper_prod does not exist", hint=site.database)
 
 
 def test_client_programs_older_than_the_server_are_refused(site: Site, postgres18: PrivateServer) -> None:

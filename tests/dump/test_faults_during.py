@@ -64,7 +64,8 @@ def test_a_dump_whose_snapshot_was_lost_on_the_way_is_no_dump(site: Site) -> Non
         end_session(site.server, wait_for_session(site.server, EXPORTER))
     outcome = ended(process)
 
-    site.check_refused(outcome, 1, "snapshot", site.database, "administrator command", hint="log")
+    site.check_refused(outcome, 1, "snapshot", site.database, "connection to PostgreSQL was lost", hint="log")
+    assert "error ignored" not in outcome.stderr
     site.check_recovers()
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -322,3 +323,9 @@ def test_too_many_locks_name_the_setting() -> None:
     error = query_error("locking", psycopg.errors.OutOfMemory(words))
     check(error, ServerError, 1, "locking: the server ran out of lock space")
     assert "max_locks_per_transaction" in error.hints[0]
+
+
+def test_psycopg_says_nothing_of_its_own_to_the_terminal() -> None:
+    script = "import logging, clipper_backup.postgres.connection; logging.getLogger('psycopg.transaction').warning('ignored')"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert (said.stdout, said.stderr) == (b"", b"")

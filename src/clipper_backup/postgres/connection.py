@@ -1,5 +1,6 @@
 """Connections to PostgreSQL: how to log in, and every libpq error turned into ours in one place."""
 
+import logging
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ _TIMEOUTS = (
     "idle_session_timeout",
     "transaction_timeout",
 )
+
+# What it warns of on standard error is raised too, or found by whoever asks the session next.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 Connection = psycopg.Connection[TupleRow]
 
