@@ -117,6 +117,27 @@ def _show_queries(queries: tuple[ValidationQuery, ...]) -> str:
     )
 
 
+def _key_path(text: str) -> Path:
+    if "\n" in text or "PRIVATE KEY" in text or "AGE-SECRET-KEY-" in text.upper():
+        raise ValueError("the path of a file with the key is needed, not the key itself")
+    return Path(text)
+
+
+NO_RECIPIENTS = "none"
+
+
+def _words(beginning: str, *, alone: str = "") -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(text.replace(",", " ").split())
+        if words == (alone,):
+            return words
+        if not words or not all(word.startswith(beginning) for word in words):  # without showing it: it may be a secret key
+            raise ValueError(f"each of its words begins with {beginning}")
+        return tuple(dict.fromkeys(words))
+
+    return parse
+
+
 _URL_SECRETS = (
     re.compile(r"(?<=://)[^/@]+(?=@)"),
     re.compile(r"(?i)(?<=[?&])([^=&#]*(?:sig|token|secret|passw|key)[^=&#]*=)[^&#]*"),
@@ -138,10 +159,14 @@ def show_url(text: str) -> str:
 TEXT = Kind("text", str)
 URL = Kind("URL", _url, show_url)
 PATH = Kind("path", Path)
+KEY_PATH = Kind("path of a key file", _key_path)
 SECRET = Kind("secret", Secret)
 SIZE = Kind("size, like 64MiB", parse_bytes)
 NAMES = Kind("names, separated by commas", _names, show_names)
 QUERIES = Kind("lines of `name: SELECT …`", _queries, _show_queries)
+
+RECIPIENTS = Kind("age keys, separated by commas", _words("age1", alone=NO_RECIPIENTS), ", ".join)
+SIGNATURE_KEYS = Kind("public keys, separated by commas", _words("ed25519:"), ", ".join)
 
 CLIPPER_QUERIES = (
     ValidationQuery("clip count", "SELECT count(*) FROM public.clips", table=("public", "clips")),
@@ -242,6 +267,24 @@ class Settings:
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`); unset means the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
+    encryption_recipients: tuple[str, ...] = setting(
+        (),
+        RECIPIENTS,
+        "the age X25519 keys (`age1…`) that dumps are sealed to, each opens them alone; `none` says that they are to be plain",
+        "give two: the operator's, and that of a recovery key that is kept offline",
+        section="Who can read it, and who vouches for it",
+    )
+    encryption_identity_file: Path | None = setting(
+        None, KEY_PATH, "the file with the age identity that opens sealed dumps; needed to restore, not to dump"
+    )
+    signing_key_file: Path | None = setting(
+        None, KEY_PATH, "the file with the Ed25519 private key (PEM) that signs every dump; its public key is then trusted"
+    )
+    signature_keys: tuple[str, ...] = setting(
+        (),
+        SIGNATURE_KEYS,
+        "the public keys (`ed25519:…`) of which one must have signed a dump that is restored; unset, that of SIGNING_KEY_FILE",
+    )
     retention_days: int = setting(30, integer(1, 36500, "days"), "how many days a dump is kept", section="How long it is kept")
     retention_min_dumps: int = setting(
         3,
@@ -300,7 +343,7 @@ class Declared:
         """*value* for JSON, without secrets: numbers stay numbers, lists of names stay lists."""
         if isinstance(value, int) or value is None:
             return value
-        return list(value) if self.kind is NAMES else self.kind.show(value)
+        return list(value) if self.kind in {NAMES, RECIPIENTS, SIGNATURE_KEYS} else self.kind.show(value)
 
 
 def _declared() -> Iterator[Declared]:
@@ -323,26 +366,41 @@ class Loaded:
     origins: Mapping[str, str]
 
 
+_NEVER_EMPTY = {
+    "ENCRYPTION_RECIPIENTS": "say `none` for plain dumps",
+    "ENCRYPTION_IDENTITY_FILE": "name a file",
+    "SIGNING_KEY_FILE": "name a file",
+    "SIGNATURE_KEYS": "name a public key",
+}
+"""Whoever wrote these meant to be protected: a value that got lost on its way must not switch that off."""
+
+
 def load(flags: Mapping[str, str], environment: Mapping[str, str], config: Path | None = None) -> Loaded:
     """Parse and validate every setting before any work starts.
 
     *flags* maps setting names to text. *config* is a TOML file or a folder; unset, CLIPPER_BACKUP_CONFIG names it.
-    An empty text means "not set", as an empty environment variable does for libpq. UsageError names the setting,
-    where it came from, and what was expected; MissingError when the file is not there.
+    An empty text means "not set", as an empty environment variable does for libpq, but for what protects the dumps.
+    UsageError names the setting, where it came from, and what was expected; MissingError when the file is not there.
     """
     if config is None and (named := environment.get(CONFIG_VARIABLE)):
         config = Path(named)
+
+    def there(name: str) -> bool:
+        return name in environment and bool(environment[name] or name.removesuffix("_DEFAULT") in _NEVER_EMPTY)
+
     shipped = {name: f"{name}_DEFAULT" for name in _BY_NAME}
-    texts = {name: (environment[variable], variable) for name, variable in shipped.items() if environment.get(variable)}
+    texts = {name: (environment[variable], variable) for name, variable in shipped.items() if there(variable)}
     if config is not None:
         texts.update({name: (text, str(config)) for name, text in _read_config(config).items()})
-    texts.update({name: (environment[name], "environment") for name in _BY_NAME if environment.get(name)})
+    texts.update({name: (environment[name], "environment") for name in _BY_NAME if there(name)})
     texts.update({name: (text, "flag") for name, text in flags.items()})
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, (text, origin) in texts.items():
         declared = _BY_NAME[name]
         if not text.strip():
+            if name in _NEVER_EMPTY:
+                raise UsageError(f"{name} (from {origin}) is there but empty", hints=[f"leave it out, or {_NEVER_EMPTY[name]}"])
             continue
         try:
             values[declared.field] = declared.kind.parse(text.strip() if declared.kind is not SECRET else text.rstrip("\n"))

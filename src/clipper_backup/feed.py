@@ -1,8 +1,13 @@
 """Chunks on their way from the thread that makes them to another that takes them, never many at once."""
 
+import io
 import threading
 from collections import deque
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class FeedAbortedError(Exception):
@@ -69,3 +74,78 @@ class Feed:
             self._waiting_bytes -= len(chunk)
             self._changed.notify_all()
             return chunk
+
+
+_CONVERTED_AHEAD_BYTES = 1 << 20
+
+
+class Source(io.BufferedIOBase):
+    """Chunks as a file to read from."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, memoryview(b"")
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to *size* bytes; none at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(filter(None, self._chunks), b""))
+        taken = self._rest if size is None or size < 0 else self._rest[:size]
+        self._rest = self._rest[len(taken) :]
+        return bytes(taken)
+
+
+class Sink(io.BufferedIOBase):
+    """A file to write to, whose content is taken away as it comes."""
+
+    def __init__(self) -> None:
+        self._written: deque[bytes] = deque()
+
+    def write(self, data: "Buffer", /) -> int:
+        """Keep *data* until it is taken."""
+        kept = bytes(data)
+        self._written.append(kept)
+        return len(kept)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        return b"".join(self._written.popleft() for _ in range(len(self._written)))
+
+
+def converted(chunks: Iterable[bytes], convert: Callable[[Source, Sink], object]) -> Iterator[bytes]:
+    """What *convert* makes of the chunks, as they come; it reads from one file and writes to another, all in one call.
+
+    That call runs in a thread which waits for nothing but the next chunk: whoever stops asking ends it at once. What it raises
+    is raised here; what *chunks* raises passes through unchanged.
+    """
+    feed, sink = Feed(_CONVERTED_AHEAD_BYTES), Sink()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            convert(Source(feed), sink)
+        except BaseException as error:  # noqa: BLE001  # handed on to whoever takes the chunks
+            failed.append(error)
+        finally:
+            feed.close()
+
+    thread = threading.Thread(target=run, name="converter", daemon=True)
+    try:
+        thread.start()
+        for chunk in chunks:
+            if not feed.send(chunk):
+                break
+            if ready := sink.take():
+                yield ready
+        feed.finish()
+        thread.join()
+        if failed:
+            raise failed[0]
+        if ready := sink.take():
+            yield ready
+    finally:
+        feed.abort()
+        if thread.ident is not None:
+            thread.join()

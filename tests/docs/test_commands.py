@@ -25,6 +25,7 @@ NOT_RUN = {
     "kubernetes suspend": "the same",
     "kubernetes nightly job off": "the same",
     "kubernetes nightly job on": "the same",
+    "kubernetes keys": "the same",
     "as root": "makes a folder of root's outside of the test's, and gives it to another user",
 }
 """Blocks that cannot run here, by the name in their `not run` note, each with the reason."""

@@ -78,6 +78,13 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
         ask("dump delete", first, "--dry-run")
         ask("dump delete", first, "--yes")
         ask("prune", "--yes")
+        sealed = ask("key generate", "--output", "operator.key").document["id"]
+        ask("key public", "operator.key")
+        ask("dump create", "--encryption-recipients", sealed)
+        ask("dump show", "latest")
+        ask("key check", "--identity", "operator.key")
+        remove_rubbish(Path(local_place.url.removeprefix("file://")))
+        ask("key rotate", "--encryption-recipients", sealed)
         yield found
 
 
@@ -90,6 +97,11 @@ def leave_rubbish(repository: Path) -> None:
     """A dump that is still being written, and one whose summary is damaged."""
     (repository / "database/postgres-backup-20200101-000000.intent").write_text("{}")
     (repository / "database/postgres-backup-20200102-000000.backup.json").write_text("{")
+
+
+def remove_rubbish(repository: Path) -> None:
+    """The summary that cannot be read: whoever asks which key is needed is told that the list is not complete."""
+    (repository / "database/postgres-backup-20200102-000000.backup.json").unlink()
 
 
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:

@@ -20,6 +20,7 @@ from clipper_backup.format.documents import (
     ExtensionRecord,
     HoldMark,
     Intent,
+    KeyCheck,
     LeaseHolder,
     QueryRecord,
     Repository,
@@ -41,6 +42,7 @@ KINDS: dict[str, type[Document]] = {
     "hold.json": HoldMark,
     "retention.json": RetentionMark,
     "holder.json": LeaseHolder,
+    "key-check.json": KeyCheck,
 }
 """One document of each kind as format 1 first wrote it. They are in people's buckets: never write these files anew."""
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "prune": "clipper_backup.cli.cmd_prune:prune",
     "hold": "clipper_backup.cli.cmd_prune:hold",
     "release": "clipper_backup.cli.cmd_prune:release",
+    "key": "clipper_backup.cli.cmd_key:app",
     "job": "clipper_backup.cli.cmd_job:app",
     "demo": "clipper_backup.cli.cmd_demo:demo",
     "settings": "clipper_backup.cli.cmd_settings:settings",

@@ -16,7 +16,7 @@ from clipper_backup.ops.dump import read as reading
 from clipper_backup.ops.dump import restore as restoring
 from clipper_backup.ops.dump import verify as verifying
 from clipper_backup.ops.work import Work, open_work
-from clipper_backup.repository.dumps import find_dump, read_details
+from clipper_backup.repository.dumps import find_dump
 from clipper_backup.repository.root import open_repository
 from clipper_backup.values import DumpId
 
@@ -25,11 +25,19 @@ app = group("dump", "Logical backups: pg_dump of each database and the cluster's
 Id = Annotated[str, Parameter(help="the dump, like postgres-backup-20261122-020000, or latest")]
 
 
-def _work(context: Context, *, read_only: bool = True) -> Work:
-    return open_work(context.settings, context.clock, context.emit, read_only=read_only)
+Unsigned = Annotated[bool, Parameter(help="take a dump that no trusted key has signed")]
 
 
-def _find(work: Work, dump_id: str) -> DumpId:
+def _work(context: Context, *, read_only: bool = True, unsigned: bool = False) -> Work:
+    return open_work(context.settings, context.clock, context.emit, read_only=read_only, unsigned=unsigned)
+
+
+def _find(work: Work, dump_id: str, *, unsigned: bool = False) -> DumpId:
+    if unsigned and dump_id == "latest":
+        raise UsageError(
+            "--unsigned takes no `latest`: whoever can write into the store says which dump that is",
+            hints=["name the dump: `clipper-backup dump list`"],
+        )
     open_repository(work.store)
     return find_dump(work.store, dump_id)
 
@@ -57,20 +65,22 @@ def list_(*, context: Context) -> None:
 
 
 @app.command
-def show(dump_id: Id, /, *, context: Context) -> None:
+def show(dump_id: Id, /, *, unsigned: Unsigned = False, context: Context) -> None:
     """What one dump holds, and what was recorded when it was taken."""
-    work = _work(context)
-    summary = reading.summary_of(work, _find(work, dump_id))
-    details = read_details(work.store, summary)
+    work = _work(context, unsigned=unsigned)
+    summary = reading.summary_of(work, _find(work, dump_id, unsigned=unsigned))
+    unopened = summary.sealed and context.settings.encryption_identity_file is None
+    details = None if unopened else reading.details_of(work, summary)
     document = {"schema": 1, **show_dump.summary_document(summary), "details": show_dump.details_document(details)}
+    document["warnings"] += details.warnings if details is not None else []
     context.answer(document, show_dump.summary_text(summary) + show_dump.details_text(details))
 
 
 @app.command
-def verify(dump_id: Id, /, *, context: Context) -> None:
-    """Read everything a dump stored and compare it with what was recorded; exit 13 when it differs."""
-    work = _work(context)
-    verified = verifying.verify_dump(work, _find(work, dump_id))
+def verify(dump_id: Id, /, *, unsigned: Unsigned = False, context: Context) -> None:
+    """Read everything a dump stored and compare it with what was recorded; exit 13 when it differs, 3 without its key."""
+    work = _work(context, unsigned=unsigned)
+    verified = verifying.verify_dump(work, _find(work, dump_id, unsigned=unsigned))
     context.answer({"schema": 1, **show_dump.verified_document(verified)}, show_dump.verified_text(verified))
 
 
@@ -80,12 +90,13 @@ def fetch(
     /,
     *,
     to: Annotated[Path, Parameter(help="folder to write into")],
-    as_stored: Annotated[bool, Parameter(help="the objects as they are stored, not decompressed")] = False,
+    as_stored: Annotated[bool, Parameter(help="the objects as they are stored, neither opened nor decompressed")] = False,
+    unsigned: Unsigned = False,
     context: Context,
 ) -> None:
     """Write a dump's files into a folder, checked and ready for pg_restore."""
-    work = _work(context)
-    fetched = fetching.fetch_dump(work, _find(work, dump_id), to, as_stored=as_stored)
+    work = _work(context, unsigned=unsigned)
+    fetched = fetching.fetch_dump(work, _find(work, dump_id, unsigned=unsigned), to, as_stored=as_stored)
     items = [{"id": str(file.path), "size_bytes": file.size_bytes} for file in fetched]
     context.answer({"schema": 1, "items": items}, "".join(f"{file.path}\n" for file in fetched))
 
@@ -102,14 +113,15 @@ def restore(
         bool, Parameter(help="take the place of a database that is in use; it is kept under another name, its sessions are ended")
     ] = False,
     no_roles: Annotated[bool, Parameter(help="create no roles, leave out owners and privileges")] = False,
+    unsigned: Unsigned = False,
     yes: Annotated[bool, Parameter(help="do not ask")] = False,
     context: Context,
 ) -> None:
     """Restore a database of a dump, and prove it equal to what was recorded; exit 13 names every difference."""
     if jobs < 1:
         raise UsageError("--jobs must be at least 1")
-    work = _work(context)
-    found = _find(work, dump_id)
+    work = _work(context, unsigned=unsigned)
+    found = _find(work, dump_id, unsigned=unsigned)
     if replace:
         context.confirm(f"Let the restored database take the place of {into!r}, ending every session in it?", yes=yes)
     request = restoring.Request(found, into, database, jobs, replace, roles=not no_roles)

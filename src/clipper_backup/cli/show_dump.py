@@ -24,6 +24,8 @@ def summary_document(summary: DumpSummary) -> Document:
         "duration_seconds": round(summary.seconds, 3),
         "databases": summary.databases,
         "rows": summary.rows,
+        "recipients": list(summary.recipients),
+        "signed_by": summary.signed_by,
         "fingerprint": summary.fingerprint,
         "plain_bytes": summary.plain_bytes,
         "stored_bytes": summary.stored_bytes,
@@ -54,21 +56,26 @@ def summary_text(summary: DumpSummary) -> str:
             ("dump", summary.id),
             ("taken", f"{show_time(summary.begun_at)}, in {show_seconds(summary.seconds)}"),
             ("databases", show_names(summary.databases)),
-            ("rows", _rows(summary.rows) + {"hash": ", every row hashed"}.get(summary.fingerprint, "")),
+            ("rows", _rows(summary) + {"hash": ", every row hashed"}.get(summary.fingerprint, "")),
             ("size", f"{show_bytes(summary.stored_bytes)} stored, {show_bytes(summary.plain_bytes)} dumped"),
             ("server", f"PostgreSQL {summary.versions.server}{' (a standby)' if summary.from_standby else ''}"),
+            *(("sealed to", recipient) for recipient in summary.recipients),
+            *([("signed by", summary.signed_by)] if summary.signed_by else []),
             *(("warning", warning) for warning in summary.warnings),
         ]
     )
 
 
-def _rows(rows: int | None) -> str:
-    return "not counted" if rows is None else f"{rows:,}"
+def _rows(summary: DumpSummary) -> str:
+    if summary.rows is not None:
+        return f"{summary.rows:,}"
+    return "sealed" if summary.sealed and summary.fingerprint != "off" else "not counted"
 
 
 _SUMMARY_FIELDS = (
-    "id", "state", "begun_at", "finished_at", "duration_seconds", "databases", "rows", "fingerprint", "plain_bytes",
-    "stored_bytes", "server_version", "client_version", "software", "system_id", "from_standby", "warnings", "objects",
+    "id", "state", "begun_at", "finished_at", "duration_seconds", "databases", "rows", "recipients", "signed_by",
+    "fingerprint", "plain_bytes", "stored_bytes", "server_version", "client_version", "software", "system_id", "from_standby",
+    "warnings", "objects",
 )  # fmt: skip
 """Those of `summary_document`, for an entry without a summary."""
 
@@ -77,7 +84,7 @@ def entry_document(entry: Entry) -> Document:
     """One id of the catalog."""
     hold = None if entry.hold is None else {"reason": entry.hold.reason, "held_at": json_time(entry.hold.held_at)}
     if entry.summary is not None:
-        state = "damaged" if entry.problem else "committed"
+        state = "untrusted" if entry.untrusted else "damaged" if entry.problem else "committed"
         return {**summary_document(entry.summary), "state": state, "problem": entry.problem, "hold": hold}
     return {
         **dict.fromkeys(_SUMMARY_FIELDS),  # what does not apply is null, never left out
@@ -93,7 +100,7 @@ def entries_text(entries: list[Entry]) -> str:
     """The catalog as a table, oldest first."""
     rows = []
     for entry in entries:
-        notes = [f"DAMAGED: {entry.problem}"] if entry.problem else []
+        notes = [f"{'NOT TRUSTED' if entry.untrusted else 'DAMAGED'}: {entry.problem}"] if entry.problem else []
         notes += [f"held: {entry.hold.reason}"] if entry.hold is not None else []
         if entry.summary is not None:
             notes += [f"{len(entry.summary.warnings)} warnings"] if entry.summary.warnings else []
@@ -103,7 +110,7 @@ def entries_text(entries: list[Entry]) -> str:
                     show_time(entry.summary.begun_at),
                     show_seconds(entry.summary.seconds),
                     show_bytes(entry.summary.stored_bytes),
-                    _rows(entry.summary.rows),
+                    _rows(entry.summary),
                     show_names(entry.summary.databases),
                     "; ".join(notes),
                 )
@@ -114,9 +121,9 @@ def entries_text(entries: list[Entry]) -> str:
     return table(("ID", "TAKEN", "TOOK", "STORED", "ROWS", "DATABASES", "NOTE"), rows, right=("STORED", "ROWS"))
 
 
-def details_document(details: DumpDetails) -> list[Document]:
-    """What was recorded of each database."""
-    return [_database_document(record) for record in details.databases]
+def details_document(details: DumpDetails | None) -> list[Document] | None:
+    """What was recorded of each database; None when it is sealed and was not opened."""
+    return None if details is None else [_database_document(record) for record in details.databases]
 
 
 def _database_document(record: DatabaseRecord) -> Document:
@@ -139,11 +146,13 @@ def _database_document(record: DatabaseRecord) -> Document:
     }
 
 
-def details_text(details: DumpDetails) -> str:
+def details_text(details: DumpDetails | None) -> str:
     """The same for people: the tables with their counts."""
-    parts = []
+    if details is None:
+        return "\nits tables are sealed: with ENCRYPTION_IDENTITY_FILE they are shown\n"
+    parts = [f"warning: {warning}\n" for warning in details.warnings]
     for record in details.databases:
-        rows = [(f"{t.schema}.{t.name}", _rows(t.rows), t.hash or "") for t in record.tables]
+        rows = [(f"{t.schema}.{t.name}", "not counted" if t.rows is None else f"{t.rows:,}", t.hash or "") for t in record.tables]
         parts.append(f"\ndatabase {record.name}, {show_bytes(record.size_bytes)}, at {record.lsn_before}\n")
         parts.append(table(("TABLE", "ROWS", "HASH"), rows, right=("ROWS",)))
         parts.extend(f"{query.name}: {', '.join(map(str, query.answer))}\n" for query in record.queries)

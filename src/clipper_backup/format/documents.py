@@ -78,7 +78,9 @@ class Versions(Document, kw_only=True, frozen=True):
 class DumpSummary(Document, kw_only=True, frozen=True):
     """`<id>.backup.json`: small, readable by people, holds no user data; its existence commits the dump.
 
-    `rows` is the number of rows in all tables together, None with DUMP_FINGERPRINT=off.
+    `rows` is the number of rows in all tables together, None with DUMP_FINGERPRINT=off and when it is sealed. `recipients` are
+    the age keys that it is sealed to, none when it is not. `signed_by` is the public key whose signature lies beside it: what
+    it says of itself, which only that signature shows to be so.
     """
 
     schema: int = SCHEMA
@@ -92,6 +94,8 @@ class DumpSummary(Document, kw_only=True, frozen=True):
     from_standby: bool
     fingerprint: Literal["counts", "hash", "off"]
     rows: int | None
+    recipients: list[str] = msgspec.field(default_factory=list)
+    signed_by: str | None = None
     objects: list[StoredObject]
     warnings: list[str]
 
@@ -99,6 +103,11 @@ class DumpSummary(Document, kw_only=True, frozen=True):
     def databases(self) -> list[str]:
         """Names of the databases in it."""
         return [o.database for o in self.objects if o.database is not None]
+
+    @property
+    def sealed(self) -> bool:
+        """Whether reading it needs an identity."""
+        return bool(self.recipients)
 
     @property
     def stored_bytes(self) -> int:
@@ -226,15 +235,29 @@ class DatabaseRecord(Document, kw_only=True, frozen=True):
 
 
 class DumpDetails(Document, kw_only=True, frozen=True):
-    """`<id>.details.zst`: what a restore is compared with. Holds user data (counts, answers)."""
+    """`<id>.details.zst[.age]`: what a restore is compared with. Holds user data (counts, answers).
+
+    `warnings` are those of a sealed dump; a plain one has them in its summary.
+    """
 
     schema: int = SCHEMA
     id: str
     databases: list[DatabaseRecord]
+    warnings: list[str] = msgspec.field(default_factory=list)
 
     def database(self, name: str) -> DatabaseRecord | None:
         """The record of one database."""
         return next((d for d in self.databases if d.name == name), None)
+
+
+class KeyCheck(Document, kw_only=True, frozen=True):
+    """`key-checks/<recipient>`: when somebody last showed that this key opens what is stored, and with which dump."""
+
+    schema: int = SCHEMA
+    recipient: str
+    dump_id: str
+    checked_at: Time
+    checked_by: str
 
 
 class RetentionMark(Document, kw_only=True, frozen=True):

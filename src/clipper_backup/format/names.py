@@ -12,18 +12,26 @@ REPOSITORY = "repository.json"
 RETENTION = "retention.json"
 DATABASE_FOLDER = "database/"
 HOLDS_FOLDER = "holds/"
+KEY_CHECKS_FOLDER = "key-checks/"
 
 INTENT = "intent"
 SUMMARY = "backup.json"
+SIGNATURE = "backup.json.sig"
 DETAILS = "details.zst"
 GLOBALS = "globals.sql.zst"
 CUSTOM = "dump.zst"
 DIRECTORY = "dump.tar.zst"
+SEALED = ".age"
+"""What the name of a sealed object ends with: of an archive, the globals or the details."""
 
 # Only what this module makes: whatever else lies there, even under one of our ids, is not ours to count or to delete.
-_PARTS = "|".join(re.escape(part) for part in (INTENT, SUMMARY, DETAILS, GLOBALS))
+_PARTS = "|".join(re.escape(part) for part in (INTENT, SUMMARY, SIGNATURE))
+_SEALABLE = "|".join(re.escape(part) for part in (DETAILS, GLOBALS))
 _ARCHIVES = "|".join(re.escape(part) for part in (CUSTOM, DIRECTORY))
-_KEY = re.compile(rf"{DATABASE_FOLDER}(postgres-backup-[0-9]{{8}}-[0-9]{{6}})\.({_PARTS}|[A-Za-z0-9_%-]+\.(?:{_ARCHIVES}))")
+_KEY = re.compile(
+    rf"{DATABASE_FOLDER}(postgres-backup-[0-9]{{8}}-[0-9]{{6}})"
+    rf"\.({_PARTS}|(?:{_SEALABLE}|[A-Za-z0-9_%-]+\.(?:{_ARCHIVES}))(?:{re.escape(SEALED)})?)"
+)
 
 
 def encode_database(name: str) -> str:
@@ -40,13 +48,21 @@ def decode_database(text: str) -> str:
 
 
 def dump_key(dump_id: DumpId, part: str) -> str:
-    """The key of a dump's object that belongs to no single database (`part` is INTENT, SUMMARY, DETAILS or GLOBALS)."""
+    """The key of a dump's object that belongs to no single database.
+
+    `part` is INTENT, SUMMARY or SIGNATURE, or DETAILS or GLOBALS, perhaps with SEALED behind it.
+    """
     return f"{DATABASE_FOLDER}{dump_id}.{part}"
 
 
 def database_key(dump_id: DumpId, database: str, part: str) -> str:
-    """The key of the archive of one database (`part` is CUSTOM or DIRECTORY)."""
+    """The key of the archive of one database (`part` is CUSTOM or DIRECTORY, perhaps SEALED)."""
     return f"{DATABASE_FOLDER}{dump_id}.{encode_database(database)}.{part}"
+
+
+def is_sealed(key: str) -> bool:
+    """Whether the object at *key* is an age file."""
+    return key.endswith(SEALED)
 
 
 def hold_key(dump_id: DumpId) -> str:

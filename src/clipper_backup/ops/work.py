@@ -11,6 +11,7 @@ from clipper_backup import __version__
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings, repository_url
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone
+from clipper_backup.ops.keys import trusted_of
 from clipper_backup.postgres.connection import Login
 from clipper_backup.store.opening import open_store
 from clipper_backup.store.protocol import Store
@@ -24,16 +25,20 @@ _SIGNAL_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One operation's surroundings: settings, the store, the clock, and whom to tell."""
+    """One operation's surroundings: settings, the store, the clock, whom to tell, and whose signatures dumps must carry."""
 
     settings: Settings
     store: Store
     clock: Clock
     emit: Emit
+    trusted: tuple[str, ...] = ()
 
 
-def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool) -> Work:
-    """Open the configured store; for reading commands so that nothing can be written (rule 88)."""
+def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool, unsigned: bool = False) -> Work:
+    """Open the configured store; for reading commands so that nothing can be written (rule 88).
+
+    With *unsigned* no signature matters, whatever is configured.
+    """
     store = open_store(
         repository_url(settings),
         endpoint=settings.backup_endpoint,
@@ -42,7 +47,9 @@ def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool) 
         clock=clock,
         environment=os.environ,
     )
-    return Work(settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit)
+    return Work(
+        settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit, () if unsigned else trusted_of(settings)
+    )
 
 
 def login_of(settings: Settings) -> Login:

@@ -1,6 +1,6 @@
 """The catalog of dumps: what is committed, what is being written, what is garbage. Its own order of writes keeps D1 to D5."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +21,9 @@ from clipper_backup.store.protocol import ObjectInfo, Store, is_key
 from clipper_backup.values import DumpId, show_time
 
 _ID_ATTEMPTS = 60
+
+Opener = Callable[[Iterable[bytes], str], Iterator[bytes]]
+"""Makes of the chunks of the object at a key what they were before they were sealed, if they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +76,48 @@ def is_ahead(dump_id: DumpId, moment: datetime) -> bool:
     return (dump_id.at - DumpId.at_time(moment).at).total_seconds() >= _ID_ATTEMPTS
 
 
-def read_summary(store: Store, dump_id: DumpId) -> DumpSummary:
-    """A committed dump's summary; MissingError when there is no such dump, IntegrityError when it is damaged."""
+def read_summary(store: Store, dump_id: DumpId, trusted: Sequence[str] = (), repository_id: str = "") -> DumpSummary:
+    """A committed dump's summary; MissingError when there is no such dump, IntegrityError when it is damaged.
+
+    With *trusted* public keys, UntrustedError unless one of them signed it, and for the repository with this id.
+    """
     key = names.dump_key(dump_id, names.SUMMARY)
     try:
         data = store.get(key)
     except ObjectMissingError as error:
         raise MissingError(f"there is no dump {dump_id}", hints=["`clipper-backup dump list` shows them"]) from error
+    if trusted:
+        _check_signature(store, dump_id, data, trusted)
     with explained_damage():
         summary = decode(data, DumpSummary, key)
         if summary.id != str(dump_id):
             raise IntegrityError(f"{key} belongs to the dump {summary.id}, not to {dump_id}")
+        if trusted and summary.repository_id != repository_id:
+            raise UntrustedError(
+                f"{key} was signed for another repository: {summary.repository_id}, this is {repository_id}",
+                hints=["somebody copied it here; use one signing key for one repository"],
+            )
         for stored in summary.objects:
             if (parsed := names.parse_dump_key(stored.key)) is None or parsed.dump_id != dump_id or not is_key(stored.key):
                 raise IntegrityError(f"{key} is damaged: {stored.key!r} is no object of this dump")
     return summary
+
+
+class UntrustedError(IntegrityError):
+    """A dump that may be whole, but that no trusted key has signed."""
+
+
+def _check_signature(store: Store, dump_id: DumpId, document: bytes, trusted: Sequence[str]) -> None:
+    from clipper_backup.format.signing import SIGNATURE_BYTES, signer  # noqa: PLC0415  30 ms that only signed dumps need
+
+    hints = ["somebody other than the trusted signer may have written it: see who could write into the store"]
+    try:
+        signature = store.get(names.dump_key(dump_id, names.SIGNATURE), length=SIGNATURE_BYTES + 1)
+    except ObjectMissingError:
+        hints.append(f"if it was made before signing was switched on: `… {dump_id} --unsigned` takes it")
+        raise UntrustedError(f"the dump {dump_id} is not signed, and SIGNATURE_KEYS asks for it", hints=hints) from None
+    if signer(document, signature, trusted) is None:
+        raise UntrustedError(f"the dump {dump_id} is signed by no key that is trusted, or was changed since", hints=hints)
 
 
 def find_dump(store: Store, wanted: str) -> DumpId:
@@ -100,14 +130,15 @@ def find_dump(store: Store, wanted: str) -> DumpId:
     return found
 
 
-def read_details(store: Store, summary: DumpSummary) -> DumpDetails:
-    """What was recorded on the dump's snapshots. IntegrityError when it is not what the summary commits."""
+def read_details(store: Store, summary: DumpSummary, opened: Opener) -> DumpDetails:
+    """What was recorded on the dump's snapshots, *opened* when it is sealed. IntegrityError when it is not what was committed."""
     committed = summary.part("details")
     if committed is None:
         raise IntegrityError(f"the dump {summary.id} commits no details")
     with explained_damage():
         data = read_object(store, summary, committed.key)
-        details = decode(decompress_bytes(data, committed.key), DumpDetails, committed.key)
+        plain = b"".join(opened([data], committed.key))
+        details = decode(decompress_bytes(plain, committed.key), DumpDetails, committed.key)
         if details.id != summary.id:
             raise IntegrityError(f"{committed.key} belongs to the dump {details.id}")
     return details
@@ -178,9 +209,15 @@ class DumpWriter:
                 return cls(store, dump_id)
         raise ClipperError(f"{_ID_ATTEMPTS} dump ids from {DumpId.at_time(moment)} on are taken", hints=["wait a minute"])
 
-    def commit(self, summary: DumpSummary) -> None:
-        """Make the dump exist. Every object must have been read back before (D1)."""
-        self._store.put(names.dump_key(self.dump_id, names.SUMMARY), encode(summary), create=True)
+    def commit(self, summary: DumpSummary, sign: Callable[[bytes], bytes] | None = None) -> None:
+        """Make the dump exist, signed by *sign*. Every object must have been read back before (D1)."""
+        document = encode(summary)
+        if sign is not None:
+            key, signature = names.dump_key(self.dump_id, names.SIGNATURE), sign(document)
+            self._store.put(key, signature)
+            if self._store.get(key) != signature:
+                raise StoreError(f"{key}: the store gave back other bytes than it was given")
+        self._store.put(names.dump_key(self.dump_id, names.SUMMARY), document, create=True)
 
     def abandon(self) -> None:
         """Remove what was written, as far as the store lets us; prune removes the rest later."""

@@ -31,15 +31,21 @@ def plan_retention(
     databases: Mapping[DumpId, Collection[str]],
     held: Collection[DumpId],
     damaged: Collection[DumpId],
+    untrusted: Collection[DumpId] = (),
 ) -> list[Decision]:
     """Decide for every dump id, oldest first.
 
     *now* is the store's clock. Ages of dumps count from the time in their id. *databases* says what each good dump holds: the
     newest *minimum* good dumps of each database are kept. *damaged* are committed dumps that lack something, or whose summary
-    could not be read: they are kept, and do not count towards the *minimum*.
+    could not be read: they are kept, and do not count towards the *minimum*. Nor do *untrusted* ones, which go by age once there
+    are enough others of each database that they hold.
     """
-    good = [d.dump_id for d in dumps if d.committed and d.dump_id not in damaged]
+    good = [d.dump_id for d in dumps if d.committed and d.dump_id not in damaged and d.dump_id not in untrusted]
     newest = _newest(good, minimum, databases)
+    enough = Counter(name for dump_id in good for name in databases.get(dump_id, ()))
+    for dump_id in untrusted:
+        if dump_id not in databases or any(enough[name] < minimum for name in databases[dump_id]):
+            newest[dump_id] = f"signed by no key that is trusted: kept until {minimum} are that hold the same"
     return [
         _decide(d, now=now, retention_days=retention_days, newest=newest.get(d.dump_id), held=held, damaged=damaged)
         for d in dumps

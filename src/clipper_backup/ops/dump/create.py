@@ -4,9 +4,8 @@ import uuid
 from dataclasses import dataclass
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import ToolError
+from clipper_backup.errors import ToolError, UsageError
 from clipper_backup.format import names
-from clipper_backup.format.compression import compress_bytes
 from clipper_backup.format.documents import (
     DumpDetails,
     DumpSummary,
@@ -24,7 +23,7 @@ from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.connection import dbname_argument
 from clipper_backup.postgres.programs import run
-from clipper_backup.repository.dumps import DumpWriter
+from clipper_backup.repository.dumps import DumpWriter, list_dumps
 from clipper_backup.repository.leases import Lease, acquire_lease
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.values import show_bytes
@@ -64,13 +63,19 @@ def create_dump(work: Work) -> Written:
 
 def write_dump(work: Work, repository: Repository, lease: Lease, source: Source) -> Written:
     """Write and commit one dump; the caller holds *lease*."""
+    _check_meant_to_be_plain(work, source)
     intent = Intent(run_id=uuid.uuid4().hex, holder=this_process(), software=SOFTWARE, begun_at=work.clock.now())
     writer = DumpWriter.take_id(work.store, intent)
     try:
         archived = [_archive(work, writer, source, name, lease) for name in source.databases]
         stored_globals, warnings = _store_globals(work, writer, source)
-        details = DumpDetails(id=str(writer.dump_id), databases=[one.record for one in archived])
-        stored_details = _store_details(work, writer, details)
+        all_warnings = [*(warning for one in archived for warning in one.warnings), *warnings]
+        details = DumpDetails(
+            id=str(writer.dump_id),
+            databases=[one.record for one in archived],
+            warnings=[] if source.sealer is None else all_warnings,  # they may quote what the server said of a row
+        )
+        stored_details = _store_details(work, writer, source, details)
         summary = DumpSummary(
             id=str(writer.dump_id),
             repository_id=repository.id,
@@ -85,18 +90,36 @@ def write_dump(work: Work, repository: Repository, lease: Lease, source: Source)
             system_id=source.facts.system_id,
             from_standby=source.facts.in_recovery,
             fingerprint=work.settings.dump_fingerprint,
-            rows=_total_rows(details),
+            rows=_total_rows(details) if source.sealer is None else None,
+            signed_by=None if source.signing is None else source.signing.public,
+            recipients=[] if source.sealer is None else list(source.sealer.recipients),
             objects=[*(one.stored for one in archived), stored_globals, stored_details],
-            warnings=[*(warning for one in archived for warning in one.warnings), *warnings],
+            warnings=all_warnings if source.sealer is None else [],
         )
         lease.check()
         with step(work, "commit", f"commit {writer.dump_id}") as committing:
-            writer.commit(summary)
+            writer.commit(summary, None if source.signing is None else source.signing.sign)
             committing.done = f"committed {writer.dump_id}: {show_bytes(summary.stored_bytes)} stored"
     except BaseException:
         writer.abandon()
         raise
     return Written(summary, details)
+
+
+def _check_meant_to_be_plain(work: Work, source: Source) -> None:
+    """UsageError when dumps were sealed until now and nobody said that they no longer are to be (S2)."""
+    if source.sealer is not None or work.settings.encryption_recipients:
+        return
+    # By its names alone: a newest dump that is damaged, or signed by somebody else, was sealed all the same.
+    last = next((listed for listed in reversed(list_dumps(work.store)) if listed.committed), None)
+    if last is not None and any(names.is_sealed(info.key) for info in last.objects):
+        raise UsageError(
+            f"the newest dump, {last.dump_id}, is sealed, and there are no ENCRYPTION_RECIPIENTS to seal the next one to",
+            hints=[  # without the keys that the store names: anybody may have put them there
+                "set ENCRYPTION_RECIPIENTS to the keys that stood there until now",
+                "or to `none`, if plain dumps are meant from now on",
+            ],
+        )
 
 
 def _archive(work: Work, writer: DumpWriter, source: Source, name: str, lease: Lease) -> Archived:
@@ -122,16 +145,15 @@ def _store_globals(work: Work, writer: DumpWriter, source: Source) -> tuple[Stor
         found = globals_script.parse(script.decode())
         if not found.roles:
             raise ToolError("pg_dumpall wrote globals without a single role")
-        key = names.dump_key(writer.dump_id, names.GLOBALS)
-        stored = store_whole(work.store, key, compress_bytes(script), plain_bytes=len(script), role="globals")
+        key = names.dump_key(writer.dump_id, source.named(names.GLOBALS))
+        stored = store_whole(work, source, key, script, role="globals")
         running.done = f"{len(found.roles)} roles"
     return stored, warnings
 
 
-def _store_details(work: Work, writer: DumpWriter, details: DumpDetails) -> StoredObject:
-    plain = encode(details)
-    key = names.dump_key(writer.dump_id, names.DETAILS)
-    return store_whole(work.store, key, compress_bytes(plain), plain_bytes=len(plain), role="details")
+def _store_details(work: Work, writer: DumpWriter, source: Source, details: DumpDetails) -> StoredObject:
+    key = names.dump_key(writer.dump_id, source.named(names.DETAILS))
+    return store_whole(work, source, key, encode(details), role="details")
 
 
 def _total_rows(details: DumpDetails) -> int | None:

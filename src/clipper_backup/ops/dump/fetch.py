@@ -62,7 +62,7 @@ def _file_name(stored: StoredObject, *, as_stored: bool) -> str:
     name = stored.key.removeprefix(names.DATABASE_FOLDER)
     if as_stored:
         return name
-    return name.removesuffix(".zst") + (".json" if stored.role == "details" else "")
+    return name.removesuffix(names.SEALED).removesuffix(".zst") + (".json" if stored.role == "details" else "")
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> int:

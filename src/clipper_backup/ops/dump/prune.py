@@ -10,7 +10,15 @@ from clipper_backup.format.documents import DumpSummary, HoldMark, RetentionMark
 from clipper_backup.ops.dump.read import Entry, catalog, good_dumps, summary_of
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, step, this_process
-from clipper_backup.repository.dumps import delete_objects, held_dumps, hold_dump, is_ahead, list_dumps, release_dump
+from clipper_backup.repository.dumps import (
+    UntrustedError,
+    delete_objects,
+    held_dumps,
+    hold_dump,
+    is_ahead,
+    list_dumps,
+    release_dump,
+)
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.retention import Decision, plan_retention
 from clipper_backup.repository.root import open_repository
@@ -81,7 +89,8 @@ def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[
         minimum=work.settings.retention_min_dumps,
         databases={entry.listed.dump_id: entry.summary.databases for entry in entries if entry.summary is not None},
         held={entry.listed.dump_id for entry in entries if entry.hold is not None},
-        damaged={entry.listed.dump_id for entry in entries if entry.problem is not None},
+        damaged={entry.listed.dump_id for entry in entries if entry.problem is not None and not entry.untrusted},
+        untrusted={entry.listed.dump_id for entry in entries if entry.untrusted},
     )
 
 
@@ -143,8 +152,11 @@ def delete_dump(work: Work, dump_id: DumpId, lease: Lease, *, last: bool = False
 
 
 def hold(work: Work, dump_id: DumpId, reason: str) -> None:
-    """Keep a dump, whatever its age, until it is released."""
-    open_repository(work.store)
+    """Keep a dump, whatever its age, until it is released. One that is not trusted is kept too, and that is said."""
+    try:
+        summary_of(work, dump_id)
+    except UntrustedError as error:
+        work.emit(Warned(str(error), error.hints[:1]))
     hold_dump(work.store, dump_id, HoldMark(reason=reason, held_by=this_process(), held_at=work.clock.now()))
 
 

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,17 +12,20 @@ from typing import IO, cast
 from clipper_backup.errors import ClipperError, IntegrityError, MissingError, UsageError
 from clipper_backup.feed import Feed
 from clipper_backup.format.compression import READ_BYTES, decompress
-from clipper_backup.format.documents import DumpSummary, HoldMark, StoredObject
+from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, StoredObject
+from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import Step, Work
 from clipper_backup.postgres.archive_offsets import note_offsets
 from clipper_backup.repository.dumps import (
     Listed,
+    UntrustedError,
     explained_damage,
     held_dumps,
     list_dumps,
     lost_objects,
     read_checked,
+    read_details,
     read_summary,
 )
 from clipper_backup.repository.root import open_repository
@@ -37,37 +40,43 @@ _WRITE_BEHIND_BYTES = 16 << 20
 class Entry:
     """One dump id in the catalog. `summary` is None while it is unfinished, or when it cannot be read.
 
-    `problem` says what is wrong with a damaged one: with its summary, or with the objects that the listing shows of it.
+    `problem` says what is wrong with a damaged one: with its summary, or with the objects that the listing shows of it. It also
+    says why one is `untrusted`, whose summary is then what somebody wrote there.
     """
 
     listed: Listed
     summary: DumpSummary | None
     problem: str | None
     hold: HoldMark | None
+    untrusted: bool = False
 
 
 def catalog(work: Work) -> list[Entry]:
     """Every dump id, oldest first. A damaged summary is shown as a problem, it does not hide the others."""
-    open_repository(work.store)
+    repository = open_repository(work.store)
     holds = held_dumps(work.store)
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda listed: _entry(work, listed, holds.get(listed.dump_id)), list_dumps(work.store)))
+        dumps = list_dumps(work.store)
+        return list(pool.map(lambda listed: _entry(work, listed, holds.get(listed.dump_id), repository.id), dumps))
 
 
 def good_dumps(work: Work, dumps: Sequence[Listed]) -> Iterator[DumpSummary]:
     """The summaries of the dumps of a listing that are committed and not damaged, newest first, read one by one."""
+    repository = open_repository(work.store)
     for listed in reversed(dumps):
-        entry = _entry(work, listed, None)
+        entry = _entry(work, listed, None, repository.id)
         if entry.summary is not None and entry.problem is None:
             yield entry.summary
 
 
-def _entry(work: Work, listed: Listed, hold: HoldMark | None) -> Entry:
+def _entry(work: Work, listed: Listed, hold: HoldMark | None, repository_id: str) -> Entry:
     if not listed.committed:
         return Entry(listed, None, None, hold)
     try:
-        summary = read_summary(work.store, listed.dump_id)
+        summary = read_summary(work.store, listed.dump_id, work.trusted, repository_id)
         return Entry(listed, summary, lost_objects(listed, summary), hold)
+    except UntrustedError as error:
+        return Entry(listed, _unsigned_summary(work, listed.dump_id), str(error), hold, untrusted=True)
     except (IntegrityError, MissingError) as error:
         return Entry(listed, None, str(error), hold)
     except ClipperError as error:
@@ -76,10 +85,20 @@ def _entry(work: Work, listed: Listed, hold: HoldMark | None) -> Entry:
         return Entry(listed, None, str(error), hold)
 
 
+def _unsigned_summary(work: Work, dump_id: DumpId) -> DumpSummary | None:
+    with suppress(IntegrityError, MissingError):
+        return read_summary(work.store, dump_id)
+    return None
+
+
 def summary_of(work: Work, dump_id: DumpId) -> DumpSummary:
     """The summary of one committed dump."""
-    open_repository(work.store)
-    return read_summary(work.store, dump_id)
+    return read_summary(work.store, dump_id, work.trusted, open_repository(work.store).id)
+
+
+def details_of(work: Work, summary: DumpSummary) -> DumpDetails:
+    """What was recorded when it was taken, opened if it is sealed."""
+    return read_details(work.store, summary, opener_of(work.settings, summary.recipients))
 
 
 def choose_database(work: Work, summary: DumpSummary, wanted: str | None) -> StoredObject:
@@ -104,11 +123,11 @@ def _newest_holding(work: Work, database: str) -> DumpId | None:
 
 
 def plain_stream(work: Work, summary: DumpSummary, stored: StoredObject, running: Step) -> Iterator[bytes]:
-    """The decompressed object; IntegrityError at the latest after its last byte when anything is not as committed."""
+    """The object, opened and decompressed; IntegrityError at the latest after its last byte when anything is not as committed."""
     passed = 0
     chunks = running.metered(read_checked(work.store, summary, stored.key), stored.size_bytes)
     with explained_damage():
-        for plain in decompress(chunks, stored.key):
+        for plain in decompress(opener_of(work.settings, summary.recipients)(chunks, stored.key), stored.key):
             passed += len(plain)
             yield plain
         if passed != stored.plain_bytes:

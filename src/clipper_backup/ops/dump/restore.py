@@ -9,13 +9,12 @@ from clipper_backup.errors import ClipperError, IntegrityError, LockedError, Ser
 from clipper_backup.format.documents import DatabaseProperties, DatabaseRecord, DumpSummary
 from clipper_backup.ops.dump.compare import Comparison, compare
 from clipper_backup.ops.dump.fill import Filling, fill
-from clipper_backup.ops.dump.read import choose_database, plain_stream, summary_of
+from clipper_backup.ops.dump.read import choose_database, details_of, plain_stream, summary_of
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, login_of, step
 from clipper_backup.postgres import databases, globals_script, server_facts
 from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.postgres.connection import Connection, Login, connect
-from clipper_backup.repository.dumps import read_details
 from clipper_backup.values import WORKING_PREFIX, DumpId
 
 _REPLACED = "_replaced_"
@@ -75,7 +74,7 @@ def restore_dump(work: Work, request: Request) -> Restored:
         )
     summary = summary_of(work, request.dump_id)
     stored = choose_database(work, summary, request.database)
-    record = read_details(work.store, summary).database(stored.database or "")
+    record = details_of(work, summary).database(stored.database or "")
     if record is None:
         raise IntegrityError(f"the details of {summary.id} do not know database {stored.database}")
     login = login_of(work.settings)

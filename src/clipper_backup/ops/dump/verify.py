@@ -4,17 +4,18 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from clipper_backup.config import Settings
-from clipper_backup.errors import IntegrityError, ToolError
+from clipper_backup.errors import IncompleteError, IntegrityError, ToolError
 from clipper_backup.format.documents import DatabaseRecord, DumpDetails, DumpSummary, StoredObject
-from clipper_backup.ops.dump.read import plain_stream, summary_of, tar_members
+from clipper_backup.ops.dump.read import details_of, plain_stream, summary_of, tar_members
 from clipper_backup.ops.work import Step, Work, login_of, step, together
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.archive import Contents, CopyCounter, Head, read_contents
 from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.programs import Program
-from clipper_backup.repository.dumps import LOST_HINTS, read_details
+from clipper_backup.repository.dumps import LOST_HINTS, read_checked
 from clipper_backup.values import DumpId, show_bytes
 
 
@@ -32,11 +33,13 @@ class Verified:
 def verify_dump(work: Work, dump_id: DumpId) -> Verified:
     """Read everything the dump commits and compare. IntegrityError lists all that is wrong, not only the first thing."""
     summary = summary_of(work, dump_id)
+    if summary.sealed and work.settings.encryption_identity_file is None:
+        _verify_unopened(work, summary)
     binaries = _pg_restore(work.settings, summary)
     problems: list[str] = []
     details: DumpDetails | None = None
     try:
-        details = read_details(work.store, summary)
+        details = details_of(work, summary)
     except IntegrityError as error:
         problems.append(str(error))
     rows = tables = 0
@@ -58,6 +61,25 @@ def verify_dump(work: Work, dump_id: DumpId) -> Verified:
         raise IntegrityError(f"{dump_id} is damaged: {'; '.join(problems)}", hints=LOST_HINTS)
     known = summary.fingerprint != "off"
     return Verified(summary, len(summary.objects), summary.stored_bytes, tables, rows if known else None)
+
+
+def _verify_unopened(work: Work, summary: DumpSummary) -> NoReturn:
+    """Without an identity only the stored bytes can be compared: what they hold stays unknown, and that is said."""
+    problems = []
+    for stored in summary.objects:
+        with step(work, f"verify {stored.key}", f"{stored.key}: read it, compare its SHA-256") as running:
+            try:
+                for _ in running.metered(read_checked(work.store, summary, stored.key), stored.size_bytes):
+                    pass
+            except IntegrityError as error:
+                problems.append(str(error))
+            running.done = f"{stored.key}: {show_bytes(stored.size_bytes)} read"
+    if problems:
+        raise IntegrityError(f"{summary.id} is damaged: {'; '.join(problems)}", hints=LOST_HINTS)
+    raise IncompleteError(
+        f"every stored byte of {summary.id} is as committed, but it is sealed and was not opened",
+        hints=["set ENCRYPTION_IDENTITY_FILE to have its rows counted too"],
+    )
 
 
 def _pg_restore(settings: Settings, summary: DumpSummary) -> Binaries:

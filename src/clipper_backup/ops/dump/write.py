@@ -1,6 +1,6 @@
-"""An archive on its way into the store: pg_dump, zstd, upload, and the proof that it can be read again.
+"""An archive on its way into the store: pg_dump, zstd, perhaps age, upload, and the proof that it can be read again.
 
-The proof has two halves. While the compressed bytes go into the store they are decompressed again beside it. Afterwards, when
+The proof has two halves. While the bytes go into the store they are opened and decompressed again beside it. Afterwards, when
 no lock is held any more, the store's bytes are read back and hashed, and pg_restore reads their table of contents. What was
 hashed is what was decompressed.
 """
@@ -11,19 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from clipper_backup.errors import IntegrityError, StoreError, ToolError
+from clipper_backup.errors import AccessError, ClipperError, IntegrityError, StoreError, ToolError
 from clipper_backup.feed import Feed, FeedAbortedError
 from clipper_backup.format import names
-from clipper_backup.format.compression import Counter, Meter, compress, decompress
+from clipper_backup.format.compression import Counter, Meter, compress, compress_bytes, decompress
 from clipper_backup.format.documents import StoredObject
 from clipper_backup.format.tar import tar_of_folder
 from clipper_backup.ops.dump.source import Source
+from clipper_backup.ops.keys import Sealer
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.archive import Contents, read_contents
 from clipper_backup.postgres.programs import READ_BYTES, Program
 from clipper_backup.postgres.snapshot import Snapshot
-from clipper_backup.store.protocol import Store
 from clipper_backup.values import DumpId, show_bytes
 
 _PG_DUMP_LOCK_WAIT_MS = 5_000
@@ -45,11 +45,13 @@ class Writing:
         *,
         database_bytes: int,
         program: Program,
+        sealer: Sealer | None,
         source: Callable[[], Iterator[bytes]],
         contents_of: Callable[[Iterator[bytes]], Contents],
     ) -> None:
         self._work, self._key, self._name, self._archive = work, key, name, archive
         self._program, self._source, self._contents_of = program, source, contents_of
+        self._sealer = sealer
         self._database_bytes = database_bytes
         self._plain, self._stored = Counter(), Meter()
         self._again = Feed(_CHECK_BEHIND_BYTES)
@@ -60,7 +62,8 @@ class Writing:
             plain = running.metered(self._plain.pass_through(self._source()))
             level = self._work.settings.dump_compression_level
             threads = self._work.settings.dump_compression_threads
-            stored = self._stored.pass_through(self._passed_on(compress(plain, level=level, threads=threads)))
+            packed = compress(plain, level=level, threads=threads)
+            stored = self._stored.pass_through(self._passed_on(packed if self._sealer is None else self._sealer.seal(packed)))
             try:
                 # A compressed dump is smaller than its database: good enough to choose the size of an upload's parts.
                 self._work.store.put_stream(self._key, stored, expected_bytes=self._database_bytes)
@@ -77,14 +80,14 @@ class Writing:
         self._again.finish()
 
     def check(self) -> None:
-        """Beside `upload`: what was compressed decompresses to as much as was dumped."""
+        """Beside `upload`: what goes into the store can be opened, and decompresses to as much as was dumped."""
         counter = Counter()
         try:
-            for _ in counter.pass_through(decompress(self._again, self._key)):
+            for _ in counter.pass_through(self._opened(self._again)):
                 pass
         except FeedAbortedError:  # the upload failed, and says why
             return
-        except IntegrityError as error:
+        except (IntegrityError, AccessError) as error:
             raise ToolError(f"database {self._name}: what was dumped cannot be read again: {error}") from error
         finally:
             self._again.close()
@@ -92,6 +95,10 @@ class Writing:
             raise ToolError(
                 f"database {self._name}: {self._plain.size_bytes} bytes were dumped, {counter.size_bytes} could be read again"
             )
+
+    def _opened(self, stored: Iterator[bytes]) -> Iterator[bytes]:
+        packed = stored if self._sealer is None else self._sealer.unseal(stored, self._key)
+        return decompress(packed, self._key)
 
     def cancel(self) -> None:
         """End pg_dump; the upload then fails and leaves nothing."""
@@ -119,16 +126,16 @@ class Writing:
         meter = Meter()
         with step(self._work, f"read back {self._name}", f"{self._name}: read back what was stored") as running:
             chunks = running.metered(meter.pass_through(self._work.store.get_stream(self._key)), stored.size_bytes)
-            contents: Contents | IntegrityError
+            contents: Contents | ClipperError
             try:
-                contents = self._contents_of(decompress(chunks, self._key))  # as much of it as pg_restore wants
-            except IntegrityError as error:
+                contents = self._contents_of(self._opened(chunks))  # as much of it as pg_restore wants
+            except (IntegrityError, AccessError) as error:
                 contents = error
             for _ in chunks:
                 pass
             if (meter.size_bytes, meter.sha256) != (stored.size_bytes, stored.sha256):
                 raise StoreError(f"{self._key}: the store gave back other bytes than it was given")
-            if isinstance(contents, IntegrityError):
+            if isinstance(contents, ClipperError):
                 raise ToolError(f"database {self._name}: what was dumped cannot be read again: {contents}") from contents
             running.done = f"{self._name}: stored bytes are equal, {contents.entries} entries in the archive"
         return stored, contents
@@ -144,11 +151,12 @@ def write_custom(
     with Program(source.binaries.program("pg_dump"), arguments, environment, of=f"database {name}") as program:
         yield Writing(
             work,
-            names.database_key(dump_id, name, names.CUSTOM),
+            names.database_key(dump_id, name, source.named(names.CUSTOM)),
             name,
             "custom",
             database_bytes=size_bytes,
             program=program,
+            sealer=source.sealer,
             source=program.chunks,
             contents_of=lambda plain: read_contents(source.binaries.program("pg_restore"), environment, plain, name),
         )
@@ -178,11 +186,12 @@ def write_directory(
 
             yield Writing(
                 work,
-                names.database_key(dump_id, name, names.DIRECTORY),
+                names.database_key(dump_id, name, source.named(names.DIRECTORY)),
                 name,
                 "directory",
                 database_bytes=size_bytes,
                 program=program,
+                sealer=source.sealer,
                 source=chunks,
                 contents_of=contents,
             )
@@ -204,11 +213,15 @@ def _arguments(snapshot: Snapshot) -> list[str]:
     return arguments
 
 
-def store_whole(store: Store, key: str, data: bytes, *, plain_bytes: int, role: Literal["globals", "details"]) -> StoredObject:
-    """Write a small object and prove that it can be read back."""
+def store_whole(work: Work, source: Source, key: str, plain: bytes, *, role: Literal["globals", "details"]) -> StoredObject:
+    """Write a small object, compressed and perhaps sealed, and prove that it can be read back."""
+    packed = compress_bytes(plain)
+    data = packed if source.sealer is None else b"".join(source.sealer.seal([packed]))
     meter = Meter()
     for _ in meter.pass_through([data]):
-        store.put(key, data)
-    if store.get(key) != data:
+        work.store.put(key, data)
+    if work.store.get(key) != data:
         raise StoreError(f"{key}: the store gave back other bytes than it was given")
-    return StoredObject(key=key, role=role, size_bytes=len(data), plain_bytes=plain_bytes, sha256=meter.sha256)
+    if source.sealer is not None and b"".join(source.sealer.unseal([data], key)) != packed:
+        raise StoreError(f"{key}: what was sealed opens to something else")
+    return StoredObject(key=key, role=role, size_bytes=len(data), plain_bytes=len(plain), sha256=meter.sha256)

@@ -1,0 +1,154 @@
+"""`key …`: the keys that dumps are sealed to and signed with."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from clipper_backup.cli.app import group
+from clipper_backup.cli.context import Context
+from clipper_backup.cli.tables import pairs, table
+from clipper_backup.errors import ClipperError, IncompleteError, UsageError
+from clipper_backup.format.sealing import Identity
+from clipper_backup.format.signing import SigningKey
+from clipper_backup.ops.key_check import Needed, check_key, keys_needed
+from clipper_backup.ops.keys import read_identities, read_key_file, signing_key_of
+from clipper_backup.ops.work import open_work
+from clipper_backup.values import json_time, show_time
+
+app = group("key", "The keys that dumps are sealed to and signed with.")
+
+
+@app.command
+def generate(
+    *,
+    output: Annotated[Path, Parameter(help="the file to make, for its owner only; an existing one is left alone")],
+    signing: Annotated[bool, Parameter(help="a key that signs dumps, not one that opens them")] = False,
+    context: Context,
+) -> None:
+    """Make a secret key in a file, and print the public one that belongs into the settings."""
+    if signing:
+        key = SigningKey.make()
+        _write_secret(output, key.reveal())
+        public, setting = key.public, "SIGNATURE_KEYS"
+        text = [
+            ("signs", f"SIGNING_KEY_FILE={output}, only where dumps are made"),
+            ("trusted", f"{setting}={public}, wherever they are restored"),
+        ]
+    else:
+        identity = Identity.make()
+        made = context.clock.now().isoformat(timespec="seconds")
+        _write_secret(output, f"# created: {made}\n# public key: {identity.recipient}\n{identity.reveal()}\n".encode())
+        public, setting = identity.recipient, "ENCRYPTION_RECIPIENTS"
+        text = [
+            ("seals", f"{setting}={public}, where dumps are made"),
+            ("opens", f"ENCRYPTION_IDENTITY_FILE={output}, only where they are restored"),
+        ]
+    context.answer(
+        {"schema": 1, "id": public, "setting": setting, "path": str(output)},
+        pairs([("secret", f"{output}: whoever has it can {'sign' if signing else 'read'} dumps; keep a copy offline"), *text]),
+    )
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """A new file that only its owner reads, on disk when this returns; nothing when that fails."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UsageError(f"{path} exists already: keys are never overwritten", hints=["give --output another name"]) from None
+    except OSError as error:
+        raise ClipperError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ClipperError(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+@app.command
+def public(
+    file: Annotated[Path, Parameter(help="the file with the secret key, of either kind")],
+    /,
+    *,
+    pem: Annotated[bool, Parameter(help="a signing key's in PEM, as openssl wants it")] = False,
+    context: Context,
+) -> None:
+    """Print the public key of a secret one: what belongs into ENCRYPTION_RECIPIENTS or SIGNATURE_KEYS."""
+    settings = replace(context.settings, signing_key_file=file)
+    if b"PRIVATE KEY" in read_key_file(file):
+        key = signing_key_of(settings)
+        assert key is not None  # noqa: S101  its file is set
+        items, text = [key.public], key.public_pem().decode() if pem else f"{key.public}\n"
+    elif pem:
+        raise UsageError(f"{file} holds no signing key: only those have a form in PEM")
+    else:
+        items = [identity.recipient for identity in read_identities(file)]
+        text = "".join(f"{recipient}\n" for recipient in items)
+    context.answer({"schema": 1, "items": [{"id": item} for item in items]}, text)
+
+
+@app.command
+def check(*, identity: Annotated[Path, Parameter(help="the file with the secret key")], context: Context) -> None:
+    """Show that a key opens the newest dump, with that key alone, and record it; exit 12 when it does not."""
+    work = open_work(context.settings, context.clock, context.emit, read_only=False)
+    checked = check_key(work, identity)
+    context.answer(
+        {
+            "schema": 1,
+            "items": [{"id": recipient} for recipient in checked.recipients],
+            "dump": str(checked.dump_id),
+            "objects": checked.objects,
+            "recorded": checked.recorded,
+        },
+        "".join(f"{recipient} opens {checked.dump_id}, {checked.objects} objects\n" for recipient in checked.recipients),
+    )
+
+
+@app.command
+def rotate(*, context: Context) -> None:
+    """Which key is needed for which dumps, after ENCRYPTION_RECIPIENTS changed; old dumps stay sealed to the old ones."""
+    work = open_work(context.settings, context.clock, context.emit, read_only=True, unsigned=True)
+    rotation = keys_needed(work)
+    items = [
+        {
+            "id": key.recipient,
+            "configured": key.configured,
+            "dumps": [str(dump_id) for dump_id in key.dumps],
+            "checked_at": None if key.checked_at is None else json_time(key.checked_at),
+        }
+        for key in rotation.keys
+    ]
+    rows = [
+        (key.recipient, str(len(key.dumps)), _needed(key), "never" if key.checked_at is None else show_time(key.checked_at))
+        for key in rotation.keys
+    ]
+    context.answer(
+        {"schema": 1, "items": items},
+        table(("KEY", "DUMPS", "NEEDED", "CHECKED"), rows, right=("DUMPS",))
+        + "Nothing is revoked: whoever has a copy of a dump and its key can read it for ever.\n"
+        if items
+        else "no dump is sealed, and ENCRYPTION_RECIPIENTS is not set\n",
+    )
+    if rotation.unread:
+        raise IncompleteError(
+            f"{len(rotation.unread)} dumps are not counted, their summaries cannot be read: {rotation.unread[-1]} …",
+            hints=["destroy no key while they are there"],
+        )
+
+
+def _needed(key: Needed) -> str:
+    if key.configured:
+        return "for the next dump too"
+    return f"as long as any of its dumps is kept, the newest is {key.dumps[-1]}"

@@ -1,0 +1,130 @@
+"""Does a key open what is stored? Shown with the key alone, and recorded for those who ask later."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from clipper_backup.config import NO_RECIPIENTS
+from clipper_backup.errors import AccessError, ClipperError, IntegrityError, MissingError, ObjectMissingError, UsageError
+from clipper_backup.format import names
+from clipper_backup.format.compression import decompress
+from clipper_backup.format.documents import DumpSummary, KeyCheck, decode, encode
+from clipper_backup.format.sealing import Identity
+from clipper_backup.ops.dump.read import catalog, good_dumps
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.keys import opened_with, read_identities
+from clipper_backup.ops.work import Work, step, this_process
+from clipper_backup.repository.dumps import list_dumps, read_details
+from clipper_backup.repository.root import open_repository
+from clipper_backup.values import DumpId
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Which keys opened what. `recorded` says whether the repository now knows."""
+
+    recipients: tuple[str, ...]
+    dump_id: DumpId
+    objects: int
+    recorded: bool
+
+
+def check_key(work: Work, identity_file: Path) -> Checked:
+    """Open the newest good dump with the identity in a file: its details whole, of every other object the beginning.
+
+    Of several identities each is tried alone. AccessError when none opens it; UsageError when that dump is not sealed.
+    """
+    identities = read_identities(identity_file)
+    open_repository(work.store)
+    newest = next(good_dumps(work, list_dumps(work.store)), None)
+    if newest is None:
+        raise MissingError(f"there is no good dump in {work.store.url}", hints=["`clipper-backup dump create` takes one"])
+    if not newest.sealed:
+        raise UsageError(f"the newest dump, {newest.id}, is not sealed: it opens without a key")
+    with step(work, "check key", f"open {newest.id} with {identity_file}") as running:
+        recipients = tuple(identity.recipient for identity in identities if _opens(work, newest, identity))
+        if not recipients:
+            have = ", ".join(identity.recipient for identity in identities)
+            raise AccessError(
+                f"{newest.id} is sealed to other keys: {identity_file} holds {have}",
+                hints=[f"it is sealed to {', '.join(newest.recipients)}"],
+            )
+        running.done = f"{newest.id}: {len(newest.objects)} objects open"
+    for recipient in set(recipients) - set(work.settings.encryption_recipients or newest.recipients):
+        work.emit(Warned(f"{recipient} is none of ENCRYPTION_RECIPIENTS: the next dump will not open with it"))
+    dump_id = DumpId.parse(newest.id)
+    return Checked(recipients, dump_id, len(newest.objects), _record(work, recipients, dump_id))
+
+
+def _opens(work: Work, summary: DumpSummary, identity: Identity) -> bool:
+    """Whether an identity opens every object; IntegrityError when one is damaged."""
+    opener = partial(opened_with, [identity])
+    try:
+        read_details(work.store, summary, opener)
+        for stored in summary.objects:
+            if stored.role != "details":
+                next(decompress(opener(work.store.get_stream(stored.key), stored.key), stored.key), None)
+    except AccessError:
+        return False
+    return True
+
+
+def _record(work: Work, recipients: Sequence[str], dump_id: DumpId) -> bool:
+    try:
+        for recipient in recipients:
+            now = work.store.now()
+            mark = KeyCheck(recipient=recipient, dump_id=str(dump_id), checked_at=now, checked_by=this_process())
+            work.store.put(f"{names.KEY_CHECKS_FOLDER}{recipient}", encode(mark))
+    except ClipperError as error:
+        work.emit(Warned(f"the check is not recorded: {error}", ("the key opens the dump all the same",)))
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A key, and the dumps that open with it, oldest first. `checked_at` is when it was last shown to open one."""
+
+    recipient: str
+    configured: bool
+    dumps: tuple[DumpId, ...]
+    checked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Every key that a dump is or will be sealed to, configured ones first. `unread` are dumps that nobody could ask."""
+
+    keys: tuple[Needed, ...]
+    unread: tuple[DumpId, ...]
+
+
+def keys_needed(work: Work) -> Rotation:
+    """Which key opens which dump, damaged and untrusted ones too: a key is needed for as long as one of its dumps is there."""
+    entries = catalog(replace(work, trusted=()))
+    sealed = [(entry.listed.dump_id, entry.summary) for entry in entries if entry.summary is not None and entry.summary.sealed]
+    configured = [key for key in work.settings.encryption_recipients if key != NO_RECIPIENTS]
+    others = sorted({key for _, summary in sealed for key in summary.recipients} - set(configured))
+    checks = key_checks(work)
+    keys = [
+        Needed(
+            key,
+            key in configured,
+            tuple(dump_id for dump_id, summary in sealed if key in summary.recipients),
+            None if key not in checks else checks[key].checked_at,
+        )
+        for key in [*configured, *others]
+    ]
+    return Rotation(tuple(keys), tuple(e.listed.dump_id for e in entries if e.listed.committed and e.summary is None))
+
+
+def key_checks(work: Work) -> dict[str, KeyCheck]:
+    """The last check of each key; marks that cannot be read are as good as none."""
+    marks = {}
+    for info in work.store.list(names.KEY_CHECKS_FOLDER):
+        with suppress(IntegrityError, ObjectMissingError):
+            marks[info.key.removeprefix(names.KEY_CHECKS_FOLDER)] = decode(work.store.get(info.key), KeyCheck, info.key)
+    return marks
