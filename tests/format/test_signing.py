@@ -65,10 +65,9 @@ def test_what_is_no_private_key_is_not_repeated(tmp_path: Path) -> None:
         assert "hunter2" not in f"{caught.value} {caught.value.hints}"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "ed25519:", KEY.public[:-1], KEY.public + "A", KEY.public.removeprefix("ed25519:"), "ed25519:" + "*" * 43]
-)
-def test_what_is_no_public_key(text: str) -> None:
-    with pytest.raises(UsageError, match="not a public signing key"):
-        check_public(text)
+def test_what_is_no_public_key() -> None:
+    bare = KEY.public.removeprefix("ed25519:")
+    for text in ("", "ed25519:", KEY.public[:-1], KEY.public + "A", bare, "ed25519:" + "*" * 43):
+        with pytest.raises(UsageError, match="not a public signing key"):
+            check_public(text)
     assert check_public(KEY.public) == KEY.public
