@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.format.documents import DumpSummary, decode, encode
+from clipper_backup.format.sealing import Identity
+from clipper_backup.format.signing import SigningKey
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.cli import Outcome
 from fixtures.dump import SUMMARY_SUFFIX, Site, check_told, ended
@@ -21,27 +23,24 @@ PLAIN = ("backup.json", "backup.json.sig", "intent")
 
 @dataclass(frozen=True)
 class Key:
-    """A key that `key generate` made."""
+    """A secret key in a file, and its public half."""
 
     path: Path
     public: str
 
 
 @pytest.fixture
-def keys(site: Site, tmp_path: Path) -> dict[str, Key]:
+def keys(tmp_path: Path) -> dict[str, Key]:
     """Two keys that dumps are sealed to, another one, and two that sign."""
     made = {}
-    for name, options in {
-        "operator": (),
-        "recovery": (),
-        "stranger": (),
-        "signer": ("--signing",),
-        "forger": ("--signing",),
-    }.items():
-        path = tmp_path / f"{name}.key"
-        answer = site.run("key", "generate", "--output", str(path), "--json", *options)
-        assert answer.code == 0, answer
-        made[name] = Key(path, answer.document["id"])
+    for name in ("operator", "recovery", "stranger"):
+        identity = Identity.make()
+        made[name] = Key(tmp_path / f"{name}.key", identity.recipient)
+        made[name].path.write_text(f"# public key: {identity.recipient}\n{identity.reveal()}\n")
+    for name in ("signer", "forger"):
+        signing = SigningKey.make()
+        made[name] = Key(tmp_path / f"{name}.key", signing.public)
+        made[name].path.write_bytes(signing.reveal())
     return made
 
 
@@ -374,12 +373,15 @@ def test_rule_87_old_keys_are_listed_while_a_dump_needs_them_and_key_check_shows
     assert "Nothing is revoked" in text
 
 
-def test_key_generate_never_overwrites_and_lets_nobody_else_read(site: Site, keys: dict[str, Key]) -> None:
-    for key in keys.values():
-        assert key.path.stat().st_mode & 0o777 == 0o600
-        before = key.path.read_bytes()
-        check_told(site.run("key", "generate", "--output", str(key.path)), 2, str(key.path), "exists already")
-        assert key.path.read_bytes() == before
+@pytest.mark.parametrize("options", [(), ("--signing",)])
+def test_key_generate_never_overwrites_and_lets_nobody_else_read(site: Site, tmp_path: Path, options: tuple[str, ...]) -> None:
+    path = tmp_path / "made.key"
+    made = site.run("key", "generate", "--output", str(path), "--json", *options)
+    assert site.run("key", "public", str(path)).stdout == f"{made.document['id']}\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
+    check_told(site.run("key", "generate", "--output", str(path), *options), 2, str(path), "exists already")
+    assert path.read_bytes() == before
 
 
 def test_no_secret_is_said_or_stored(site: Site, keys: dict[str, Key], sealing: dict[str, str], into: str) -> None:
