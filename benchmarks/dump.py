@@ -168,7 +168,7 @@ def main() -> None:
     binaries = find_binaries(tools=tools, exactly=15, environment=os.environ)
     folder = Path(tempfile.mkdtemp(prefix="clipper-bench-"))
     folder.chmod(0o755)
-    # Files of WAL that are kept and used again: else whoever comes first after a pause pays for making them.
+    # Files of WAL are kept and used again, so that making them is no part of what is measured.
     wal = {"min_wal_size": "8GB", "max_wal_size": "8GB"}
     settings = wal | {"shared_buffers": "1GB", "maintenance_work_mem": "256MB", "synchronous_commit": "off"}
     try:
