@@ -264,7 +264,7 @@ class Settings:
     scratch_dir: Path | None = setting(
         None,
         PATH,
-        "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`); unset means the system's temporary folder",
+        "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`, SIGNATURE_KEYS); unset: the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
     encryption_recipients: tuple[str, ...] = setting(

@@ -334,6 +334,15 @@ def test_a_flipped_key_in_the_head_is_damage_and_no_wrong_key(site: Site, keys: 
         check_told(site.run("dump", "verify", dump_id, **opening(keys[name])), 13, "SHA-256")
 
 
+def test_key_check_calls_damage_damage(site: Site, keys: dict[str, Key], sealing: dict[str, str]) -> None:
+    dump_id = dumped(site, **sealing)
+    (path,) = (site.folder / "database").glob(f"{dump_id}.globals.*.age")
+    data = path.read_bytes()
+    at = data.index(b"-> X25519") + 70
+    path.write_bytes(data[:at] + bytes([data[at] ^ 3]) + data[at + 1 :])
+    check_told(site.run("key", "check", "--identity", str(keys["operator"].path)), 13, path.name, "damaged")
+
+
 def test_a_dump_that_nobody_trusts_does_not_let_a_good_one_go(site: Site, keys: dict[str, Key], sealing: dict[str, str]) -> None:
     real = dumped(site, SIGNING_KEY_FILE=str(keys["signer"].path), **sealing)
     for _ in range(3):

@@ -108,7 +108,7 @@ def restore(
     *,
     into: Annotated[str, Parameter(help="the database to make; an existing one must be empty, unless --replace")],
     database: Annotated[str | None, Parameter(help="which database of the dump; needed when it holds several")] = None,
-    jobs: Annotated[int, Parameter(help="parallel restore jobs; more than 1 needs scratch space for the whole dump")] = 1,
+    jobs: Annotated[int, Parameter(help="parallel restore jobs; more than 1, or a trusted key, needs scratch space")] = 1,
     replace: Annotated[
         bool, Parameter(help="take the place of a database that is in use; it is kept under another name, its sessions are ended")
     ] = False,

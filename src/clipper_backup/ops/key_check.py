@@ -17,7 +17,7 @@ from clipper_backup.ops.dump.read import catalog, good_dumps
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opened_with, read_identities
 from clipper_backup.ops.work import Work, step, this_process
-from clipper_backup.repository.dumps import list_dumps, read_details
+from clipper_backup.repository.dumps import LOST_HINTS, list_dumps, read_details
 from clipper_backup.repository.root import open_repository
 from clipper_backup.values import DumpId
 
@@ -64,11 +64,17 @@ def _opens(work: Work, summary: DumpSummary, identity: Identity) -> bool:
     opener = partial(opened_with, [identity])
     try:
         read_details(work.store, summary, opener)
-        for stored in summary.objects:
-            if stored.role != "details":
-                next(decompress(opener(work.store.get_stream(stored.key), stored.key), stored.key), None)
     except AccessError:
         return False
+    for stored in summary.objects:
+        if stored.role != "details":
+            try:
+                next(decompress(opener(work.store.get_stream(stored.key), stored.key), stored.key), None)
+            except AccessError as error:
+                raise IntegrityError(
+                    f"{stored.key} does not open with the key that opens {summary.id}'s details: its head is damaged",
+                    hints=LOST_HINTS,
+                ) from error
     return True
 
 
