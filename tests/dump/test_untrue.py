@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.format import names
+from clipper_backup.format.sealing import Identity
 from fixtures.dump import FAULTS, Site, begun_dumps, committed_dumps, ended
 from fixtures.postgres import server_binaries, sql
 
@@ -16,6 +17,16 @@ def test_a_store_that_gives_back_another_archive(site: Site, fault: str, jobs: s
     outcome = site.run("dump", "create", DUMP_JOBS=jobs, **{FAULTS: fault})
 
     site.check_refused(outcome, 1, names.CUSTOM if jobs == "1" else names.DIRECTORY, "gave back other bytes", hint=None)
+    assert begun_dumps(site.objects) == begun_dumps(site.before)
+    site.check_recovers()
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_a_store_that_gives_nothing_back_is_not_called_a_liar(site: Site, sealed: bool) -> None:
+    settings = {"ENCRYPTION_RECIPIENTS": Identity.make().recipient} if sealed else {}
+    outcome = site.run("dump", "create", **settings, **{FAULTS: "get_stream:1:denied"})
+
+    site.check_refused(outcome, 12, "scripted fault", hint=None)
     assert begun_dumps(site.objects) == begun_dumps(site.before)
     site.check_recovers()
 

@@ -124,12 +124,23 @@ class Writing:
             sha256=self._stored.sha256,
         )
         meter = Meter()
+        refused: list[ClipperError] = []
+
+        def fetched() -> Iterator[bytes]:
+            try:
+                yield from self._work.store.get_stream(self._key)
+            except ClipperError as error:
+                refused.append(error)
+                raise
+
         with step(self._work, f"read back {self._name}", f"{self._name}: read back what was stored") as running:
-            chunks = running.metered(meter.pass_through(self._work.store.get_stream(self._key)), stored.size_bytes)
+            chunks = running.metered(meter.pass_through(fetched()), stored.size_bytes)
             contents: Contents | ClipperError
             try:
                 contents = self._contents_of(self._opened(chunks))  # as much of it as pg_restore wants
             except (IntegrityError, AccessError) as error:
+                if error in refused:  # the store's own, who gave nothing that could be judged
+                    raise
                 contents = error
             for _ in chunks:
                 pass
