@@ -10,8 +10,7 @@ byte of state and its bytes. A block is its type, its entry's id, and chunks (le
 large objects has such chunks for each (its oid before them), the last of oid 0.
 """
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -24,12 +23,12 @@ _RELKIND_SINCE, _ALGORITHM_SINCE, _OLDEST, _NEWEST = (1, 16), (1, 15), (1, 14), 
 _NOT_SET, _SET = 1, 2
 _DATA, _LARGE_OBJECTS = 1, 3
 _TIME_INTS = 7
-_WINDOW_BYTES = 8 << 20
-"""Searched at once."""
+_TAKEN_BYTES_MAX = 64 << 20
+"""More than any statement of a table of contents; damage may claim to be longer."""
 
 
 class _UnknownError(Exception):
-    """Not as we know it: nothing is written then, and pg_restore finds its way as slowly as it always did."""
+    """Not as we know it: nothing is noted then, and pg_restore finds its way as slowly as it always did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +40,67 @@ class _Wanting:
     offset_at: int
 
 
-class _Reader:
-    def __init__(self, file: BinaryIO, window_bytes: int) -> None:
-        self.file, self.size_bytes, self.window_bytes = file, os.fstat(file.fileno()).st_size, window_bytes
+class _Passing:
+    """Chunks on their way into a file, looked at as they pass. Whatever asks for more than comes raises _UnknownError."""
+
+    def __init__(self, chunks: Iterator[bytes], file: BinaryIO) -> None:
+        self._chunks, self._file = chunks, file
+        self._seen, self._taken, self._before_bytes = b"", 0, 0
 
     @property
     def at(self) -> int:
-        """Where it stands; setting it beyond the end is noticed by what is read next."""
-        return self.file.tell()
+        """The place in the file of what is taken next."""
+        return self._before_bytes + self._taken
 
-    @at.setter
-    def at(self, place: int) -> None:
-        self.file.seek(place)
+    def _come(self) -> bool:
+        """Let another chunk pass, and keep what is not taken before it; False when there is none."""
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            return False
+        self._file.write(chunk)
+        self._before_bytes += self._taken
+        self._seen, self._taken = self._seen[self._taken :] + chunk, 0
+        return True
 
     def take(self, length: int) -> bytes:
-        data = self.file.read(length)
-        if len(data) != length:
+        if length > _TAKEN_BYTES_MAX:
             raise _UnknownError
-        return data
+        while len(self._seen) - self._taken < length:
+            if not self._come():
+                raise _UnknownError
+        self._taken += length
+        return self._seen[self._taken - length : self._taken]
+
+    def skip(self, length: int) -> None:
+        while (here := len(self._seen) - self._taken) < length:
+            self._taken += here
+            length -= here
+            if not self._come():
+                raise _UnknownError
+        self._taken += length
+
+    def skip_to(self, wanted: bytes) -> None:
+        """To the first *wanted*."""
+        while (found := self._seen.find(wanted, self._taken)) < 0:
+            self._taken = max(self._taken, len(self._seen) - len(wanted) + 1)
+            rest, self._taken = self._seen[self._taken :], len(self._seen)
+            if not self._come():
+                raise _UnknownError
+            # Only where it may lie across both are they put together: that copies them.
+            if wanted in rest + self._seen[: len(wanted)] or len(self._seen) < len(wanted):
+                self._before_bytes -= len(rest)
+                self._seen = rest + self._seen
+        self._taken = found
+
+    def skip_to_last(self, length: int) -> None:
+        """To the last *length* bytes of all, or fewer."""
+        while True:
+            self._taken = max(self._taken, len(self._seen) - length)
+            if not self._come():
+                return
+
+    def is_over(self) -> bool:
+        return self._taken == len(self._seen) and not self._come()
 
     def byte(self) -> int:
         return self.take(1)[0]
@@ -74,97 +116,93 @@ class _Reader:
         return None if length < 0 else self.take(length)
 
 
-def note_offsets(path: Path, *, window_bytes: int = _WINDOW_BYTES) -> int:
-    """Write into an uncompressed custom-format archive where the data of its entries lies; how many were written.
+def write_archive(path: Path, chunks: Iterable[bytes]) -> int:
+    """Write an uncompressed custom-format archive into a file, noting where the data of its entries lies; how many were noted.
 
-    Searches *window_bytes* at once. 0, and the file as it was, when it is of a version not known here, or not as described above.
+    0, and just the bytes that came, when it is of a version not known here, or not as described above.
     """
-    with path.open("r+b") as file:
+    passing = iter(chunks)
+    with path.open("wb") as file:
         try:
-            reader = _Reader(file, window_bytes)
-            places = list(_places(reader, _read_contents(reader)))
+            archive = _Passing(passing, file)
+            places = list(_places(archive, _read_contents(archive)))
         except _UnknownError:
-            return 0
+            places = []
+        file.writelines(passing)
         for wanting, place in places:
             file.seek(wanting.offset_at)
             file.write(bytes([_SET]) + place.to_bytes(_OFFSET_BYTES, "little"))
     return len(places)
 
 
-def _read_contents(reader: _Reader) -> list[_Wanting]:
-    """The entries that want a place; the reader then stands at the first block."""
-    start = reader.take(len(_MAGIC))
-    version = (reader.byte(), reader.byte())
-    reader.byte()
+def _read_contents(archive: _Passing) -> list[_Wanting]:
+    """The entries that want a place; the archive then stands at the first block."""
+    start = archive.take(len(_MAGIC))
+    version = (archive.byte(), archive.byte())
+    archive.byte()
     known = start == _MAGIC and _OLDEST <= version <= _NEWEST
-    if not known or (reader.byte(), reader.byte(), reader.byte()) != (_INT_BYTES, _OFFSET_BYTES, _CUSTOM):
+    if not known or (archive.byte(), archive.byte(), archive.byte()) != (_INT_BYTES, _OFFSET_BYTES, _CUSTOM):
         raise _UnknownError
-    if (reader.byte() if version >= _ALGORITHM_SINCE else reader.integer()) != 0:
+    if (archive.byte() if version >= _ALGORITHM_SINCE else archive.integer()) != 0:
         raise _UnknownError
     for _ in range(_TIME_INTS):
-        reader.integer()
+        archive.integer()
     for _ in range(3):
-        reader.string()
+        archive.string()
     wanting = []
-    for _ in range(reader.integer()):
-        dump_id = reader.integer()
-        reader.integer()
+    for _ in range(archive.integer()):
+        dump_id = archive.integer()
+        archive.integer()
         for _ in range(3):  # the oid of its catalog, its own, its name
-            reader.string()
-        kind = reader.string()
-        reader.integer()
+            archive.string()
+        kind = archive.string()
+        archive.integer()
         for _ in range(6):  # how to make it, drop it, copy it; its schema, tablespace, access method
-            reader.string()
+            archive.string()
         if version >= _RELKIND_SINCE:
-            reader.integer()
+            archive.integer()
         for _ in range(2):  # the owner, and a word without meaning
-            reader.string()
-        while reader.string() is not None:  # what it depends on
+            archive.string()
+        while archive.string() is not None:  # what it depends on
             pass
-        if reader.byte() == _NOT_SET:
-            wanting.append(_Wanting(dump_id, _DATA if kind == b"TABLE DATA" else _LARGE_OBJECTS, reader.at - 1))
-        reader.at += _OFFSET_BYTES
+        if archive.byte() == _NOT_SET:
+            wanting.append(_Wanting(dump_id, _DATA if kind == b"TABLE DATA" else _LARGE_OBJECTS, archive.at - 1))
+        archive.skip(_OFFSET_BYTES)
     return wanting
 
 
-def _places(reader: _Reader, entries: list[_Wanting]) -> Iterator[tuple[_Wanting, int]]:
+def _places(archive: _Passing, entries: list[_Wanting]) -> Iterator[tuple[_Wanting, int]]:
     """Each entry with the place of its block. Raises unless the blocks follow each other in this order up to the file's end."""
     for wanting, following in zip_longest(entries, entries[1:]):
-        place = reader.at
-        if (reader.byte(), reader.integer()) != (wanting.block, wanting.dump_id):
+        place = archive.at
+        if (archive.byte(), archive.integer()) != (wanting.block, wanting.dump_id):
             raise _UnknownError
         if wanting.block == _LARGE_OBJECTS:
-            while reader.integer() != 0:
-                while (length := reader.integer()) > 0:
-                    reader.at += length
+            while archive.integer() != 0:
+                while (length := archive.integer()) > 0:
+                    archive.skip(length)
                 if length < 0:
                     raise _UnknownError
         else:
-            _pass_data(reader, following)
+            _pass_data(archive, following)
         yield wanting, place
-    if reader.at != reader.size_bytes:
+    if not archive.is_over():
         raise _UnknownError
 
 
-def _pass_data(reader: _Reader, following: _Wanting | None) -> None:
+def _pass_data(archive: _Passing, following: _Wanting | None) -> None:
     """To the end of a block of COPY text, which may have a chunk for each row: too many to pass one by one.
 
     In the text is no zero byte, and a length within it has no five in a row. Where there are, with the head of the *following*
     block behind them, this block ends.
     """
     end = bytes(1 + _INT_BYTES)
-    if reader.integer() == 0:
+    if archive.integer() == 0:
         return
     if following is None:
-        reader.at = max(reader.at, reader.size_bytes - len(end))
-        if reader.take(len(end)) != end:
+        archive.skip_to_last(len(end))
+        if archive.take(len(end)) != end:
             raise _UnknownError
         return
-    head = end + bytes([following.block, 0]) + following.dump_id.to_bytes(_INT_BYTES, "little")
-    for start in range(reader.at, reader.size_bytes, reader.window_bytes):
-        reader.at = start
-        found = reader.file.read(reader.window_bytes + len(head) - 1).find(head)
-        if found >= 0:
-            reader.at = start + found + len(end)
-            return
-    raise _UnknownError
+    archive.skip_to(end + bytes([following.block, 0]) + following.dump_id.to_bytes(_INT_BYTES, "little"))
+    archive.skip(len(end))

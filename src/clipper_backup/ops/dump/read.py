@@ -16,7 +16,7 @@ from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, 
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import Step, Work
-from clipper_backup.postgres.archive_offsets import note_offsets
+from clipper_backup.postgres.archive_offsets import write_archive
 from clipper_backup.repository.dumps import (
     Listed,
     UntrustedError,
@@ -145,18 +145,16 @@ def archive_in_scratch(work: Work, summary: DumpSummary, stored: StoredObject, r
             unpack(chunks, target)
         else:
             _write_beside(chunks, target)
-            note_offsets(target)
         yield target
 
 
 def _write_beside(chunks: Iterable[bytes], target: Path) -> None:
-    """Write a file in a thread of its own, while the next chunks are read, hashed and decompressed."""
+    """Write an archive in a thread of its own, while the next chunks are read, hashed and decompressed."""
     feed = Feed(_WRITE_BEHIND_BYTES)
 
     def write() -> None:
         try:
-            with target.open("wb") as file:
-                file.writelines(feed)
+            write_archive(target, feed)
         finally:
             feed.close()
 
