@@ -72,6 +72,7 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
             found.setdefault(command, []).append(replace(outcome, stderr=""))
 
         first = ask("dump create").document["id"]
+        ask("doctor")
         ask("hold", first, "--reason", "the first")
         ask("job postgres-backup")
         repository = Path(local_place.url.removeprefix("file://"))

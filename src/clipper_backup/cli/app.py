@@ -48,6 +48,7 @@ _MOST_FLAGS = 3
 COMMANDS = {
     "dump": "clipper_backup.cli.cmd_dump:app",
     "status": "clipper_backup.cli.cmd_status:status",
+    "doctor": "clipper_backup.cli.cmd_doctor:doctor",
     "prune": "clipper_backup.cli.cmd_prune:prune",
     "hold": "clipper_backup.cli.cmd_prune:hold",
     "release": "clipper_backup.cli.cmd_prune:release",

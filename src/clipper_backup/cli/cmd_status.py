@@ -26,5 +26,6 @@ def status(*, context: Context) -> None:
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise IncompleteError(
-            found.problems[0] + more, hints=["`clipper-backup dump list` shows every dump, with what is wrong with it"]
+            found.problems[0] + more,
+            hints=["`clipper-backup dump list` shows what is wrong with each dump, `clipper-backup doctor` what to do"],
         )
