@@ -19,9 +19,10 @@ from clipper_backup.format.documents import KeyCheck, encode
 from clipper_backup.format.sealing import Identity
 from clipper_backup.format.signing import SigningKey
 from clipper_backup.ops.doctor import examine as examining
-from clipper_backup.ops.doctor.declared import Check, Colour, Finding, Surroundings
+from clipper_backup.ops.doctor.declared import Check, Surroundings
 from clipper_backup.ops.doctor.examine import CHECKS, Line, examine
 from clipper_backup.ops.doctor.of_store import PROBE
+from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.cli import environment

@@ -53,6 +53,7 @@ COMMANDS = {
     "hold": "clipper_backup.cli.cmd_prune:hold",
     "release": "clipper_backup.cli.cmd_prune:release",
     "key": "clipper_backup.cli.cmd_key:app",
+    "bucket": "clipper_backup.cli.cmd_bucket:app",
     "job": "clipper_backup.cli.cmd_job:app",
     "demo": "clipper_backup.cli.cmd_demo:demo",
     "settings": "clipper_backup.cli.cmd_settings:settings",

@@ -96,8 +96,8 @@ def doctor_page() -> str:
         "  that it needs is red;",
         "- **red**: dumps or restores fail, or will. One red line makes the exit code 1; without any it is 0.",
         "",
-        f"A check ends after {CHECK_SECONDS:.0f} s and all of them after {ALL_SECONDS:.0f} s, whatever hangs: what has not answered",
-        "then is red.",
+        f"A check ends after {CHECK_SECONDS:.0f} s and all of them after {ALL_SECONDS:.0f} s, whatever hangs: what has not",
+        "answered then is red.",
         "",
         *_table(
             ("check", "looks at", "what to do, unless the line knows better", "needs"),

@@ -10,6 +10,7 @@ from typing import Self
 
 from clipper_backup.clock import Clock
 from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, ObjectExistsError
+from clipper_backup.format import names
 from clipper_backup.format.documents import LeaseHolder, decode, encode
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import show_seconds
@@ -47,7 +48,7 @@ class Held:
 
 
 def _folder(name: str) -> str:
-    return f"locks/{name}/"
+    return f"{names.LOCKS_FOLDER}{name}/"
 
 
 def _key(name: str, epoch: int, part: str) -> str:

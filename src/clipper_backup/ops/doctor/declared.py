@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from functools import cached_property
 from typing import TypeAlias
 
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings
 from clipper_backup.ops.events import ignore
+from clipper_backup.ops.findings import Finding
 from clipper_backup.ops.keys import trusted_of
 from clipper_backup.ops.status import Status, look_at_repository
-from clipper_backup.ops.work import Work, login_of, open_work
+from clipper_backup.ops.work import Work, hasty, login_of, open_work
 from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.connection import Connection, connect, translated
 from clipper_backup.store.protocol import Store
@@ -21,38 +21,6 @@ from clipper_backup.store.readonly import ReadOnlyStore
 STORE_SECONDS = 10
 """How long one request to the store may take here, and how long it is tried again: a person waits for the answer."""
 QUERY_SECONDS = 10
-
-
-class Colour(Enum):
-    """Green: as it should be. Yellow: works, and somebody should know. Red: dumps or restores fail, or will."""
-
-    GREEN = "green"
-    YELLOW = "yellow"
-    RED = "red"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found, in one line; `todo` replaces what the check usually advises."""
-
-    colour: Colour
-    text: str
-    todo: tuple[str, ...] = ()
-
-
-def green(text: str) -> Finding:
-    """As it should be."""
-    return Finding(Colour.GREEN, text)
-
-
-def yellow(text: str, *todo: str) -> Finding:
-    """It works, and somebody should know."""
-    return Finding(Colour.YELLOW, text, todo)
-
-
-def red(text: str, *todo: str) -> Finding:
-    """Dumps or restores fail, or will."""
-    return Finding(Colour.RED, text, todo)
 
 
 class Surroundings:
@@ -71,12 +39,7 @@ class Surroundings:
     @cached_property
     def work(self) -> Work:
         """The store, writable, with requests that give up soon; signatures play no part in it."""
-        hasty = replace(
-            self.settings,
-            store_timeout_seconds=min(self.settings.store_timeout_seconds, STORE_SECONDS),
-            store_retry_seconds=min(self.settings.store_retry_seconds, STORE_SECONDS),
-        )
-        return open_work(hasty, self.clock, ignore, read_only=False, unsigned=True)
+        return open_work(hasty(self.settings, STORE_SECONDS), self.clock, ignore, read_only=False, unsigned=True)
 
     @property
     def store(self) -> Store:

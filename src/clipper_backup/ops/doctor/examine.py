@@ -9,7 +9,8 @@ from clipper_backup.clock import Clock
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError
 from clipper_backup.ops.doctor import of_dumps, of_machine, of_server, of_store
-from clipper_backup.ops.doctor.declared import Check, Colour, Finding, Surroundings
+from clipper_backup.ops.doctor.declared import Check, Surroundings
+from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.values import show_seconds
 
 CHECK_SECONDS = 30.0

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 from clipper_backup.config import NO_RECIPIENTS
 from clipper_backup.errors import MissingError
-from clipper_backup.ops.doctor.declared import Declaring, Finding, Surroundings, green, red, yellow
+from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import sealer_of, signer_of
 from clipper_backup.repository.retention import GARBAGE_AGE
 from clipper_backup.values import show_names, show_seconds, show_time

@@ -2,7 +2,8 @@
 
 import shutil
 
-from clipper_backup.ops.doctor.declared import Declaring, Finding, Surroundings, green, red, yellow
+from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import trusted_of
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.values import show_bytes

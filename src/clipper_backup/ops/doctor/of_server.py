@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from clipper_backup.ops.doctor.declared import Declaring, Finding, Surroundings, green, red, yellow
+from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.work import login_of
 from clipper_backup.postgres import preflight, server_facts
 from clipper_backup.postgres.binaries import find_binaries

@@ -9,7 +9,8 @@ from urllib.parse import unquote, urlsplit
 from clipper_backup.config import repository_url, show_url
 from clipper_backup.errors import ObjectExistsError
 from clipper_backup.format import names
-from clipper_backup.ops.doctor.declared import Declaring, Finding, Surroundings, green, red, yellow
+from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.repository.dumps import is_ahead, list_dumps, newest
 from clipper_backup.values import show_seconds
 
@@ -65,7 +66,7 @@ def _write(here: Surroundings) -> Finding:
 @check(
     "conditional create",
     "whether the store refuses to create an object where one is: leases and ids rest on that",
-    "use a store that knows conditional create (If-None-Match)",
+    "use a store that knows conditional create (If-None-Match); `clipper-backup bucket check` tries it harder",
     needs=["store", "write"],
 )
 def _conditional_create(here: Surroundings) -> Finding:
