@@ -1,13 +1,14 @@
 """`bucket check`, the real program, on folders and on buckets of a real S3 server, well-behaved and not."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from clipper_backup.format import names
 from fixtures.buckets import Bucket
-from fixtures.cli import RunCli
-from fixtures.dump import FAULTS, Site, check_told, let_time_pass, objects
+from fixtures.cli import RunCli, StartCli
+from fixtures.dump import FAULTS, Site, check_told, ended, halted, let_time_pass, objects
 from fixtures.stores import StorePlace
 
 QUICK = ("bucket", "check", "--objects", "20", "--size", "9MiB")
@@ -55,6 +56,17 @@ def test_what_a_killed_check_left_is_removed_a_day_later(run_cli: RunCli, local_
     let_time_pass(folder, hours=25)
     later = run_cli(*QUICK, "--json", env=local_place.environment, check=True)
     assert (later.document["leftovers_removed"], objects(folder)) == (len(left), {})
+
+
+def test_one_that_is_stopped_takes_back_what_it_made(start_cli: StartCli, local_place: StorePlace) -> None:
+    folder = Path(local_place.url.removeprefix("file://"))
+    process = start_cli("bucket", "check", env={**local_place.environment, FAULTS: "put:40:stop"})
+    assert halted(process)
+    assert objects(folder), "it is in the middle of a check"
+    process.terminate()
+    process.send_signal(signal.SIGCONT)
+    assert ended(process).code == 143
+    assert objects(folder) == {}
 
 
 @pytest.mark.rule(104)

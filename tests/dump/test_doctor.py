@@ -614,6 +614,18 @@ def test_servers_that_take_connections_and_never_answer_do_not_hold_it_up(case: 
     assert red == {"store", "database server", "pushgateway"}
 
 
+def test_no_secret_is_shown(case: Case) -> None:
+    """Not where all is well, and not in what is said of logins that are refused."""
+    secrets = {"PGPASSWORD": "pg-hunter2", "AWS_SECRET_ACCESS_KEY": "s3-hunter2"}
+    gateway = {"PROMETHEUS_PUSHGATEWAY": f"http://somebody:gw-hunter2@127.0.0.1:{case.deaf_port()}"}
+    in_url = {"BACKUP_URL": f"s3://key:url-hunter2@{case.bucket()[0].bucket}"}
+    for settings in ({**case.bucket()[1], **secrets, **gateway}, {**in_url, **secrets}):
+        for words in (["doctor"], ["doctor", "--json"], ["status"], ["bucket", "check", "--objects", "1", "--size", "1MiB"]):
+            outcome = case.site.run(*words, **settings)
+            assert outcome.code != 0
+            assert "hunter2" not in outcome.stdout + outcome.stderr
+
+
 # -- as people run it
 
 

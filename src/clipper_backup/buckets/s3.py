@@ -20,7 +20,7 @@ Ask = Callable[[str, str], "Mapping[str, Any] | Unread"]
 def read_s3(bucket: str, *, endpoint: str | None, environment: Mapping[str, str], timeout_seconds: int) -> BucketFacts:
     """Ask for everything; what is refused is Unread and names the permission. ExtraMissingError without boto3.
 
-    Keys, region and identity are found by boto3 in its own way, which is that of the store: AWS_* or the machine's.
+    boto3 finds keys and identity as the store does, in AWS_* or from the machine; without those it also looks into `~/.aws`.
     """
     ask = _asker(bucket, endpoint, environment, timeout_seconds)
     return BucketFacts(

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from clipper_backup.config import NO_RECIPIENTS
 from clipper_backup.errors import MissingError
+from clipper_backup.format import names
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import sealer_of, signer_of
@@ -117,7 +118,7 @@ def _holds(here: Surroundings) -> Finding:
 def _encryption(here: Surroundings) -> Finding:
     sealer = sealer_of(here.settings)
     committed = [entry for entry in here.status.entries if entry.listed.committed]
-    sealed = bool(committed) and any(info.key.endswith(".age") for info in committed[-1].listed.objects)
+    sealed = bool(committed) and any(names.is_sealed(info.key) for info in committed[-1].listed.objects)
     if sealer is None:
         if sealed and here.settings.encryption_recipients != (NO_RECIPIENTS,):
             return red("the newest dump is sealed, and no ENCRYPTION_RECIPIENTS are set: the next run refuses to dump")
