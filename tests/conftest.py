@@ -7,6 +7,7 @@ pytest_plugins = [
     "fixtures.postgres",
     "fixtures.properties",
     "fixtures.stores",
+    "fixtures.buckets",
     "fixtures.clipper",  # after what it imports
     "fixtures.oracle",
     "fixtures.dump",

@@ -292,6 +292,12 @@ class Settings:
         "how many of the newest good dumps of each database are kept however old they are",
         "age alone must never delete the last good ones",
     )
+    dump_max_age_hours: int = setting(
+        25,
+        integer(1, 87600, "hours"),
+        "how old the newest good dump may be before `status` and `doctor` say that one is missing",
+        "dumps are taken daily and may run for an hour; the alert BackupJobFailed fires at this age too",
+    )
     prometheus_pushgateway: str | None = setting(
         None,
         URL,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,21 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
             found.setdefault(command, []).append(outcome)
             return outcome
 
+        def ask_with_code(command: str, code: int) -> None:
+            """Such a command answers, and then says on stderr what is wrong: in the last line, which is not of the answer."""
+            outcome = run_cli(*command.split(), "--json", env=environment)
+            assert (outcome.code, [line["exit_code"] for line in outcome.lines]) == (code, [code]), outcome
+            found.setdefault(command, []).append(replace(outcome, stderr=""))
+
         first = ask("dump create").document["id"]
+        ask("doctor")
+        ask("bucket check", "--objects", "20", "--size", "1MiB")
         ask("hold", first, "--reason", "the first")
         ask("job postgres-backup")
-        leave_rubbish(Path(local_place.url.removeprefix("file://")))
+        repository = Path(local_place.url.removeprefix("file://"))
+        leave_rubbish(repository)
         ask("dump list")
+        ask_with_code("status", 3)
         ask("dump show", first)
         ask("dump show", first, "--dump-fingerprint", "off")
         ask("dump verify", first)
@@ -83,7 +94,11 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
         ask("dump create", "--encryption-recipients", sealed)
         ask("dump show", "latest")
         ask("key check", "--identity", "operator.key")
-        remove_rubbish(Path(local_place.url.removeprefix("file://")))
+        ask("hold", "latest")
+        (repository / "locks/dump/0000009999").mkdir(parents=True)
+        (repository / "locks/dump/0000009999/holder").write_text("somebody")
+        remove_rubbish(repository)
+        ask("status")
         ask("key rotate", "--encryption-recipients", sealed)
         yield found
 

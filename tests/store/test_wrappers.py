@@ -206,7 +206,8 @@ def test_what_is_no_script(script: str) -> None:
 
 
 def test_every_effect_can_be_written_down() -> None:
-    lines = [f"get_stream:1:after=1:{effect}" if effect in {"short", "flip"} else f"*:1:{effect}" for effect in EFFECTS]
+    how = dict.fromkeys(("short", "flip"), "get_stream:1:after=1") | {"overwrite": "put:1"}
+    lines = [f"{how.get(effect, '*:1')}:{effect}" for effect in EFFECTS]
     lines[lines.index("*:1:slow")] += "=1"
     assert [fault.effect for fault in parse_script("\n".join(lines))] == list(EFFECTS)
 

@@ -32,6 +32,29 @@ def good_dump(finished_at: datetime, *databases: str, rows: int | None = 10) -> 
     return dump_succeeded(finished_at=finished_at, duration_seconds=60, stored_bytes=4000, databases=figures)
 
 
+def test_it_is_asked_for_its_version_without_a_report(pushgateway: RunningPushgateway) -> None:
+    assert Pushgateway.parse(pushgateway.url).version()[0].isdigit()
+    assert pushgateway.metrics() == {}
+
+
+def test_whatever_answers_with_other_words_is_no_pushgateway() -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"data": {"version": "2"}}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(TelemetryError, match="is no Pushgateway"):
+            Pushgateway.parse(f"http://127.0.0.1:{server.server_port}").version()
+
+
 def test_metrics_arrive_in_the_jobs_group(pushgateway: RunningPushgateway) -> None:
     Pushgateway.parse(pushgateway.url).push(DUMP_JOB, good_dump(MONDAY, "clipper", "two\nlines"))
     shown = pushgateway.metrics()

@@ -47,10 +47,13 @@ _MOST_FLAGS = 3
 
 COMMANDS = {
     "dump": "clipper_backup.cli.cmd_dump:app",
+    "status": "clipper_backup.cli.cmd_status:status",
+    "doctor": "clipper_backup.cli.cmd_doctor:doctor",
     "prune": "clipper_backup.cli.cmd_prune:prune",
     "hold": "clipper_backup.cli.cmd_prune:hold",
     "release": "clipper_backup.cli.cmd_prune:release",
     "key": "clipper_backup.cli.cmd_key:app",
+    "bucket": "clipper_backup.cli.cmd_bucket:app",
     "job": "clipper_backup.cli.cmd_job:app",
     "demo": "clipper_backup.cli.cmd_demo:demo",
     "settings": "clipper_backup.cli.cmd_settings:settings",

@@ -13,6 +13,9 @@ RETENTION = "retention.json"
 DATABASE_FOLDER = "database/"
 HOLDS_FOLDER = "holds/"
 KEY_CHECKS_FOLDER = "key-checks/"
+LOCKS_FOLDER = "locks/"
+OWN = (REPOSITORY, RETENTION, DATABASE_FOLDER, HOLDS_FOLDER, KEY_CHECKS_FOLDER, LOCKS_FOLDER)
+"""All that a repository is made of: objects, and folders with their `/`."""
 
 INTENT = "intent"
 SUMMARY = "backup.json"

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipper_backup import __version__
 from clipper_backup.clock import Clock
@@ -50,6 +50,12 @@ def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool, 
     return Work(
         settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit, () if unsigned else trusted_of(settings)
     )
+
+
+def hasty(settings: Settings, seconds: int) -> Settings:
+    """The same, with requests to the store given up and no longer tried again after *seconds*: a person waits for the answer."""
+    timeout, retry = min(settings.store_timeout_seconds, seconds), min(settings.store_retry_seconds, seconds)
+    return replace(settings, store_timeout_seconds=timeout, store_retry_seconds=retry)
 
 
 def login_of(settings: Settings) -> Login:

@@ -10,6 +10,7 @@ from typing import Self
 
 from clipper_backup.clock import Clock
 from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, ObjectExistsError
+from clipper_backup.format import names
 from clipper_backup.format.documents import LeaseHolder, decode, encode
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import show_seconds
@@ -23,12 +24,31 @@ _POLL_SECONDS = 1.0
 @dataclass(frozen=True, slots=True)
 class _Epoch:
     number: int
+    taken_at: datetime
     last_sign_at: datetime
     released: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease that nobody has released: who took it, for what, and its signs of life, by the store's clock.
+
+    Who it was is empty where it cannot be read.
+    """
+
+    holder: str
+    purpose: str
+    taken_at: datetime
+    last_sign_at: datetime
+
+    @property
+    def who(self) -> str:
+        """The holder, for messages."""
+        return f"{self.holder} ({self.purpose})" if self.holder else "somebody"
+
+
 def _folder(name: str) -> str:
-    return f"locks/{name}/"
+    return f"{names.LOCKS_FOLDER}{name}/"
 
 
 def _key(name: str, epoch: int, part: str) -> str:
@@ -42,9 +62,13 @@ def _highest(store: Store, name: str) -> _Epoch | None:
         if match is None:
             continue
         number = int(match[1])
-        before = epochs.get(number)
-        last = max(info.modified_at, before.last_sign_at) if before else info.modified_at
-        epochs[number] = _Epoch(number, last, match[2] == "released" or (before.released if before else False))
+        before = epochs.get(number) or _Epoch(number, info.modified_at, info.modified_at, released=False)
+        epochs[number] = _Epoch(
+            number,
+            min(info.modified_at, before.taken_at),
+            max(info.modified_at, before.last_sign_at),
+            released=match[2] == "released" or before.released,
+        )
     return epochs[max(epochs)] if epochs else None
 
 
@@ -150,6 +174,20 @@ def acquire_lease(
         clock.wait(pause, min(_POLL_SECONDS, max(0.05, deadline - clock.monotonic())))
 
 
+def held_lease(store: Store, name: str) -> Held | None:
+    """Who holds the lease *name* or has left it without releasing it; None when it is free. Only reads."""
+    epoch = _highest(store, name)
+    return None if epoch is None or epoch.released else _held(store, name, epoch)
+
+
+def _held(store: Store, name: str, epoch: _Epoch) -> Held:
+    try:
+        by = decode(store.get(_key(name, epoch.number, "holder")), LeaseHolder, name)
+    except ClipperError:  # whoever it is holds it all the same
+        return Held("", "", epoch.taken_at, epoch.last_sign_at)
+    return Held(by.holder, by.purpose, epoch.taken_at, epoch.last_sign_at)
+
+
 def _free(store: Store, name: str, epoch: int) -> None:
     with suppress(ClipperError):
         store.put(_key(name, epoch, "released"), b"released\n")
@@ -160,11 +198,7 @@ def _age(store: Store, epoch: _Epoch) -> timedelta:
 
 
 def _locked(store: Store, name: str, epoch: _Epoch, lease_seconds: float) -> LockedError:
-    try:
-        by = decode(store.get(_key(name, epoch.number, "holder")), LeaseHolder, name)
-        who = f"{by.holder} ({by.purpose})"
-    except ClipperError:  # whoever it is holds it all the same
-        who = "somebody"
+    who = _held(store, name, epoch).who
     age = _age(store, epoch).total_seconds()
     return LockedError(
         f"the lease {name} is held by {who}, last seen {show_seconds(max(0.0, age))} ago",

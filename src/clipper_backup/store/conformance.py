@@ -20,6 +20,8 @@ from clipper_backup.errors import ClipperError, ObjectExistsError, ObjectMissing
 from clipper_backup.store.protocol import KEY_BYTES_MAX, STREAM_CHUNK_BYTES, Store
 
 RIVALS = 16
+ROOM_PREFIX = "conformance-"
+"""How every room's name begins; what follows is random."""
 _CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
@@ -54,7 +56,7 @@ Check: TypeAlias = Callable[[Room], None]
 @contextlib.contextmanager
 def in_a_room(store: Store, clock: Clock, *, many_objects: int = 1100) -> Iterator[Room]:
     """A fresh room, emptied afterwards."""
-    room = Room(store, f"conformance-{os.urandom(8).hex()}/", clock, many_objects)
+    room = Room(store, f"{ROOM_PREFIX}{os.urandom(8).hex()}/", clock, many_objects)
     try:
         yield room
     finally:

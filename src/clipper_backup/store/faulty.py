@@ -42,6 +42,7 @@ EFFECTS = {
     "kill": "SIGKILL to this process before it takes place",
     "killed": "SIGKILL to this process after it took place",
     "short": "only with get_stream and after: ends as if this were all",
+    "overwrite": "only with put: what is there is written over, as by a server that does not know conditional create",
     "flip": "only with get and get_stream: a bit of the first byte (the one after `after`) is wrong, and nothing tells",
 }
 _METHODS = frozenset({"*", "put", "put_stream", "get", "get_stream", "get_ranges", "head", "list", "delete", "now"})
@@ -49,6 +50,8 @@ _STREAMS = frozenset({"put_stream", "get_stream"})
 _AFTERWARDS = frozenset({"lost", "killed"})
 _MIDSTREAM = frozenset({"unavailable", "denied", "broken", "kill", "short", "flip"})
 _FLIPPED = frozenset({"get", "get_stream"})
+_SILENT = frozenset({"flip", "overwrite"})
+"""The call takes place, only not as asked."""
 _FAULT = re.compile(
     r"(?P<method>\*|\w+):(?P<first>\d+)(?P<last>\+|-\d+)?(?::after=(?P<after>\d+))?:(?P<effect>\w+)(?:=(?P<seconds>\d+(?:\.\d+)?))?"
 )
@@ -96,6 +99,8 @@ def _parse_fault(text: str) -> Fault:
         raise UsageError(f"not a fault: {text!r}", hints=["like get_stream:1:after=100:short"])
     if effect == "flip" and method not in _FLIPPED:
         raise UsageError(f"not a fault: {text!r}", hints=["like get:1:flip, or get_stream:1:after=100:flip"])
+    if effect == "overwrite" and method != "put":
+        raise UsageError(f"not a fault: {text!r}", hints=["like put:1:overwrite"])
     first, last = int(match["first"]), match["last"]
     return Fault(
         method=method,
@@ -125,7 +130,9 @@ class FaultyStore(WrapperStore):
 
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
         """See `Store.put`."""
-        self._call("put", lambda: self._inner.put(key, data, create=create))
+        fault = self._next("put")
+        kept = create and (fault is None or fault.effect != "overwrite")
+        self._suffer(fault, lambda: self._inner.put(key, data, create=kept))
 
     def put_stream(self, key: str, chunks: Iterable[bytes], *, expected_bytes: int | None = None) -> int:
         """See `Store.put_stream`."""
@@ -189,7 +196,7 @@ class FaultyStore(WrapperStore):
         elif fault.effect == "stop":
             # To this thread: it gets no further before all of them have halted.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-        elif fault.effect not in _AFTERWARDS | {"flip"}:
+        elif fault.effect not in _AFTERWARDS | _SILENT:
             _strike(fault)
         try:
             return call()

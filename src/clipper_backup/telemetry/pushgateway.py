@@ -9,6 +9,7 @@ Importing this module takes 70 ms (HTTP client, prometheus_client): import it wh
 
 import base64
 import http.client
+import json
 import re
 import urllib.error
 import urllib.request
@@ -26,7 +27,9 @@ from clipper_backup.values import Secret
 PUSH_TIMEOUT_SECONDS = 10.0
 """A Pushgateway in the same cluster answers within milliseconds; a job should not wait long for one that does not."""
 
-_ANSWER_LIMIT_BYTES = 2000
+_ANSWER_LIMIT_BYTES = 64 << 10
+_SHOWN_BYTES = 2000
+_NO_PUSHGATEWAY = "is PROMETHEUS_PUSHGATEWAY the address of a Pushgateway, and not of Prometheus itself?"
 _UNREACHABLE = (
     "the job's own work is not affected; its metrics are missing until the next run",
     "check PROMETHEUS_PUSHGATEWAY, the Pushgateway's Service and Pod, and network policies",
@@ -72,15 +75,27 @@ class Pushgateway:
         The proxies of the environment are used (http_proxy, https_proxy, no_proxy). *timeout_seconds* bounds each
         network operation. Never tried again here: the next run reports anew.
         """
-        headers = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+        self._ask(f"metrics/job/{quote(job, safe='')}", render(samples), timeout_seconds)
+
+    def version(self, *, timeout_seconds: float = PUSH_TIMEOUT_SECONDS) -> str:
+        """The version it says it has; TelemetryError when it does not answer, or is no Pushgateway. Nothing is reported."""
+        answer = self._ask("api/v1/status", None, timeout_seconds)
+        try:
+            return str(json.loads(answer)["data"]["build_information"]["version"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise TelemetryError(f"what answers at {self.url} is no Pushgateway", hints=[_NO_PUSHGATEWAY]) from error
+
+    def _ask(self, path: str, body: bytes | None, timeout_seconds: float) -> bytes:
+        """The answer to a POST of *body*, or to a GET without one."""
+        headers = {} if body is None else {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
         if self.login is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(self.login.reveal().encode()).decode()
         request = urllib.request.Request(  # noqa: S310 — `parse` admits http and https only
-            f"{self.url}/metrics/job/{quote(job, safe='')}", data=render(samples), headers=headers, method="POST"
+            f"{self.url}/{path}", data=body, headers=headers, method="GET" if body is None else "POST"
         )
         try:
-            with urllib.request.build_opener(_RefuseRedirects).open(request, timeout=timeout_seconds):
-                pass
+            with urllib.request.build_opener(_RefuseRedirects).open(request, timeout=timeout_seconds) as answer:
+                return bytes(answer.read(_ANSWER_LIMIT_BYTES))
         except urllib.error.HTTPError as error:
             with error:
                 raise _refused(self.url, error) from error
@@ -106,11 +121,11 @@ def _refused(url: str, error: urllib.error.HTTPError) -> TelemetryError:
         hint = "redirects are not followed: set PROMETHEUS_PUSHGATEWAY to where it is now"
     else:
         try:
-            said = error.read(_ANSWER_LIMIT_BYTES).decode(errors="replace").strip().partition("\n")[0]
+            said = error.read(_SHOWN_BYTES).decode(errors="replace").strip().partition("\n")[0]
         except (OSError, http.client.HTTPException):
             said = ""
         message += f": {said}" if said else f" ({error.reason})"
-        hint = "is PROMETHEUS_PUSHGATEWAY the address of a Pushgateway, and not of Prometheus itself?"
+        hint = _NO_PUSHGATEWAY
     return TelemetryError(message, hints=[hint])
 
 

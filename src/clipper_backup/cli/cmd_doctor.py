@@ -1,0 +1,15 @@
+"""`doctor`: a line for each thing that must be right, and what to do where it is not."""
+
+import os
+
+from clipper_backup.cli.context import Context
+from clipper_backup.cli.show_findings import finding_items, findings_text, raise_if_red
+from clipper_backup.ops.doctor.examine import examine
+
+
+def doctor(*, context: Context) -> None:
+    """Look at all that dumps and restores need: a line for each, green, yellow or red; exit 1 when one is red."""
+    lines = examine(lambda: context.settings, context.clock, os.environ)
+    rows = [(line.check.name, line.finding, line.todo) for line in lines]
+    context.answer({"schema": 1, **finding_items(rows)}, findings_text(rows))
+    raise_if_red(rows)

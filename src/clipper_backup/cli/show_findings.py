@@ -1,0 +1,42 @@
+"""How findings look: the same document, text and exit code for `doctor` and `bucket check`."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from clipper_backup.cli.tables import table
+from clipper_backup.errors import ClipperError
+from clipper_backup.ops.findings import Colour, Finding
+
+Row: TypeAlias = tuple[str, Finding, Sequence[str]]
+"""The name of a check, what it found, and what to do about it."""
+
+
+def finding_items(rows: Sequence[Row]) -> dict[str, Any]:
+    """How many there are of each colour, and all of them."""
+    items = [
+        {"id": name, "colour": finding.colour.value, "text": finding.text, "todo": list(todo)} for name, finding, todo in rows
+    ]
+    return {**_counts(rows), "items": items}
+
+
+def findings_text(rows: Sequence[Row]) -> str:
+    """A line for each, below it what to do; the counts last."""
+    cells = []
+    for name, finding, todo in rows:
+        word = finding.colour.value
+        said = [finding.text, *(f"-> {each}" for each in todo)]
+        cells.append((word.upper() if finding.colour is Colour.RED else word, name, "\n".join(said)))
+    counts = ", ".join(f"{count} {colour}" for colour, count in _counts(rows).items())
+    return f"{table(('', 'CHECK', 'FOUND'), cells)}{counts}\n"
+
+
+def raise_if_red(rows: Sequence[Row]) -> None:
+    """ClipperError (exit code 1) that names all that is red."""
+    names = [name for name, finding, _ in rows if finding.colour is Colour.RED]
+    if names:
+        named = ", ".join(dict.fromkeys(names))
+        raise ClipperError(f"red, {len(names)} of {len(rows)}: {named}", hints=["below each red line stands what to do"])
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    return {colour.value: sum(finding.colour is colour for _, finding, _ in rows) for colour in Colour}

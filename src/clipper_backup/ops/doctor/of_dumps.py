@@ -1,0 +1,191 @@
+"""Checks of what is in the repository: is there a good, new dump, and is nothing in the way of the next."""
+
+from datetime import timedelta
+
+from clipper_backup.config import NO_RECIPIENTS
+from clipper_backup.errors import MissingError
+from clipper_backup.format import names
+from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.findings import Finding, green, red, yellow
+from clipper_backup.ops.keys import sealer_of, signer_of
+from clipper_backup.repository.retention import GARBAGE_AGE
+from clipper_backup.values import show_names, show_seconds, show_time
+
+_HELD_TOO_LONG = timedelta(days=1)
+_CHECKED_LONG_AGO = timedelta(days=30)
+
+
+check = Declaring()
+
+
+@check(
+    "repository",
+    "whether the store holds a repository that this version can read",
+    "check BACKUP_URL; the first `clipper-backup dump create` makes a repository",
+    needs=["store"],
+)
+def _repository(here: Surroundings) -> Finding:
+    status = here.status
+    return green(f"{len(status.entries)} dumps, {len(status.good)} of them good")
+
+
+@check(
+    "newest dump",
+    "whether each database has a good dump that is not older than DUMP_MAX_AGE_HOURS",
+    "`clipper-backup dump create` takes one; then see why the job did not: its log, its schedule, whether it is suspended",
+    needs=["repository"],
+)
+def _newest_dump(here: Surroundings) -> Finding:
+    status = here.status
+    if status.missing or not status.good:
+        return red(f"no good dump holds {show_names(status.missing)}" if status.missing else "there is no good dump")
+    oldest = min((each for each in status.newest if each.wanted), key=lambda each: each.taken_at)
+    age = status.now - oldest.taken_at
+    text = f"{oldest.summary.id} is {show_seconds(max(0.0, age.total_seconds()))} old"
+    if age > timedelta(hours=here.settings.dump_max_age_hours):
+        return red(f"{text}, and is the newest good dump of {show_names([oldest.database])}")
+    return green(text)
+
+
+@check(
+    "damaged dumps",
+    "whether a committed dump lacks objects, or its summary cannot be read",
+    "`clipper-backup dump verify ID` says more; `clipper-backup dump delete ID` removes one that nobody can use",
+    needs=["repository"],
+)
+def _damaged_dumps(here: Surroundings) -> Finding:
+    damaged = here.status.damaged
+    if not damaged:
+        return green("none")
+    text = f"{len(damaged)}, the newest of them {damaged[-1].listed.dump_id}: {damaged[-1].problem}"
+    committed = [entry for entry in here.status.entries if entry.listed.committed]
+    return red(f"the newest dump is damaged ({text})") if damaged[-1] is committed[-1] else yellow(text)
+
+
+@check(
+    "unfinished dumps",
+    "whether a run was killed and its objects are still there after a day",
+    "`clipper-backup prune` removes what is older than a day; see why the run ended: its log, its time limit, its memory",
+    needs=["repository"],
+)
+def _unfinished_dumps(here: Surroundings) -> Finding:
+    status = here.status
+    left = [entry for entry in status.unfinished if status.now - entry.listed.last_written_at > GARBAGE_AGE]
+    if left:
+        return yellow(f"{len(left)}, the newest of them {left[-1].listed.dump_id}")
+    return green(f"{len(status.unfinished)}, none older than a day" if status.unfinished else "none")
+
+
+@check(
+    "lease",
+    "whether somebody holds the right to dump and prune, and still lives",
+    "look for the job that holds it; a dead one's lease frees itself after LEASE_SECONDS",
+    needs=["repository"],
+)
+def _lease(here: Surroundings) -> Finding:
+    status, held = here.status, here.status.lease
+    if held is None:
+        return green("free")
+    silent = status.now - held.last_sign_at
+    if silent > timedelta(seconds=here.settings.lease_seconds):
+        return yellow(f"left by {held.who}, silent for {show_seconds(silent.total_seconds())}: the next run takes it over")
+    if status.now - held.taken_at > _HELD_TOO_LONG:
+        return red(f"held by {held.who} since {show_time(held.taken_at)}, and it lives: no other run gets it")
+    return green(f"held by {held.who} since {show_time(held.taken_at)}")
+
+
+@check(
+    "holds",
+    "whether every hold keeps a dump that is there",
+    "`clipper-backup release ID` takes a hold back",
+    needs=["repository"],
+)
+def _holds(here: Surroundings) -> Finding:
+    status = here.status
+    there = {entry.listed.dump_id for entry in status.entries}
+    gone = [str(dump_id) for dump_id in sorted(status.holds) if dump_id not in there]
+    if gone:
+        return yellow(f"{len(gone)} keep a dump that is not there: {gone[-1]}")
+    return green(f"{len(status.holds)} dumps are held" if status.holds else "none")
+
+
+@check(
+    "encryption",
+    "whether the next dump is sealed, as the newest one is",
+    "set ENCRYPTION_RECIPIENTS to public age keys; `clipper-backup key generate` makes one",
+    needs=["repository"],
+)
+def _encryption(here: Surroundings) -> Finding:
+    sealer = sealer_of(here.settings)
+    committed = [entry for entry in here.status.entries if entry.listed.committed]
+    sealed = bool(committed) and any(names.is_sealed(info.key) for info in committed[-1].listed.objects)
+    if sealer is None:
+        if sealed and here.settings.encryption_recipients != (NO_RECIPIENTS,):
+            return red("the newest dump is sealed, and no ENCRYPTION_RECIPIENTS are set: the next run refuses to dump")
+        return yellow("dumps are plain: whoever can read the store, or a copy of it, can read every row in them")
+    if committed and not sealed:
+        return yellow("the next dump is sealed; the newest one is plain", "`clipper-backup dump create` takes a sealed one now")
+    return green(f"sealed to {len(sealer.recipients)} keys")
+
+
+@check(
+    "recipients",
+    "whether there is a second key that opens dumps when the first one is lost",
+    "add the public key of a recovery key that is kept offline to ENCRYPTION_RECIPIENTS",
+    needs=["encryption"],
+)
+def _recipients(here: Surroundings) -> Finding:
+    sealer = sealer_of(here.settings)
+    if sealer is None:
+        return green("plain dumps open without a key")
+    if len(set(sealer.recipients)) == 1:
+        return yellow("one key opens dumps: when it is lost, so is every dump")
+    return green(f"{len(set(sealer.recipients))} keys, each of which opens dumps alone")
+
+
+@check(
+    "key check",
+    "when it was last shown that a key opens a dump, for each key of the newest good one",
+    "`clipper-backup key check --identity FILE`, wherever that key is; monthly",
+    needs=["repository"],
+)
+def _key_check(here: Surroundings) -> Finding:
+    status = here.status
+    if not status.keys:
+        return green("the newest good dump opens without a key" if status.good else "there is no good dump to open")
+    moments = {key.recipient: key.check.checked_at for key in status.keys if key.check is not None}
+    if not moments:
+        return red(f"{status.good[-1].id} is sealed, and no key was ever shown to open a dump")
+    never = [key.recipient for key in status.keys if key.recipient not in moments]
+    if never:
+        return yellow(f"{never[0]} was never shown to open a dump")
+    recipient, moment = min(moments.items(), key=lambda each: each[1])
+    text = f"{recipient} opened a dump {show_seconds(max(0.0, (status.now - moment).total_seconds()))} ago"
+    return yellow(text) if status.now - moment > _CHECKED_LONG_AGO else green(text)
+
+
+@check(
+    "signing",
+    "whether the next dump is signed by a key that is trusted, and no dump is by another",
+    "`clipper-backup key generate --signing` makes a key; SIGNING_KEY_FILE where dumps are made, SIGNATURE_KEYS everywhere",
+    needs=["store"],
+)
+def _signing(here: Surroundings) -> Finding:
+    try:
+        signing = signer_of(here.settings)
+    except MissingError as error:
+        return red(error.message, *error.hints)
+    if signing is None:
+        return yellow("dumps are not signed: whoever can write into the store can make one that is restored")
+    untrusted = here.status.untrusted
+    committed = [entry for entry in here.status.entries if entry.listed.committed]
+    if untrusted and untrusted[-1] is committed[-1]:
+        return red(
+            f"the newest dump is not trusted: {untrusted[-1].problem}", "take another dump; see who could write into the store"
+        )
+    if untrusted:
+        return yellow(f"{len(untrusted)} dumps are not trusted, the newest of them {untrusted[-1].listed.dump_id}")
+    return green(f"signed by {signing.public}")
+
+
+CHECKS = check.all

@@ -1,0 +1,51 @@
+"""Checks of this machine and of who is told: room for a restore, and the Pushgateway."""
+
+import shutil
+
+from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.findings import Finding, green, red, yellow
+from clipper_backup.ops.keys import trusted_of
+from clipper_backup.ops.scratch import scratch_folder
+from clipper_backup.values import show_bytes
+
+check = Declaring()
+
+
+@check(
+    "scratch",
+    "whether SCRATCH_DIR can be written and has room for the largest archive of the newest dumps",
+    "set SCRATCH_DIR to a folder with more room",
+    needs=["repository"],
+)
+def _scratch(here: Surroundings) -> Finding:
+    with scratch_folder(here.settings.scratch_dir, 0, "a restore") as folder:
+        place = folder.parent
+    archives = [each.summary.archive_of(each.database) for each in here.status.newest if each.wanted]
+    needed = max((archive.plain_bytes for archive in archives if archive is not None), default=0)
+    free = shutil.disk_usage(place).free
+    if free >= needed:
+        return green(f"{place} has {show_bytes(free)}, a restore needs {show_bytes(needed)}")
+    text = f"{place} has {show_bytes(free)}, the largest archive takes {show_bytes(needed)}"
+    if trusted_of(here.settings):
+        return red(f"{text}: with SIGNATURE_KEYS every restore needs that room")
+    if here.settings.dump_jobs > 1:
+        return red(f"{text}: with DUMP_JOBS > 1 every dump needs that room")
+    return yellow(f"{text}: restore with --jobs 1, which needs none")
+
+
+@check(
+    "pushgateway",
+    "whether the Pushgateway of PROMETHEUS_PUSHGATEWAY answers; nothing is reported to it",
+    "set PROMETHEUS_PUSHGATEWAY, and check its Service, its Pod and network policies",
+    needs=["settings"],
+)
+def _pushgateway(here: Surroundings) -> Finding:
+    if here.settings.prometheus_pushgateway is None:
+        return yellow("PROMETHEUS_PUSHGATEWAY is not set: no alert can fire when dumps stop")
+    from clipper_backup.telemetry.pushgateway import Pushgateway  # noqa: PLC0415  70 ms that only this needs
+
+    gateway = Pushgateway.parse(here.settings.prometheus_pushgateway)
+    return green(f"{gateway.url} answers, version {gateway.version()}")
+
+
+CHECKS = check.all

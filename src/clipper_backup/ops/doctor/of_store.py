@@ -1,0 +1,143 @@
+"""Checks of the settings and the store: can it be read and written, does it keep what it took and refuse what it must."""
+
+import uuid
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from clipper_backup.config import repository_url, show_url
+from clipper_backup.errors import ObjectExistsError
+from clipper_backup.format import names
+from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.findings import Finding, green, red, yellow
+from clipper_backup.repository.dumps import is_ahead, list_dumps, newest
+from clipper_backup.values import show_seconds
+
+PROBE = "doctor/probe"
+"""The object that is written to see that it can be: always the same one, so that at most one is left behind."""
+
+_SKEW = timedelta(seconds=60)
+_LARGE_SKEW = timedelta(minutes=10)
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+_ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs"})
+
+
+check = Declaring()
+
+
+@check(
+    "settings",
+    "whether every setting can be read and makes sense",
+    "`clipper-backup settings` shows each with where it comes from",
+)
+def _settings(here: Surroundings) -> Finding:
+    return green(f"{show_url(repository_url(here.settings))} is the repository")
+
+
+@check(
+    "store",
+    "whether the store of BACKUP_URL answers, and lets us list",
+    "check BACKUP_URL, BACKUP_ENDPOINT, the keys or the identity of this machine, and the network",
+    needs=["settings"],
+)
+def _store(here: Surroundings) -> Finding:
+    found = sum(1 for _ in here.store.list(names.HOLDS_FOLDER))
+    return green(f"{here.store.url} answers" + (f", {found} holds" if found else ""))
+
+
+@check(
+    "write",
+    "whether an object can be written, read back and removed",
+    "let this identity write and delete objects below the repository's prefix; for a folder, its owner must be us",
+    needs=["store"],
+)
+def _write(here: Surroundings) -> Finding:
+    data = uuid.uuid4().bytes
+    here.store.put(PROBE, data)
+    if here.store.get(PROBE) != data:
+        return red(
+            f"{PROBE}: the store gave back other bytes than it was given", "use another store: this one keeps nothing safe"
+        )
+    here.store.delete([PROBE])
+    return green(f"{PROBE} was written, read back and removed")
+
+
+@check(
+    "conditional create",
+    "whether the store refuses to create an object where one is: leases and ids rest on that",
+    "use a store that knows conditional create (If-None-Match); `clipper-backup bucket check` tries it harder",
+    needs=["store", "write"],
+)
+def _conditional_create(here: Surroundings) -> Finding:
+    here.store.put(PROBE, uuid.uuid4().bytes)
+    try:
+        here.store.put(PROBE, uuid.uuid4().bytes, create=True)
+    except ObjectExistsError:
+        return green("an object that is there is not created again")
+    else:
+        return red("the store created an object where one was: two jobs could write one dump")
+    finally:
+        here.store.delete([PROBE])
+
+
+@check(
+    "durable",
+    "whether what the store took survives a power loss",
+    "keep the repository on a disk or in a bucket, and not on the disk of the database",
+    needs=["store"],
+)
+def _durable(here: Surroundings) -> Finding:
+    if not here.store.capabilities.durable:
+        return red(f"{here.store.url} keeps nothing over a power loss")
+    if not here.store.url.startswith("file://"):
+        return green("a bucket keeps what it acknowledged")
+    kind = _file_system(Path(unquote(urlsplit(here.store.url).path)))
+    if kind in _IN_MEMORY:
+        return red(f"{here.store.url} lies in memory ({kind})")
+    if kind == "overlay":
+        return yellow(f"{here.store.url} lies in a container's own layer, which is gone with the container")
+    if kind in _ELSEWHERE:
+        return green(f"{here.store.url} lies on another machine ({kind})")
+    return yellow(
+        f"{here.store.url} is a folder on {kind}: it is lost with this machine", "copy it to another place, or use a bucket"
+    )
+
+
+def _file_system(path: Path) -> str:
+    """The kind of the file system that *path* lies on, of its nearest folder that exists (proc(5), mountinfo)."""
+    folder = next(each for each in (path, *path.parents) if each.exists()).resolve()
+    best, kind = 0, "an unknown file system"
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            left, _, right = line.partition(" - ")
+            mounted = Path(left.split()[4].encode().decode("unicode_escape"))
+            if folder.is_relative_to(mounted) and len(mounted.parts) >= best:
+                best, kind = len(mounted.parts), right.split()[0]
+    return kind
+
+
+@check(
+    "clock",
+    "whether the store's clock and ours agree, and the newest dump does not lie ahead of them",
+    "correct this machine's clock (`timedatectl`), or the store's: ages, leases and ids go by the store's",
+    needs=["store", "write"],
+)
+def _clock(here: Surroundings) -> Finding:
+    before = here.clock.now()
+    theirs = here.store.now()
+    after = here.clock.now()
+    if (last := newest(list_dumps(here.store))) is not None and is_ahead(last, theirs):
+        return red(
+            f"the newest dump, {last}, lies ahead of the store's clock: no dump can be taken",
+            f"if a clock ran wrong when it was taken: `clipper-backup dump delete {last}`",
+        )
+    # A bucket tells whole seconds, and somewhere between our two looks.
+    skew = max(before - theirs - timedelta(seconds=1), theirs - after, timedelta())
+    if skew <= _SKEW:
+        return green(f"ours and the store's differ by less than {show_seconds(_SKEW.total_seconds())}")
+    text = f"the store's clock and ours differ by {show_seconds(skew.total_seconds())}"
+    return red(text) if skew > _LARGE_SKEW else yellow(text)
+
+
+CHECKS = check.all

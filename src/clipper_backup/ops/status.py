@@ -1,0 +1,166 @@
+"""`status`: what could be restored now, from the repository alone: no database, no Prometheus and no key is asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from clipper_backup.errors import IntegrityError, ObjectMissingError
+from clipper_backup.format import names
+from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark, decode
+from clipper_backup.ops.dump.create import DUMP_LEASE
+from clipper_backup.ops.dump.read import Entry, catalog
+from clipper_backup.ops.key_check import key_checks
+from clipper_backup.ops.work import Work
+from clipper_backup.repository.dumps import held_dumps
+from clipper_backup.repository.leases import Held, held_lease
+from clipper_backup.values import DumpId, show_names, show_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest good dump of one database. `stored_bytes` are of this database's archive.
+
+    `wanted` says whether the next dump will hold it: BACKUP_DATABASES does, or without those the newest good dump of all.
+    """
+
+    database: str
+    summary: DumpSummary
+    stored_bytes: int
+    wanted: bool
+
+    @property
+    def taken_at(self) -> datetime:
+        """When it was begun, by the store's clock: its snapshots came after."""
+        return taken_at(self.summary)
+
+
+def taken_at(summary: DumpSummary) -> datetime:
+    """When a dump was begun, as its id says: by the store's clock, like retention."""
+    return DumpId.parse(summary.id).at
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBy:
+    """A key that the newest good dump is sealed to, and the last time it was shown to open a dump, if it was."""
+
+    recipient: str
+    check: KeyCheck | None
+
+    def opened(self, summary: DumpSummary) -> bool:
+        """Whether the last check was of this very dump."""
+        return self.check is not None and self.check.dump_id == summary.id
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the repository holds, judged at `now`.
+
+    `missing` are the databases that should be in a dump and are in no good one. `keys` are those of the newest good dump.
+    `holds` may name dumps that are not there. `pruned` is what the last prune left, None before the first.
+    """
+
+    now: datetime
+    entries: tuple[Entry, ...]
+    newest: tuple[Newest, ...]
+    missing: tuple[str, ...]
+    keys: tuple[OpenedBy, ...]
+    holds: Mapping[DumpId, HoldMark]
+    lease: Held | None
+    pruned: RetentionMark | None
+    signatures_checked: bool
+    problems: tuple[str, ...]
+
+    @property
+    def good(self) -> tuple[DumpSummary, ...]:
+        """The dumps that can be restored, oldest first."""
+        return tuple(e.summary for e in self.entries if e.summary is not None and e.problem is None)
+
+    @property
+    def damaged(self) -> tuple[Entry, ...]:
+        """Committed dumps that lack something, or whose summary cannot be read."""
+        return tuple(e for e in self.entries if e.problem is not None and not e.untrusted)
+
+    @property
+    def untrusted(self) -> tuple[Entry, ...]:
+        """Dumps that no trusted key has signed."""
+        return tuple(e for e in self.entries if e.untrusted)
+
+    @property
+    def unfinished(self) -> tuple[Entry, ...]:
+        """Ids that are being written, or were left by a killed run."""
+        return tuple(e for e in self.entries if not e.listed.committed)
+
+    @property
+    def recoverable(self) -> bool:
+        """Whether each database that should be in a dump is in a good one."""
+        return bool(self.good) and not self.missing
+
+    @property
+    def recoverable_to(self) -> datetime | None:
+        """What was committed before this moment is in a good dump of every wanted database; None when one has none."""
+        if not self.recoverable:
+            return None
+        return min(each.taken_at for each in self.newest if each.wanted)
+
+
+def look_at_repository(work: Work) -> Status:
+    """Read the catalog and all marks beside it; nothing is written. NoRepositoryError where there is none."""
+    entries = tuple(catalog(work))
+    newest, missing = _newest(entries, work.settings.backup_databases)
+    good = [e.summary for e in entries if e.summary is not None and e.problem is None]
+    checks = key_checks(work) if good and good[-1].sealed else {}
+    pruned, unread = _last_prune(work)
+    status = Status(
+        now=work.store.now(),
+        entries=entries,
+        newest=newest,
+        missing=missing,
+        keys=tuple(OpenedBy(key, checks.get(key)) for key in (good[-1].recipients if good else ())),
+        holds=held_dumps(work.store),
+        lease=held_lease(work.store, DUMP_LEASE),
+        pruned=pruned,
+        signatures_checked=bool(work.trusted),
+        problems=unread,
+    )
+    found = _problems(status, timedelta(hours=work.settings.dump_max_age_hours))
+    return replace(status, problems=(*found, *unread))
+
+
+def _last_prune(work: Work) -> tuple[RetentionMark | None, tuple[str, ...]]:
+    """What the last prune left for the next, None before the first; and what is wrong with it."""
+    try:
+        return decode(work.store.get(names.RETENTION), RetentionMark, names.RETENTION), ()
+    except ObjectMissingError:
+        return None, ()
+    except IntegrityError as error:
+        return None, (f"{error.message}; no prune runs until it is removed",)
+
+
+def _newest(entries: Sequence[Entry], configured: Sequence[str]) -> tuple[tuple[Newest, ...], tuple[str, ...]]:
+    """Of each database that a good dump holds the newest one, by name; and the wanted databases that none holds."""
+    summaries = [e.summary for e in entries if e.summary is not None and e.problem is None]
+    wanted = list(configured) or (summaries[-1].databases if summaries else [])
+    holding = {name: summary for summary in summaries for name in summary.databases}
+    newest = []
+    for name, summary in sorted(holding.items()):
+        archive = summary.archive_of(name)
+        assert archive is not None  # noqa: S101  it names the database
+        newest.append(Newest(name, summary, archive.size_bytes, name in wanted))
+    return tuple(newest), tuple(name for name in wanted if name not in holding)
+
+
+def _problems(status: Status, longest: timedelta) -> list[str]:
+    """What somebody should look at although everything can be restored to some moment; the exit code is 3 then."""
+    problems = []
+    for each in status.newest:
+        age = status.now - each.taken_at
+        if each.wanted and age > longest:
+            problems.append(
+                f"the newest good dump of {show_names([each.database])} is {show_seconds(age.total_seconds())} old,"
+                f" more than DUMP_MAX_AGE_HOURS ({longest.total_seconds() / 3600:.0f})"
+            )
+    problems += [f"{entry.listed.dump_id} is damaged: {entry.problem}" for entry in status.damaged]
+    problems += [f"{entry.listed.dump_id} is not trusted: {entry.problem}" for entry in status.untrusted]
+    if status.keys and not any(key.check for key in status.keys):
+        problems.append(f"{status.good[-1].id} is sealed, and no key was ever shown to open a dump: `key check --identity FILE`")
+    return problems

@@ -1,0 +1,234 @@
+"""What `status` makes of repositories in every state, of dumps made of a few bytes."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from clipper_backup.cli.show_status import status_document, status_text
+from clipper_backup.clock import SystemClock, VirtualClock
+from clipper_backup.config import Settings
+from clipper_backup.format import names
+from clipper_backup.format.documents import KeyCheck, RetentionMark, encode
+from clipper_backup.format.sealing import Identity
+from clipper_backup.format.signing import SigningKey
+from clipper_backup.ops.dump.create import DUMP_LEASE, take_dump_lease
+from clipper_backup.ops.events import ignore
+from clipper_backup.ops.status import Status, look_at_repository
+from clipper_backup.ops.work import Work
+from clipper_backup.repository.dumps import DumpWriter, hold_dump
+from clipper_backup.repository.leases import held_lease
+from clipper_backup.repository.root import open_or_create_repository
+from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.readonly import ReadOnlyStore
+from clipper_backup.values import DumpId, json_time, show_time
+from fixtures.catalog import HOLD, INTENT, make_dump, make_unfinished, put_parts
+from fixtures.clocks import START
+
+HOUR_SECONDS = 3600
+URL = "memory://"
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """The store's and ours."""
+    return VirtualClock(START)
+
+
+@pytest.fixture
+def store(clock: VirtualClock) -> MemoryStore:
+    """An empty repository."""
+    store = MemoryStore(clock)
+    open_or_create_repository(store, clock, "a test")
+    return store
+
+
+def look(store: MemoryStore, clock: VirtualClock, *, trusted: tuple[str, ...] = (), **settings: Any) -> Status:
+    return look_at_repository(Work(Settings(**settings), ReadOnlyStore(store, clock), clock, ignore, trusted))
+
+
+def first_line(status: Status) -> str:
+    return status_text(status, URL, Settings()).partition("\n")[0]
+
+
+def sealed_dump(store: MemoryStore, *recipients: str) -> DumpId:
+    writer = DumpWriter.take_id(store, INTENT)
+    writer.commit(type(summary := put_parts(store, writer.dump_id))(**{**_fields(summary), "recipients": list(recipients)}))
+    return writer.dump_id
+
+
+def _fields(summary: Any) -> dict[str, Any]:
+    return {name: getattr(summary, name) for name in summary.__struct_fields__}
+
+
+def checked(store: MemoryStore, recipient: str, dump_id: DumpId, clock: VirtualClock) -> None:
+    mark = KeyCheck(recipient=recipient, dump_id=str(dump_id), checked_at=clock.now(), checked_by="somebody")
+    store.put(f"{names.KEY_CHECKS_FOLDER}{recipient}", encode(mark))
+
+
+def damage(store: MemoryStore, dump_id: DumpId) -> None:
+    store.put(names.dump_key(dump_id, names.DETAILS), b"rotten")
+
+
+def test_an_empty_repository_is_not_recoverable(store: MemoryStore, clock: VirtualClock) -> None:
+    found = look(store, clock)
+    assert (found.recoverable, found.recoverable_to, found.newest) == (False, None, ())
+    assert first_line(found) == "NOT RECOVERABLE: no good dump is there"
+
+
+def test_one_dump_is_recoverable_to_its_moment_and_not_called_proven(store: MemoryStore, clock: VirtualClock) -> None:
+    dump_id = make_dump(store)
+    clock.advance(5 * HOUR_SECONDS)
+    found = look(store, clock)
+    assert first_line(found) == f"RECOVERABLE to the moment of 1 dump: {show_time(START)}, 5 h 0 min ago; proven: never"
+    assert status_document(found, URL)["proven_at"] is None
+    assert [(each.database, each.summary.id, each.wanted) for each in found.newest] == [
+        ("clipper", str(dump_id), True),
+        ("we ird/ä.", str(dump_id), True),
+    ]
+    assert found.problems == ()
+
+
+def test_between_dumps_it_promises_the_moments_of_the_dumps_only(store: MemoryStore, clock: VirtualClock) -> None:
+    for _ in range(3):
+        make_dump(store)
+        clock.advance(24 * HOUR_SECONDS)
+    line = first_line(look(store, clock))
+    last = START + timedelta(days=2)
+    assert line == (
+        f"RECOVERABLE to the moments of 3 dumps: from {show_time(START)} to {show_time(last)}, 1 d 0 h ago; proven: never"
+    )
+
+
+def test_of_several_databases_the_one_furthest_behind_decides(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store, ["shop", "clipper"])
+    clock.advance(HOUR_SECONDS)
+    newest = make_dump(store, ["clipper"])
+    both = look(store, clock, backup_databases=("clipper", "shop"))
+    assert both.recoverable_to == START
+    # Without BACKUP_DATABASES it is the newest dump that says what is dumped; what it lacks is shown all the same.
+    alone = look(store, clock)
+    assert alone.recoverable_to == newest.at
+    assert {each.database: each.wanted for each in alone.newest} == {"clipper": True, "shop": False}
+    assert "no longer dumped" in status_text(alone, URL, Settings())
+
+
+def test_a_database_that_no_good_dump_holds_makes_it_not_recoverable(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store, ["clipper"])
+    found = look(store, clock, backup_databases=("clipper", "shop"))
+    assert (found.recoverable, found.missing, found.recoverable_to) == (False, ("shop",), None)
+    assert first_line(found) == "NOT RECOVERABLE: no good dump holds shop"
+
+
+def test_a_damaged_dump_does_not_count_and_is_named(store: MemoryStore, clock: VirtualClock) -> None:
+    good = make_dump(store)
+    clock.advance(HOUR_SECONDS)
+    damage(store, bad := make_dump(store))
+    found = look(store, clock)
+    assert found.recoverable_to == good.at
+    assert [str(entry.listed.dump_id) for entry in found.damaged] == [str(bad)]
+    assert any(problem.startswith(f"{bad} is damaged: ") for problem in found.problems)
+    damage(store, good)
+    assert first_line(look(store, clock)) == "NOT RECOVERABLE: no good dump is there"
+
+
+def test_a_dump_that_no_trusted_key_signed_does_not_count(store: MemoryStore, clock: VirtualClock) -> None:
+    bad = make_dump(store)
+    assert not look(store, clock).untrusted
+    found = look(store, clock, trusted=(SigningKey.make().public,))
+    assert [entry.listed.dump_id for entry in found.untrusted] == [bad]
+    assert (found.recoverable, found.damaged) == (False, ())
+    assert any(problem.startswith(f"{bad} is not trusted: ") for problem in found.problems)
+
+
+def test_an_unfinished_one_is_shown_and_is_no_problem(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store)
+    clock.advance(60)
+    left = make_unfinished(store)
+    found = look(store, clock)
+    assert ([entry.listed.dump_id for entry in found.unfinished], found.problems) == ([left], ())
+    assert f"1 unfinished: {left}" in status_text(found, URL, Settings())
+
+
+def test_an_old_dump_is_a_problem_from_its_age_on(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store, ["clipper"])
+    clock.advance(25 * HOUR_SECONDS)
+    assert look(store, clock).problems == ()
+    clock.advance(1)
+    (problem,) = look(store, clock).problems
+    assert problem == "the newest good dump of clipper is 1 d 1 h old, more than DUMP_MAX_AGE_HOURS (25)"
+    assert look(store, clock, dump_max_age_hours=26).problems == ()
+
+
+def test_a_sealed_dump_is_recoverable_with_a_key_and_says_when_one_opened_it(store: MemoryStore, clock: VirtualClock) -> None:
+    ours, offline = Identity.make().recipient, Identity.make().recipient
+    first = sealed_dump(store, ours, offline)
+    found = look(store, clock)
+    assert first_line(found).startswith("RECOVERABLE with a key to the moment of 1 dump")
+    assert found.problems == (f"{first} is sealed, and no key was ever shown to open a dump: `key check --identity FILE`",)
+
+    checked(store, ours, first, clock)
+    clock.advance(2 * HOUR_SECONDS)
+    found = look(store, clock)
+    assert found.problems == ()
+    screen = status_text(found, URL, Settings())
+    assert f"{ours}: opened the newest good dump 2 h 0 min ago" in screen
+    assert f"{offline}: never shown to open a dump" in screen
+
+    sealed_dump(store, ours, offline)
+    assert f"{ours}: opened {first} 2 h 0 min ago" in status_text(look(store, clock), URL, Settings()), "of another dump"
+
+
+def test_a_check_that_cannot_be_read_is_no_check(store: MemoryStore, clock: VirtualClock) -> None:
+    ours = Identity.make().recipient
+    sealed_dump(store, ours)
+    store.put(f"{names.KEY_CHECKS_FOLDER}{ours}", b"{")
+    assert [key.check for key in look(store, clock).keys] == [None]
+
+
+def test_holds_are_shown_also_of_dumps_that_are_gone(store: MemoryStore, clock: VirtualClock) -> None:
+    hold_dump(store, make_dump(store), HOLD)
+    gone = DumpId(START - timedelta(days=9))
+    store.put(names.hold_key(gone), encode(HOLD))
+    document = status_document(look(store, clock), URL)
+    assert [hold["id"] for hold in document["holds"]] == [str(gone), str(DumpId(START))]
+    assert document["holds"][0]["held_at"] == json_time(HOLD.held_at)
+
+
+def test_the_lease_is_shown_with_whoever_holds_it(store: MemoryStore, clock: VirtualClock) -> None:
+    writing = Work(Settings(lease_seconds=60), store, SystemClock(), ignore)
+    assert look(store, clock).lease is None
+    with take_dump_lease(writing, "dump create", SystemClock()):
+        held = look(store, clock).lease
+        assert held is not None
+        assert (held.purpose, held.taken_at) == ("dump create", START)
+        assert f"{held.holder} (dump create), since {show_time(START)}" in status_text(look(store, clock), URL, Settings())
+    assert look(store, clock).lease is None
+
+
+def test_a_lease_whose_holder_cannot_be_read_is_held_by_somebody(store: MemoryStore, clock: VirtualClock) -> None:
+    store.put(f"locks/{DUMP_LEASE}/0000000003/holder", b"{")
+    clock.advance(10)
+    store.put(f"locks/{DUMP_LEASE}/0000000003/renewal-1", b"renewed\n")
+    held = held_lease(store, DUMP_LEASE)
+    assert held is not None
+    assert (held.who, held.taken_at, held.last_sign_at) == ("somebody", START, START + timedelta(seconds=10))
+
+
+def test_what_the_last_prune_left_is_shown_or_said_to_be_damaged(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store)
+    assert "never pruned" in status_text(look(store, clock), URL, Settings())
+    store.put(names.RETENTION, encode(RetentionMark(retention_days=30, pruned_at=START)))
+    assert f"last pruned {show_time(START)}" in status_text(look(store, clock), URL, Settings())
+    store.put(names.RETENTION, b"{")
+    assert any(names.RETENTION in problem for problem in look(store, clock).problems)
+
+
+def test_many_of_a_kind_are_counted_not_listed(store: MemoryStore, clock: VirtualClock) -> None:
+    for _ in range(8):
+        damage(store, dump_id := make_dump(store, ["clipper"]))
+        clock.advance(60)
+        store.put(names.hold_key(dump_id), encode(HOLD))
+    screen = status_text(look(store, clock), URL, Settings())
+    assert "8 damaged: " in screen
+    assert screen.count("and 3 more") == 3  # in the count of dumps, of holds, and of problems
