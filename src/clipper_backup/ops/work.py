@@ -46,6 +46,7 @@ def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool, 
         retry_seconds=settings.store_retry_seconds,
         clock=clock,
         environment=os.environ,
+        azure_account=settings.azure_storage_account,
     )
     return Work(
         settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit, () if unsigned else trusted_of(settings)

@@ -16,8 +16,21 @@ from clipper_backup.store.retrying import RetryingStore
 FAULTS_VARIABLE = "CLIPPER_BACKUP_FAULTS"
 """A script of `FaultyStore`, for sweeps over real processes: below the retries, above the store."""
 
-_EXAMPLES = ("a folder: file:///var/backups/clipper", "a bucket, perhaps with a folder in it: s3://clipper-backups/production")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_EXAMPLES = (
+    "a folder: file:///var/backups/clipper",
+    "a bucket, perhaps with a folder in it: s3://clipper-backups/production, or gs://…, or az://…",
+)
+_BUCKETS = {
+    "s3": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]"),
+    "gs": re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
+    "az": re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"),
+}
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_KEY_HINTS = {
+    "s3": "put keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "name a key file in GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "put the account into AZURE_STORAGE_ACCOUNT, and a key into AZURE_STORAGE_ACCOUNT_KEY",
+}
 
 
 def open_store(
@@ -28,20 +41,27 @@ def open_store(
     retry_seconds: int,
     clock: Clock,
     environment: Mapping[str, str],
+    azure_account: str | None = None,
 ) -> Store:
     """The store at *url*; nothing is asked of it yet.
 
-    *endpoint* is the URL of an S3-compatible server. S3's key and secret come from *environment* (AWS_ACCESS_KEY_ID,
-    AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION); without them a web identity or the
-    instance's metadata is asked. UsageError for a URL or endpoint that makes no sense or would send keys unencrypted.
+    *endpoint* is the URL of another server than the provider's own: S3-compatible, an emulator, a private endpoint.
+    Static credentials come from *environment* (see `credentials.py`); without them the identity of the pod or the machine
+    is asked for. UsageError for a URL or endpoint that makes no sense or would send backups unencrypted, AccessError for
+    credentials that are not of their form.
     """
     parts = _split(url)
     if parts.scheme == "file":
         store: Store = _open_local(parts)
-    elif parts.scheme == "s3":
-        store = _open_s3(parts, endpoint, environment, timeout_seconds, retry_seconds)
-    elif parts.scheme in {"gs", "az"}:
-        raise UsageError(f"this version does not speak {parts.scheme}:// yet", hints=_EXAMPLES)
+    elif parts.scheme in _BUCKETS:
+        store = _open_bucket(
+            parts,
+            endpoint=endpoint,
+            timeout_seconds=timeout_seconds,
+            retry_seconds=retry_seconds,
+            environment=environment,
+            azure_account=azure_account,
+        )
     else:
         raise UsageError(f"no store has such a URL: {_shown(parts)}", hints=_EXAMPLES)
     if script := environment.get(FAULTS_VARIABLE):
@@ -60,9 +80,9 @@ def _split(url: str) -> SplitResult:
     if "@" in parts.netloc:
         raise UsageError(
             f"the URL of the store holds a name or password: {_shown(parts)}",
-            hints=["put keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"],
+            hints=[_KEY_HINTS.get(parts.scheme, _KEY_HINTS["s3"])],
         )
-    if parts.query or parts.fragment or (parts.scheme == "s3" and port is not None):
+    if parts.query or parts.fragment or (parts.scheme in _BUCKETS and port is not None):
         raise UsageError(f"the URL of the store has more than a bucket and a folder: {_shown(parts)}", hints=_EXAMPLES)
     return parts
 
@@ -80,39 +100,41 @@ def _open_local(parts: SplitResult) -> LocalStore:
     return LocalStore(Path(unquote(parts.path)))
 
 
-def _open_s3(
-    parts: SplitResult, endpoint: str | None, environment: Mapping[str, str], timeout_seconds: int, retry_seconds: int
+def _open_bucket(
+    parts: SplitResult,
+    *,
+    endpoint: str | None,
+    timeout_seconds: int,
+    retry_seconds: int,
+    environment: Mapping[str, str],
+    azure_account: str | None,
 ) -> Store:
     # Imported here: it costs 25 ms, which an archive command with a local store must not pay.
-    from clipper_backup.store.remote import open_s3  # noqa: PLC0415 # see above
+    from clipper_backup.store import credentials, remote_open  # noqa: PLC0415 # see above
 
     bucket, folder = parts.netloc, parts.path.strip("/")
-    if not _BUCKET.fullmatch(bucket) or (folder and not is_key(folder)):
+    if not _BUCKETS[parts.scheme].fullmatch(bucket) or (folder and not is_key(folder)):
         raise UsageError(f"not a bucket with a folder: {_shown(parts)}", hints=_EXAMPLES)
     if endpoint is not None:
         _check_endpoint(endpoint)
-    return open_s3(
-        bucket,
-        f"{folder}/" if folder else "",
-        endpoint=endpoint,
-        credentials=_keys(environment),
-        region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None,
+    prefix = f"{folder}/" if folder else ""
+    reach = remote_open.Reach(
+        endpoint=endpoint.rstrip("/") if endpoint else None,
         timeout_seconds=timeout_seconds,
         retry_seconds=retry_seconds,
+        virtual_host=endpoint is None,
     )
-
-
-def _keys(environment: Mapping[str, str]) -> dict[str, str]:
-    """Static credentials, by obstore's names; empty when there are none, UsageError for half of them."""
-    names = {"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"}
-    keys = {name: value for name, variable in names.items() if (value := environment.get(variable))}
-    if not keys:
-        return {}
-    if absent := [variable for name, variable in names.items() if name not in keys]:
-        raise UsageError(f"{absent[0]} is not set", hints=["set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or neither"])
-    if token := environment.get("AWS_SESSION_TOKEN"):
-        keys["session_token"] = token
-    return keys
+    if parts.scheme == "gs":
+        return remote_open.open_gcs(bucket, prefix, reach, credentials=credentials.google_credentials(environment))
+    if parts.scheme == "az":
+        if azure_account is None or not _ACCOUNT.fullmatch(azure_account):
+            hints = ["AZURE_STORAGE_ACCOUNT is the name of the storage account: 3 to 24 small letters and digits"]
+            named = "is not set" if azure_account is None else f"is no storage account: {azure_account}"
+            raise UsageError(f"AZURE_STORAGE_ACCOUNT {named}", hints=hints)
+        found = credentials.azure_credentials(environment)
+        return remote_open.open_azure(bucket, prefix, reach, account=azure_account, credentials=found)
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None
+    return remote_open.open_s3(bucket, prefix, reach, credentials=credentials.aws_credentials(environment), region=region)
 
 
 def _check_endpoint(endpoint: str) -> None:
