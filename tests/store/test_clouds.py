@@ -12,7 +12,7 @@ import pytest
 
 from clipper_backup.clock import SystemClock
 from clipper_backup.errors import AccessError, ClipperError, MissingError, ObjectMissingError, StoreUnavailableError, UsageError
-from clipper_backup.store.opening import open_store
+from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from fixtures.azurite import AzureServer
 from fixtures.gcs import GcsServer
@@ -69,7 +69,7 @@ def test_an_identity_that_may_only_read(cloud: CloudServer, s3_prefix: str, name
 def test_a_bucket_that_does_not_exist(azure_server: AzureServer, name: str) -> None:
     store = open_store(
         "az://no-such-container/x", endpoint=azure_server.endpoint, timeout_seconds=10, retry_seconds=10, clock=SystemClock(),
-        environment=azure_server.environment, azure_account=azure_server.account,
+        environment=azure_server.environment, options=Options(azure_account=azure_server.account),
     )  # fmt: skip
     with pytest.raises(MissingError) as caught:
         CALLS[name](store)
@@ -196,7 +196,7 @@ def recorder(status: int = 200) -> Iterator[tuple[str, list[str]]]:
 def opened(url: str, environment: dict[str, str], *, account: str | None = ACCOUNT, address: str = "127.0.0.1:1") -> Store:
     return open_store(
         url, endpoint=f"http://{address}", timeout_seconds=5, retry_seconds=0, clock=SystemClock(), environment=environment,
-        azure_account=account,
+        options=Options(azure_account=account),
     )  # fmt: skip
 
 

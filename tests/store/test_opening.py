@@ -9,7 +9,7 @@ import pytest
 
 from clipper_backup.clock import SystemClock
 from clipper_backup.errors import AccessError, StoreUnavailableError, UsageError
-from clipper_backup.store.opening import open_store
+from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from fixtures.stores import S3Server
 
@@ -24,7 +24,7 @@ def opened(url: str, *, endpoint: str | None = None, environment: dict[str, str]
         retry_seconds=0,
         clock=SystemClock(),
         environment=KEYS if environment is None else environment,
-        azure_account="clipper",
+        options=Options(azure_account="clipper"),
     )
 
 

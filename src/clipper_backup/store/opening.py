@@ -3,15 +3,17 @@
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import UsageError
+from clipper_backup.errors import MissingError, UsageError
 from clipper_backup.store.local import LocalStore
 from clipper_backup.store.protocol import Store, is_key
 from clipper_backup.store.retrying import RetryingStore
+from clipper_backup.store.throttling import ThrottledStore
 
 FAULTS_VARIABLE = "CLIPPER_BACKUP_FAULTS"
 """A script of `FaultyStore`, for sweeps over real processes: below the retries, above the store."""
@@ -26,11 +28,28 @@ _BUCKETS = {
     "az": re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"),
 }
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _KEY_HINTS = {
     "s3": "put keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "name a key file in GOOGLE_APPLICATION_CREDENTIALS",
     "az": "put the account into AZURE_STORAGE_ACCOUNT, and a key into AZURE_STORAGE_ACCOUNT_KEY",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a store is reached, where that is not the usual way. Each is a setting, which says what it means."""
+
+    azure_account: str | None = None
+    s3_addressing: str = "auto"
+    s3_bulk_delete: bool = True
+    conditional_create: bool = True
+    ca_file: Path | None = None
+    unsafe_http: bool = False
+    max_bytes_per_second: int | None = None
+
+
+_USUAL = Options()
 
 
 def open_store(
@@ -41,7 +60,7 @@ def open_store(
     retry_seconds: int,
     clock: Clock,
     environment: Mapping[str, str],
-    azure_account: str | None = None,
+    options: Options = _USUAL,
 ) -> Store:
     """The store at *url*; nothing is asked of it yet.
 
@@ -60,7 +79,7 @@ def open_store(
             timeout_seconds=timeout_seconds,
             retry_seconds=retry_seconds,
             environment=environment,
-            azure_account=azure_account,
+            options=options,
         )
     else:
         raise UsageError(f"no store has such a URL: {_shown(parts)}", hints=_EXAMPLES)
@@ -68,7 +87,14 @@ def open_store(
         from clipper_backup.store.faulty import FaultyStore  # noqa: PLC0415 # only tests pay for it
 
         store = FaultyStore(store, script, clock)
-    return RetryingStore(store, retry_seconds=retry_seconds, clock=clock, rng=random.Random())  # noqa: S311 # jitter, no secret
+    rng = random.Random()  # noqa: S311 # jitter, no secret
+    if not store.capabilities.conditional_create:
+        from clipper_backup.store.claiming import ClaimingStore  # noqa: PLC0415 # few servers need it
+
+        store = ClaimingStore(store, clock, rng)
+    if options.max_bytes_per_second is not None:
+        store = ThrottledStore(store, options.max_bytes_per_second, clock)
+    return RetryingStore(store, retry_seconds=retry_seconds, clock=clock, rng=rng)
 
 
 def _split(url: str) -> SplitResult:
@@ -107,7 +133,7 @@ def _open_bucket(
     timeout_seconds: int,
     retry_seconds: int,
     environment: Mapping[str, str],
-    azure_account: str | None,
+    options: Options,
 ) -> Store:
     # Imported here: it costs 25 ms, which an archive command with a local store must not pay.
     from clipper_backup.store import credentials, remote_open  # noqa: PLC0415 # see above
@@ -116,28 +142,50 @@ def _open_bucket(
     if not _BUCKETS[parts.scheme].fullmatch(bucket) or (folder and not is_key(folder)):
         raise UsageError(f"not a bucket with a folder: {_shown(parts)}", hints=_EXAMPLES)
     if endpoint is not None:
-        _check_endpoint(endpoint)
+        _check_endpoint(endpoint, unsafe_http=options.unsafe_http)
     prefix = f"{folder}/" if folder else ""
     reach = remote_open.Reach(
         endpoint=endpoint.rstrip("/") if endpoint else None,
         timeout_seconds=timeout_seconds,
         retry_seconds=retry_seconds,
-        virtual_host=endpoint is None,
+        virtual_host=options.s3_addressing == "virtual" or (options.s3_addressing == "auto" and endpoint is None),
+        bulk_delete=options.s3_bulk_delete,
+        conditional_create=options.conditional_create,
+        authorities=_authorities(options.ca_file),
+        proxied=any(environment.get(name) for name in _PROXY_VARIABLES),
     )
     if parts.scheme == "gs":
         return remote_open.open_gcs(bucket, prefix, reach, credentials=credentials.google_credentials(environment))
     if parts.scheme == "az":
-        if azure_account is None or not _ACCOUNT.fullmatch(azure_account):
-            hints = ["AZURE_STORAGE_ACCOUNT is the name of the storage account: 3 to 24 small letters and digits"]
-            named = "is not set" if azure_account is None else f"is no storage account: {azure_account}"
-            raise UsageError(f"AZURE_STORAGE_ACCOUNT {named}", hints=hints)
+        account = _account(options.azure_account)
         found = credentials.azure_credentials(environment)
-        return remote_open.open_azure(bucket, prefix, reach, account=azure_account, credentials=found)
+        return remote_open.open_azure(bucket, prefix, reach, account=account, credentials=found)
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None
     return remote_open.open_s3(bucket, prefix, reach, credentials=credentials.aws_credentials(environment), region=region)
 
 
-def _check_endpoint(endpoint: str) -> None:
+def _account(name: str | None) -> str:
+    if name is not None and _ACCOUNT.fullmatch(name):
+        return name
+    raise UsageError(
+        "AZURE_STORAGE_ACCOUNT is not set" if name is None else f"AZURE_STORAGE_ACCOUNT is no storage account: {name}",
+        hints=["it is the name of the storage account: 3 to 24 small letters and digits"],
+    )
+
+
+def _authorities(ca_file: Path | None) -> bytes | None:
+    if ca_file is None:
+        return None
+    try:
+        found = ca_file.read_bytes()
+    except OSError as error:
+        raise MissingError(f"cannot read {ca_file}: {error.strerror}", hints=["STORE_CA_FILE names it"]) from error
+    if b"-----BEGIN CERTIFICATE-----" not in found:
+        raise UsageError(f"no certificate in {ca_file}", hints=["STORE_CA_FILE names a file with certificates in PEM"])
+    return found
+
+
+def _check_endpoint(endpoint: str, *, unsafe_http: bool) -> None:
     example = ["an endpoint looks like https://s3.example.com"]
     try:
         parts = urlsplit(endpoint)
@@ -146,10 +194,13 @@ def _check_endpoint(endpoint: str) -> None:
         raise UsageError("the endpoint of the store cannot be read", hints=example) from None
     if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc or parts.query or parts.fragment:
         raise UsageError(f"not an endpoint: {_shown(parts)}", hints=example)
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not _is_loopback(host) and not unsafe_http:
         raise UsageError(
             f"{_shown(parts)} would send backups unencrypted",
-            hints=["use an https:// endpoint; http:// is for this machine only"],
+            hints=[
+                "use an https:// endpoint; STORE_CA_FILE names a private certificate authority",
+                "--unsafe-http allows it: whoever can listen on the way reads the backups, and can change them",
+            ],
         )
 
 

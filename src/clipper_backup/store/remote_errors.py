@@ -17,6 +17,7 @@ from clipper_backup.errors import (
     ObjectMissingError,
     StoreError,
     StoreUnavailableError,
+    UsageError,
 )
 from clipper_backup.store.clouds import Cloud
 
@@ -50,6 +51,10 @@ _CAUSES = (
     (re.compile(r"InvalidCertificate"), "its certificate is not trusted"),
     (re.compile(r"InvalidContentType"), "it does not speak TLS"),
 )
+_NOT_IMPLEMENTED = (
+    "a server that cannot create only where nothing is needs STORE_CONDITIONAL_CREATE=no",
+    "one that cannot remove many objects at once needs S3_BULK_DELETE=no",
+)
 _NEVER_MENDED = frozenset({"its certificate is not trusted", "it does not speak TLS"})
 
 
@@ -71,6 +76,7 @@ class Place:
     bucket: str
     endpoint: str
     cloud: Cloud
+    proxied: bool = False
 
 
 def read_failure(text: str) -> Failure:
@@ -119,7 +125,7 @@ def translated(text: str, name: str, place: Place) -> ClipperError:
         word = cloud.bucket_word
         return StoreError(f"{word} {place.bucket} is in another region or at another endpoint", hints=cloud.place_hints)
     if failure.status is not None or failure.code:
-        return StoreError(f"the store refused {name}: {answer}")
+        return StoreError(f"the store refused {name}: {answer}", hints=_NOT_IMPLEMENTED if failure.status == 501 else ())
     if "HTTP error" in text:
         return _without_answer(failure, name, place)
     if "federated token file" in text:
@@ -128,8 +134,13 @@ def translated(text: str, name: str, place: Place) -> ClipperError:
     return StoreError(f"cannot use {name}: {said[:200] or 'unknown error'}")
 
 
-def unusable_credentials(place: Place) -> AccessError:
+def no_client(text: str, place: Place) -> ClipperError:
     """For a client that could not even be made. What the foreign error says may quote a key: it is left out."""
+    if "HTTP client error" in text or "certificate" in text:
+        return UsageError(
+            f"no connection to {place.endpoint or 'the provider'} can be made with these certificates or proxies",
+            hints=["check STORE_CA_FILE, and SSL_CERT_FILE, HTTPS_PROXY and HTTP_PROXY in the environment"],
+        )
     return AccessError(f"the credentials for {place.url} are not of their form", hints=place.cloud.identity_hints)
 
 
@@ -145,6 +156,8 @@ def _without_answer(failure: Failure, name: str, place: Place) -> ClipperError:
     server = place.endpoint or "the provider's endpoint"
     message = f"cannot reach {server} for {name}: {failure.cause}"
     if failure.cause in _NEVER_MENDED:
-        return StoreError(message, hints=["correct BACKUP_ENDPOINT; a private authority's certificate goes into SSL_CERT_FILE"])
-    more = place.cloud.host_hints if failure.cause == "its name is unknown" else ()
+        return StoreError(message, hints=["correct BACKUP_ENDPOINT; STORE_CA_FILE names a private authority's certificate"])
+    more = list(place.cloud.host_hints) if failure.cause == "its name is unknown" else []
+    if place.proxied:
+        more.append("the environment names a proxy (HTTPS_PROXY or HTTP_PROXY); NO_PROXY lists what is reached without it")
     return StoreUnavailableError(message, hints=[f"is {server} up, and may this machine connect to it?", *more])

@@ -14,7 +14,7 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from clipper_backup.store.clouds import AZURE, GCS, S3, Cloud
 from clipper_backup.store.remote import ObstoreStore
-from clipper_backup.store.remote_errors import Place, unusable_credentials
+from clipper_backup.store.remote_errors import Place, no_client
 
 if TYPE_CHECKING:
     from obstore.store import AzureConfig, ClientConfig, GCSConfig, RetryConfig, S3Config
@@ -28,15 +28,20 @@ _CONNECT_SECONDS = 10
 class Reach:
     """How a bucket is reached. *endpoint* None means the provider's own.
 
-    *virtual_host* says whether the bucket's name goes before the endpoint's host instead of into the path (S3 only).
-    *conditional_create* is False for a server that ignores or refuses `If-None-Match`.
+    *virtual_host* says whether the bucket's name goes before the endpoint's host instead of into the path, *bulk_delete*
+    whether many objects are removed by one request (both S3's alone). *conditional_create* is False for a server that
+    ignores or refuses `If-None-Match`. *authorities* are certificates (PEM) that are trusted besides the system's.
+    *proxied* only makes messages clearer: obstore takes proxies from HTTPS_PROXY, HTTP_PROXY and NO_PROXY by itself.
     """
 
     endpoint: str | None
     timeout_seconds: int
     retry_seconds: int
     virtual_host: bool = False
+    bulk_delete: bool = True
     conditional_create: bool = True
+    authorities: bytes | None = None
+    proxied: bool = False
 
 
 def open_s3(bucket: str, prefix: str, reach: Reach, *, credentials: Mapping[str, str], region: str | None = None) -> ObstoreStore:
@@ -45,7 +50,11 @@ def open_s3(bucket: str, prefix: str, reach: Reach, *, credentials: Mapping[str,
     *credentials* are `access_key_id`, `secret_access_key` and perhaps `session_token`; empty means that obstore looks for
     a web identity or instance metadata.
     """
-    config: S3Config = {"virtual_hosted_style_request": reach.virtual_host, "skip_signature": False}
+    config: S3Config = {
+        "virtual_hosted_style_request": reach.virtual_host,
+        "disable_bulk_delete": not reach.bulk_delete,
+        "skip_signature": False,
+    }
     if region is not None:
         config["region"] = region
     if reach.endpoint is not None:
@@ -101,7 +110,9 @@ def _store(
         "connect_timeout": timedelta(seconds=min(reach.timeout_seconds, _CONNECT_SECONDS)),
         "allow_http": reach.endpoint is not None and reach.endpoint.startswith("http:"),
     }
-    place = Place(f"{cloud.scheme}://{bucket}/{prefix}".rstrip("/"), bucket, reach.endpoint or "", cloud)
+    if reach.authorities is not None:
+        options["root_certificate"] = reach.authorities
+    place = Place(f"{cloud.scheme}://{bucket}/{prefix}".rstrip("/"), bucket, reach.endpoint or "", cloud, proxied=reach.proxied)
     try:
         return ObstoreStore(
             lambda retry: client(options, retry),
@@ -110,8 +121,8 @@ def _store(
             retry_seconds=reach.retry_seconds,
             conditional_create=reach.conditional_create,
         )
-    except BaseError as error:
-        raise unusable_credentials(place) from error
+    except (BaseError, ValueError) as error:
+        raise no_client(str(error), place) from error
 
 
 def _with_bucket(endpoint: str, bucket: str) -> str:
