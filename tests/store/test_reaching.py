@@ -125,6 +125,15 @@ def test_ssl_cert_file_names_an_authority_too(authority: tuple[Path, Path]) -> N
     )
 
 
+def test_store_ca_file_adds_to_what_is_trusted_already(authority: tuple[Path, Path], tmp_path: Path) -> None:
+    other_authority, _ = make_authority(tmp_path)
+    with HttpFront(("127.0.0.1", 1), nothing, tls=authority[1]) as front:
+        endpoint = f"https://localhost:{front.port}"
+        assert get(endpoint, ca_file=other_authority).startswith("StoreError")
+        said = get(endpoint, ca_file=other_authority, SSL_CERT_FILE=str(authority[0]))
+    assert said.startswith("ObjectMissingError")
+
+
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
 def test_a_proxy_carries_what_is_encrypted(authority: tuple[Path, Path], variable: str) -> None:
     """The host's name is resolved by the proxy, and TLS goes through it: the proxy sees the host, not the bucket."""
