@@ -14,10 +14,10 @@ help: ## this list
 demo: $(VENV)/.demo ## the whole story on this machine: back up a real PostgreSQL, lose it, restore it, prove it
 	@$(BIN)/clipper-backup demo
 
-test: $(VENV)/.dev packages ## everything that must hold: lint, types, contracts, all tests (15 minutes on 2 cores at most)
+test: $(VENV)/.dev packages $(VENV)/.azurite ## everything that must hold: lint, types, contracts, all tests (15 minutes on 2 cores at most)
 	@scripts/check
 
-soak: $(VENV)/.dev packages ## what takes longer: sweeps at full length
+soak: $(VENV)/.dev packages $(VENV)/.azurite ## what takes longer: sweeps at full length
 	@scripts/soak
 
 bench: $(VENV)/.dev packages ## measured against the tools people use today
@@ -41,6 +41,9 @@ clean: ## remove what the targets made
 .PHONY: packages
 packages:
 	@scripts/debian-packages
+
+$(VENV)/.azurite: requirements/azurite/package-lock.json | packages
+	@scripts/azurite $(VENV)
 
 $(VENV)/.demo: requirements/demo.txt pyproject.toml
 	@scripts/venv $(VENV) demo "$(PYTHON)"

@@ -1,6 +1,7 @@
 """Fixtures are plugins, one theme a file, listed here."""
 
 pytest_plugins = [
+    "fixtures.azurite",
     "fixtures.cli",
     "fixtures.golden",
     "fixtures.monitoring",
@@ -9,6 +10,7 @@ pytest_plugins = [
     "fixtures.stores",
     "fixtures.buckets",
     "fixtures.clipper",  # after what it imports
+    "fixtures.gcs",
     "fixtures.oracle",
     "fixtures.dump",
 ]

@@ -99,6 +99,14 @@ def test_the_variable_names_the_file_unless_the_caller_does(tmp_path: Path) -> N
     assert load({}, environment, given).settings.retention_days == 3
 
 
+@pytest.mark.parametrize(("text", "value"), [("true", True), ('"yes"', True), ('"NO"', False), ("false", False)])
+def test_a_switch_is_yes_or_no(tmp_path: Path, text: str, *, value: bool) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f"UNSAFE_HTTP = {text}\n")
+    assert load({}, {}, config).settings.unsafe_http is value
+    assert settings(UNSAFE_HTTP=text.strip('"')).unsafe_http is value if text.startswith('"') else True
+
+
 def test_names_that_kubernetes_injects_are_no_errors() -> None:
     assert settings(POSTGRES_PORT="tcp://10.0.0.1:5432", RETENTION="x") == Settings()
 
@@ -123,7 +131,9 @@ def test_a_mounted_folder_is_read_like_a_file(tmp_path: Path) -> None:
     [
         ("RETENTION_DAY = 3\nNO_SUCH = 1\n", "unknown setting NO_SUCH, RETENTION_DAY in "),
         ("RETENTION_DAYS = \n", "is not TOML: "),
-        ("RETENTION_DAYS = true\n", "bad value for RETENTION_DAYS in "),
+        ("RETENTION_DAYS = true\n", "bad value for RETENTION_DAYS (from "),
+        ("UNSAFE_HTTP = 1\n", "bad value for UNSAFE_HTTP (from "),
+        ("STORE_MAX_BYTES_PER_SECOND = 0\n", "bad value for STORE_MAX_BYTES_PER_SECOND (from "),
         ("RETENTION_DAYS = 1.5\n", "bad value for RETENTION_DAYS in "),
         ("BACKUP_DATABASES = [1]\n", "bad value for BACKUP_DATABASES in "),
         ("RETENTION_DAYS = 0\n", "bad value for RETENTION_DAYS (from "),

@@ -51,6 +51,12 @@ def integer(minimum: int, maximum: int, unit: str = "") -> Kind:
     return Kind(f"{unit or 'number'}, {minimum} to {maximum}", _number(minimum, maximum))
 
 
+def _switch(text: str) -> bool:
+    if (word := text.lower()) not in {"yes", "no"}:
+        raise ValueError(f"yes or no is needed, not {text!r}")
+    return word == "yes"
+
+
 def choice(*options: str) -> Kind:
     """One of *options*, in any case."""
 
@@ -156,12 +162,19 @@ def show_url(text: str) -> str:
     return query.sub(r"\1***", login.sub("***", text))
 
 
+def _size(text: str) -> int:
+    if (size := parse_bytes(text)) <= 0:
+        raise ValueError("more than nothing is needed")
+    return size
+
+
 TEXT = Kind("text", str)
 URL = Kind("URL", _url, show_url)
 PATH = Kind("path", Path)
+SWITCH = Kind("yes | no", _switch, lambda value: "yes" if value else "no")
 KEY_PATH = Kind("path of a key file", _key_path)
 SECRET = Kind("secret", Secret)
-SIZE = Kind("size, like 64MiB", parse_bytes)
+SIZE = Kind("size, like 64MiB", _size)
 NAMES = Kind("names, separated by commas", _names, show_names)
 QUERIES = Kind("lines of `name: SELECT …`", _queries, _show_queries)
 
@@ -195,10 +208,46 @@ class Settings:
     backup_url: str | None = setting(
         None,
         URL,
-        "where the repository is: `file:///folder` or `s3://bucket/prefix`; overrides CLOUD_PROVIDER and BACKUP_BUCKET",
+        "where the repository is: `file:///folder`, `s3://bucket/prefix`, `gs://…` or `az://…`; overrides CLOUD_PROVIDER and"
+        " BACKUP_BUCKET",
     )
-    backup_endpoint: str | None = setting(None, URL, "the URL of an S3-compatible server; unset means the provider's own")
+    backup_endpoint: str | None = setting(
+        None,
+        URL,
+        "the URL of another server than the provider's own: S3-compatible, a private endpoint, an emulator (Azure's with the"
+        " account's name after the host)",
+    )
     azure_storage_account: str | None = setting(None, TEXT, "the Azure storage account that holds BACKUP_BUCKET")
+    s3_addressing_style: Literal["auto", "path", "virtual"] = setting(
+        "auto",
+        choice("auto", "path", "virtual"),
+        "where the bucket's name goes in S3 requests: into the path, or before the host (`bucket.host`)",
+        "auto is path with a BACKUP_ENDPOINT, as most servers want it, and virtual without one, as AWS wants it",
+    )
+    s3_bulk_delete: bool = setting(
+        True,
+        SWITCH,
+        "whether many S3 objects are removed by one request, which carries a checksum",
+        "no is for servers without DeleteObjects or without checksums",
+    )
+    store_conditional_create: bool = setting(
+        True,
+        SWITCH,
+        "whether the store can create an object only where none is; with no, claims and listings stand in for it",
+        "all three clouds can; a server that ignores the condition lets two jobs hold one lease",
+    )
+    store_ca_file: Path | None = setting(
+        None, PATH, "file with certificate authorities (PEM) to trust besides the system's, for a store with a private one"
+    )
+    unsafe_http: bool = setting(
+        False,
+        SWITCH,
+        "whether an http:// endpoint may be on another machine",
+        "no: whoever can listen on the way would read the backups, and could change them",
+    )
+    store_max_bytes_per_second: int | None = setting(
+        None, SIZE, "how much may pass to and from the store in a second, on average; unset means no limit"
+    )
     store_timeout_seconds: int = setting(
         60,
         integer(1, 3600, "seconds"),
@@ -337,6 +386,11 @@ class Declared:
         return "--" + self.field.replace("_", "-")
 
     @property
+    def switch(self) -> bool:
+        """Whether its flag alone, without a value, means yes."""
+        return self.kind is SWITCH
+
+    @property
     def secret(self) -> bool:
         """Whether its value is never shown, nor taken from a command line."""
         return self.kind is SECRET
@@ -457,7 +511,9 @@ def _read_text(path: Path) -> str:
 def _as_text(name: str, value: object, config: Path) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return show_names(value)
-    if isinstance(value, str | int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str | int):
         return str(value)
     raise UsageError(f"bad value for {name} in {config}: text or a number is needed")
 
@@ -467,7 +523,7 @@ def repository_url(settings: Settings) -> str:
     if settings.backup_url is not None:
         return settings.backup_url
     hints = [
-        "set BACKUP_URL=file:///folder or s3://bucket/prefix",
+        "set BACKUP_URL=file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
         "or CLOUD_PROVIDER (gcp, aws, azure, local) and BACKUP_BUCKET",
     ]
     if settings.cloud_provider is None or settings.backup_bucket is None:

@@ -5,14 +5,22 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.cli.arguments import Arguments, known_flags, split
-from clipper_backup.config import DECLARED
+from clipper_backup.config import DECLARED, Declared
 from clipper_backup.errors import UsageError
+
+
+@pytest.mark.parametrize("declared", [each for each in DECLARED if each.switch], ids=lambda each: each.name)
+def test_the_flag_of_a_switch_alone_means_yes(declared: Declared) -> None:
+    assert split([declared.flag, "dump", "list"]) == Arguments(("dump", "list"), {declared.name: "yes"}, None, frozenset())
+    assert split([f"{declared.flag}=no", "dump"]) == Arguments(("dump",), {declared.name: "no"}, None, frozenset())
 
 
 @pytest.mark.parametrize("declared", [each for each in DECLARED if not each.secret], ids=lambda each: each.name)
 @pytest.mark.parametrize("joined", [True, False])
-def test_every_setting_is_a_flag(declared: object, joined: bool) -> None:
-    flag, name = declared.flag, declared.name  # type: ignore[attr-defined] # parametrize hands over objects
+def test_every_setting_is_a_flag(declared: Declared, joined: bool) -> None:
+    flag, name = declared.flag, declared.name
+    if declared.switch and not joined:
+        return
     words = [f"{flag}=a value"] if joined else [flag, "a value"]
     expected = Arguments(("dump", "list"), {name: "a value"}, None, frozenset())
     assert split(["dump", *words, "list"]) == expected

@@ -1,11 +1,14 @@
 """What breaks in the store while a dump is taken, and two runs that want it at once."""
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,8 +31,9 @@ from fixtures.dump import (
     parts_of,
     wait_for_session,
 )
+from fixtures.fronts import Answer, HttpFront, Judge
 from fixtures.proxy import Direction, How, TcpProxy
-from fixtures.stores import S3Server
+from fixtures.stores import S3Server, StorePlace, place_in
 
 FAILURES = 6
 
@@ -243,3 +247,55 @@ def test_a_bucket_that_goes_away_on_the_way_is_named_and_when_it_is_back_the_nex
     check_whole(after)
     assert site.run("dump", "create", **far_bucket.settings, LEASE_SECONDS="2").code == 0
     check_whole(far_bucket.objects())
+
+
+# -- each cloud, with answers that are no help
+
+
+@pytest.mark.parametrize("kind", ["gcs", "azure"])
+def test_a_cloud_that_is_busy_now_and_then_gets_a_whole_dump(site: Site, kind: str, request: pytest.FixtureRequest) -> None:
+    place = place_in(request, kind)
+    numbers = itertools.count()
+    with front_before(place, lambda _: BUSY if next(numbers) % 5 == 0 else None) as endpoint:
+        outcome = site.run("dump", "create", **{**place.environment, "BACKUP_ENDPOINT": endpoint})
+    assert outcome.code == 0, outcome
+    found = objects_of(place)
+    check_whole(found)
+    assert len(committed_dumps(found)) == 1
+
+
+@pytest.mark.parametrize("kind", ["gcs", "azure"])
+@pytest.mark.parametrize("allowed", [4, 8, 12])
+def test_a_cloud_that_takes_the_right_away_half_way_has_no_dump(
+    site: Site, kind: str, allowed: int, request: pytest.FixtureRequest
+) -> None:
+    place = place_in(request, kind)
+    numbers = itertools.count()
+    refused = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Not any more.</Message></Error>")
+    with front_before(place, lambda asked: refused if asked.changes and next(numbers) >= allowed else None) as endpoint:
+        outcome = site.run("dump", "create", **{**place.environment, "BACKUP_ENDPOINT": endpoint, "LEASE_SECONDS": "2"})
+    found = objects_of(place)
+    check_whole(found)
+    if outcome.code == 0:  # the commit was among the allowed ones
+        assert len(committed_dumps(found)) == 1
+    else:
+        check_told(outcome, 12, "403 AccessDenied", hint="what")
+        assert committed_dumps(found) == []
+    assert site.run("dump", "create", **place.environment, LEASE_SECONDS="2").code == 0
+    check_whole(objects_of(place))
+
+
+BUSY = Answer(503, b"<Error><Code>ServerBusy</Code></Error>", {"Retry-After": "1"})
+
+
+@contextlib.contextmanager
+def front_before(place: StorePlace, judge: Judge) -> Iterator[str]:
+    """The endpoint of a front before the server of *place*."""
+    parts = urlsplit(place.environment["BACKUP_ENDPOINT"])
+    with HttpFront((str(parts.hostname), int(parts.port or 0)), judge) as front:
+        yield f"http://127.0.0.1:{front.port}{parts.path}"
+
+
+def objects_of(place: StorePlace) -> dict[str, bytes]:
+    store = place.open()
+    return {info.key: store.get(info.key) for info in store.list("")}

@@ -9,11 +9,11 @@ import pytest
 
 from clipper_backup.clock import SystemClock
 from clipper_backup.errors import AccessError, StoreUnavailableError, UsageError
-from clipper_backup.store.opening import open_store
+from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from fixtures.stores import S3Server
 
-KEYS = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret"}
+KEYS = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}
 
 
 def opened(url: str, *, endpoint: str | None = None, environment: dict[str, str] | None = None) -> Store:
@@ -24,6 +24,7 @@ def opened(url: str, *, endpoint: str | None = None, environment: dict[str, str]
         retry_seconds=0,
         clock=SystemClock(),
         environment=KEYS if environment is None else environment,
+        options=Options(azure_account="clipper"),
     )
 
 
@@ -34,6 +35,8 @@ def opened(url: str, *, endpoint: str | None = None, environment: dict[str, str]
     ("s3://clipper-backups", "s3://clipper-backups"),
     ("s3://clipper-backups/", "s3://clipper-backups"),
     ("s3://clipper.backups/production/eu-1/", "s3://clipper.backups/production/eu-1"),
+    ("gs://clipper_backups/production", "gs://clipper_backups/production"),
+    ("az://clipper-backups/production/", "az://clipper-backups/production"),
 ])  # fmt: skip
 def test_a_url_is_opened_and_shown_in_one_form(url: str, shown: str) -> None:
     assert opened(url).url == shown
@@ -58,6 +61,10 @@ def test_a_url_is_opened_and_shown_in_one_form(url: str, shown: str) -> None:
     ("file:///x#y", "more than a bucket and a folder"),
     ("s3://[", "cannot be read"),
     ("s3://clipper:port/x", "cannot be read"),
+    ("gs://Clipper", "not a bucket with a folder: gs://Clipper"),
+    ("gs://clipper:9000", "more than a bucket and a folder"),
+    ("az://clipper.backups", "not a bucket with a folder: az://clipper.backups"),
+    ("az://c", "not a bucket with a folder"),
 ])  # fmt: skip
 def test_a_bad_url_is_a_usage_error_with_examples(url: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
@@ -65,15 +72,10 @@ def test_a_bad_url_is_a_usage_error_with_examples(url: str, said: str) -> None:
     assert any("s3://clipper-backups/production" in hint for hint in caught.value.hints)
 
 
-@pytest.mark.parametrize("scheme", ["gs", "az"])
-def test_what_comes_later_says_so(scheme: str) -> None:
-    with pytest.raises(UsageError, match=f"this version does not speak {scheme}:// yet"):
-        opened(f"{scheme}://clipper")
-
-
-def test_keys_in_the_url_are_refused_and_not_repeated() -> None:
-    with pytest.raises(UsageError, match="holds a name or password: s3://clipper/x") as caught:
-        opened("s3://an-id:a-secret@clipper/x")
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "ftp"])
+def test_keys_in_the_url_are_refused_and_not_repeated(scheme: str) -> None:
+    with pytest.raises(UsageError, match=f"holds a name or password: {scheme}://clipper/x") as caught:
+        opened(f"{scheme}://an-id:a-secret@clipper/x")
     assert "a-secret" not in str(caught.value) + str(caught.value.hints)
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -20,31 +21,18 @@ from clipper_backup.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from clipper_backup.store import remote
+from clipper_backup.store import remote, remote_open
+from clipper_backup.store.clouds import AZURE, GCS, S3, Cloud
 from clipper_backup.store.opening import open_store
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
-from clipper_backup.store.remote import PARTS_MAX, ObstoreStore, open_s3
+from clipper_backup.store.remote import ObstoreStore
+from clipper_backup.store.remote_open import Reach, open_s3
 from fixtures.proxy import How, TcpProxy
+from fixtures.store_calls import CALLS, WRITING
 from fixtures.stores import S3Server
 
 MIB = 1 << 20
 LAST_MODIFIED = "Sun, 22 Nov 2026 02:00:00 GMT"
-
-CALLS: dict[str, Callable[[Store], object]] = {
-    "put": lambda store: store.put("k", b"x"),
-    "put in parts": lambda store: store.put("k", bytes(STREAM_CHUNK_BYTES + 1)),
-    "create": lambda store: store.put("new", b"x", create=True),
-    "put_stream": lambda store: store.put_stream("k", [b"x"]),
-    "put_stream in parts": lambda store: store.put_stream("k", [bytes(STREAM_CHUNK_BYTES), b"x"]),
-    "get": lambda store: store.get("k"),
-    "get_stream": lambda store: list(store.get_stream("k")),
-    "get_ranges": lambda store: store.get_ranges("k", [(0, 1)]),
-    "head": lambda store: store.head("k"),
-    "list": lambda store: list(store.list("")),
-    "delete": lambda store: store.delete(["k"]),
-    "now": lambda store: store.now(),
-}
-WRITING = {"put", "put in parts", "create", "put_stream", "put_stream in parts", "delete", "now"}
 
 
 @pytest.fixture
@@ -68,11 +56,9 @@ def direct(s3_server: S3Server, s3_prefix: str) -> Store:
 @pytest.fixture
 def adapter(s3_server: S3Server, s3_prefix: str, proxy: TcpProxy) -> ObstoreStore:
     """The store behind the proxy without the wrapper that retries."""
-    return open_s3(
-        s3_server.bucket, f"{s3_prefix}/", endpoint=f"http://127.0.0.1:{proxy.port}", region=None,
-        credentials={"access_key_id": s3_server.access_key, "secret_access_key": s3_server.secret_key},
-        timeout_seconds=1, retry_seconds=20,
-    )  # fmt: skip
+    reach = Reach(endpoint=f"http://127.0.0.1:{proxy.port}", timeout_seconds=1, retry_seconds=20)
+    credentials = {"access_key_id": s3_server.access_key, "secret_access_key": s3_server.secret_key}
+    return open_s3(s3_server.bucket, f"{s3_prefix}/", reach, credentials=credentials)
 
 
 def keys(access_key: str, secret_key: str) -> dict[str, str]:
@@ -302,10 +288,8 @@ def served(handler: type[_Handler]) -> Iterator[ObstoreStore]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield open_s3(
-            "clipper", "", endpoint=f"http://127.0.0.1:{server.server_port}", region=None, timeout_seconds=5, retry_seconds=1,
-            credentials={"access_key_id": "k", "secret_access_key": "s"},
-        )  # fmt: skip
+        reach = Reach(endpoint=f"http://127.0.0.1:{server.server_port}", timeout_seconds=5, retry_seconds=1)
+        yield open_s3("clipper", "", reach, credentials={"access_key_id": "k", "secret_access_key": "s"})
         server.shutdown()
         thread.join()
 
@@ -378,13 +362,14 @@ def test_a_failed_upload_is_taken_back(s3_server: S3Server, s3_prefix: str, dire
     assert list(direct.list("")) == []
 
 
+@pytest.mark.parametrize("cloud", [S3, GCS, AZURE], ids=lambda cloud: cloud.scheme)
 @pytest.mark.parametrize("expected_bytes", [0, 1, 80 * 10**9, 84 * 10**9, 10**12, 5 * 10**12])
-def test_parts_are_large_enough_for_what_is_expected(expected_bytes: int) -> None:
-    part_bytes = remote._part_bytes(expected_bytes)
-    assert part_bytes * PARTS_MAX >= expected_bytes
+def test_parts_are_large_enough_for_what_is_expected(expected_bytes: int, cloud: Cloud) -> None:
+    part_bytes = remote._part_bytes(expected_bytes, cloud.parts_max)
+    assert part_bytes * cloud.parts_max >= expected_bytes
     assert part_bytes >= STREAM_CHUNK_BYTES
     assert part_bytes % MIB == 0
-    assert remote._part_bytes(None) == STREAM_CHUNK_BYTES
+    assert remote._part_bytes(None, cloud.parts_max) == STREAM_CHUNK_BYTES
 
 
 def test_larger_parts_hold_the_same_bytes(direct: Store) -> None:
@@ -393,10 +378,9 @@ def test_larger_parts_hold_the_same_bytes(direct: Store) -> None:
     assert b"".join(direct.get_stream("k")) == data
 
 
-def test_a_stream_beyond_the_last_part_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, s3_server: S3Server, s3_prefix: str, direct: Store
-) -> None:
-    monkeypatch.setattr(remote, "PARTS_MAX", 2)
+def test_a_stream_beyond_the_last_part_is_an_error(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server, s3_prefix: str) -> None:
+    monkeypatch.setattr(remote_open, "S3", replace(S3, parts_max=2))
+    direct = s3_server.open(s3_prefix)
     with pytest.raises(StoreError, match=r"/k grew beyond 16\.8 MB, all that its 2 parts can hold"):
         direct.put_stream("k", (bytes(MIB) for _ in range(17)))
     assert s3_server.unfinished_uploads(f"{s3_prefix}/k") == 0

@@ -1,5 +1,7 @@
 """What the texts of foreign errors become: obstore's form around the codes that S3 documents. test_remote.py meets real ones."""
 
+from dataclasses import replace
+
 import pytest
 
 from clipper_backup.errors import (
@@ -11,9 +13,10 @@ from clipper_backup.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from clipper_backup.store.remote_errors import Place, read_failure, translated
+from clipper_backup.store.clouds import AZURE, GCS, S3, Cloud
+from clipper_backup.store.remote_errors import Place, is_beyond_end, translated
 
-PLACE = Place("s3://clipper/folder", "clipper", "https://s3.example.com")
+PLACE = Place("s3://clipper/folder", "clipper", "https://s3.example.com", S3)
 NAME = "s3://clipper/folder/k"
 
 
@@ -100,9 +103,86 @@ def test_a_foreign_error_becomes_ours(text: str, kind: type[ClipperError], messa
         assert error.hints
 
 
+AZURE_CASES: list[tuple[str, type[ClipperError], str]] = [
+    (answered("404 The specified container does not exist.", "ContainerNotFound", "It does not exist."), MissingError,
+     "there is no container clipper at https://s3.example.com"),
+    (answered("409 Conflict", "ContainerBeingDeleted", "Try later."), MissingError,
+     "there is no container clipper at https://s3.example.com"),
+    (answered("404 Not Found", "BlobNotFound", "No blob."), ObjectMissingError, f"no object {NAME}"),
+    ("Generic MicrosoftAzure error: Bulk delete request failed for key x: The specified blob does not exist. (code: 404)",
+     ObjectMissingError, f"no object {NAME}"),
+    ("Generic MicrosoftAzure error: Bulk delete request failed for key x: This request is not authorized. (code: 403)",
+     AccessError, f"the store refused {NAME}: 403"),
+    (answered("403 Forbidden", "AuthenticationFailed", "No signature.\nRequestId:1\nTime:2"), AccessError,
+     f"the store refused {NAME}: 403 AuthenticationFailed No signature."),
+    (answered("403 Forbidden", "AuthorizationPermissionMismatch", "No."), AccessError,
+     f"the store refused {NAME}: 403 AuthorizationPermissionMismatch No."),
+    (answered("409 Conflict", "PublicAccessNotPermitted", "No."), AccessError,
+     f"the store refused {NAME}: 409 PublicAccessNotPermitted No."),
+    (answered("503 Service Unavailable", "ServerBusy", "Busy."), StoreUnavailableError,
+     f"the store cannot serve {NAME} now: 503 ServerBusy Busy."),
+    (answered("500 Internal Server Error", "OperationTimedOut", "Late."), StoreUnavailableError,
+     f"the store cannot serve {NAME} now: 500 OperationTimedOut Late."),
+    (answered("400 Bad Request", "InvalidBlockList", "Gone."), StoreUnavailableError,
+     f"the store cannot serve {NAME} now: 400 InvalidBlockList Gone."),
+    (answered("409 Conflict", "BlobAlreadyExists", "Taken."), ObjectExistsError, f"there is an object {NAME} already"),
+    (answered("412 Precondition Failed", "ConditionNotMet", "Taken."), ObjectExistsError, f"there is an object {NAME} already"),
+    (answered("412 Precondition Failed", "LeaseIdMissing", "Somebody holds a lease."), StoreError,
+     f"the store refused {NAME}: 412 LeaseIdMissing Somebody holds a lease."),
+    (answered("409 Conflict", "BlobImmutableDueToPolicy", "A policy."), StoreError,
+     f"the store refused {NAME}: 409 BlobImmutableDueToPolicy A policy."),
+    (unanswered('HttpError { kind: Connect, error: "failed to lookup address information: Name or service not known" }'),
+     StoreUnavailableError, f"cannot reach https://s3.example.com for {NAME}: its name is unknown"),
+    (answered("401 Unauthorized", request="POST https://login.microsoftonline.com/t/oauth2/v2.0/token").replace(
+        "<Error>", '{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}<Error>'),
+     AccessError, "no credentials for s3://clipper/folder: AADSTS7000215"),
+    (answered("429 Too Many", request="GET http://169.254.169.254/metadata/identity/oauth2/token?api-version=2019-08-01&resource=x"),
+     StoreUnavailableError, "cannot get credentials for s3://clipper/folder now: 429"),
+]  # fmt: skip
+
+GCS_CASES: list[tuple[str, type[ClipperError], str]] = [
+    (answered("404 Not Found", "NoSuchBucket"), MissingError, "there is no bucket clipper at https://s3.example.com"),
+    (answered("403 Forbidden", "AccessDenied", "Access denied."), AccessError,
+     f"the store refused {NAME}: 403 AccessDenied Access denied."),
+    (answered("429 Too Many Requests", "SlowDown", "The object exceeded the rate limit."), StoreUnavailableError,
+     f"the store cannot serve {NAME} now: 429 SlowDown The object exceeded the rate limit."),
+    (answered("412 Precondition Failed", "PreconditionFailed"), ObjectExistsError, f"there is an object {NAME} already"),
+    (unanswered("Connect", "GET http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"),
+     AccessError, "no credentials for s3://clipper/folder"),
+    (answered("400 Bad Request", request="POST https://accounts.google.com/o/oauth2/token"), AccessError,
+     "no credentials for s3://clipper/folder"),
+    (unanswered("kind: Timeout", "POST https://accounts.google.com/o/oauth2/token"), StoreUnavailableError,
+     "cannot get credentials for s3://clipper/folder now: no answer in time"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cloud", "text", "kind", "message"), [(AZURE, *case) for case in AZURE_CASES] + [(GCS, *case) for case in GCS_CASES]
+)
+def test_what_other_clouds_say_becomes_ours_too(cloud: Cloud, text: str, kind: type[ClipperError], message: str) -> None:
+    error = translated(text, NAME, replace(PLACE, cloud=cloud))
+    assert type(error) is kind
+    assert error.message == message
+    said = " ".join([error.message, *error.hints])
+    assert not any(secret in said for secret in ("Debug", "AKIASECRETID", "AWS", "RequestId", "<", "\n"))
+    if kind in {AccessError, MissingError} or error.message.startswith("cannot reach"):
+        assert error.hints
+
+
+def test_a_host_of_azure_that_is_unknown_is_perhaps_no_account() -> None:
+    text = unanswered('HttpError { kind: Connect, error: "failed to lookup address information: Name or service not known" }')
+    assert any("AZURE_STORAGE_ACCOUNT" in hint for hint in translated(text, NAME, replace(PLACE, cloud=AZURE)).hints)
+
+
 def test_an_empty_text_is_still_an_error() -> None:
     assert translated("", NAME, PLACE).message == f"cannot use {NAME}: unknown error"
 
 
-def test_a_range_beyond_the_end_is_told_by_its_status() -> None:
-    assert read_failure(answered("416 Range Not Satisfiable", "InvalidRange")).status == 416
+@pytest.mark.parametrize(("text", "beyond"), [
+    (answered("416 Range Not Satisfiable", "InvalidRange"), True),
+    ('Generic MicrosoftAzure error: Failed to parse value for CONTENT_RANGE header: "bytes 0--1/0"', True),
+    ("Generic MicrosoftAzure error: Wanted range starting at 5, but object was only 5 bytes long", True),
+    (answered("404 Not Found", "NoSuchKey"), False),
+])  # fmt: skip
+def test_a_range_beyond_the_end_is_told_from_other_errors(text: str, *, beyond: bool) -> None:
+    assert is_beyond_end(text) == beyond

@@ -60,7 +60,9 @@ def split(words: Sequence[str]) -> Arguments:
             declared = _SETTINGS.get(flag)
             if declared is not None and declared.secret:
                 raise _secret(declared)
-            if not equals:
+            if declared is not None and declared.switch:
+                value = value if equals else "yes"
+            elif not equals:
                 if not pending or pending[-1].startswith("--"):
                     raise UsageError(f"{flag} needs a value", hints=[f"{flag}=VALUE also takes a value that begins with --"])
                 value = pending.pop()

@@ -13,7 +13,7 @@ from clipper_backup.config import Settings, repository_url
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone
 from clipper_backup.ops.keys import trusted_of
 from clipper_backup.postgres.connection import Login
-from clipper_backup.store.opening import open_store
+from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.readonly import ReadOnlyStore
 
@@ -46,6 +46,15 @@ def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool, 
         retry_seconds=settings.store_retry_seconds,
         clock=clock,
         environment=os.environ,
+        options=Options(
+            azure_account=settings.azure_storage_account,
+            s3_addressing=settings.s3_addressing_style,
+            s3_bulk_delete=settings.s3_bulk_delete,
+            conditional_create=settings.store_conditional_create,
+            ca_file=settings.store_ca_file,
+            unsafe_http=settings.unsafe_http,
+            max_bytes_per_second=settings.store_max_bytes_per_second,
+        ),
     )
     return Work(
         settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit, () if unsigned else trusted_of(settings)

@@ -281,15 +281,16 @@ def a_failing_stream_leaves_nothing(room: Room) -> None:
 
 
 def streams_do_not_mix(room: Room) -> None:
-    """Several at once, two of them to one key: each object is one stream's, whole."""
+    """Several at once, two of them to one key: each object is one stream's, whole. Of the two one may be refused."""
     contents = [_bytes(2 * STREAM_CHUNK_BYTES + number) for number in range(4)]
     names = ["0", "1", "same", "same"]
     with ThreadPoolExecutor(len(names)) as pool:
-        written = pool.map(lambda name, data: room.store.put_stream(room.key(name), _pieces(data, 500_000)), names, contents)
-        _expect("sizes", list(written), [len(data) for data in contents])
+        written = list(pool.map(partial(_stream_unless_refused, room), names, contents))
+    _expect("sizes", written[:2], [len(data) for data in contents[:2]])
     _expect_bytes("object 0", room.store.get(room.key("0")), contents[0])
     _expect_bytes("object 1", room.store.get(room.key("1")), contents[1])
-    _expect("the object with two writers is one of theirs", room.store.get(room.key("same")) in contents[2:], True)
+    taken = [data for size, data in zip(written, contents, strict=True) if size == len(data)][2:]
+    _expect("the object with two writers is that of one who was told so", room.store.get(room.key("same")) in taken, True)
 
 
 def a_replaced_object_is_not_read_on(room: Room) -> None:
@@ -358,6 +359,14 @@ def _bytes(size: int) -> bytes:
 def _pieces(data: bytes, piece_bytes: int) -> Iterator[bytes]:
     for position in range(0, len(data), piece_bytes):
         yield data[position : position + piece_bytes]
+
+
+def _stream_unless_refused(room: Room, name: str, data: bytes) -> int | None:
+    # Azure throws away the parts of every other upload to a key when one is completed.
+    try:
+        return room.store.put_stream(room.key(name), _pieces(data, 500_000))
+    except StoreError:
+        return None
 
 
 def _read_stream(room: Room, key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Objects in a bucket, over obstore. The only module that imports it, and none of it is S3's alone but `open_s3`.
+"""Objects in a bucket, over obstore. None of it is one cloud's alone: `clouds.py` has what differs, `remote_open.py` the clients.
 
 Every call runs in a thread of its own while the caller waits for it: obstore lets no signal handler run before its call
 returns (seen: SIGTERM after 60 s, against a stalled server). These threads are daemons, since an executor's would be
@@ -6,16 +6,17 @@ joined at exit. What is retried here and what is not: docs/design/store.md.
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, S3Store
+from obstore.store import ObjectStore
 
 from clipper_backup.errors import (
     AccessError,
@@ -34,21 +35,18 @@ from clipper_backup.store.protocol import (
     check_prefix,
     is_key,
 )
-from clipper_backup.store.remote_errors import Place, read_failure, translated
+from clipper_backup.store.remote_errors import Place, is_beyond_end, translated
 from clipper_backup.values import show_bytes
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import ClientConfig, RetryConfig, S3Config
-
-PARTS_MAX = 10_000
-"""S3's and GCS's limit; Azure takes 50,000."""
+    from obstore.store import RetryConfig
 
 _PARTS_AT_ONCE = 3
 _PARTS_AT_ONCE_BYTES = 96 * 1024 * 1024
 _READ_AHEAD = 3
+_DELETES_AT_ONCE = 16
 _WAITING_BYTES = 1024 * 1024
-_CONNECT_SECONDS = 10
 _TAKE_BACK_SECONDS = 10.0
 # A repeated request keeps its first signature, which S3 takes for 15 minutes.
 _PART_RETRY_SECONDS_MAX = 600
@@ -58,48 +56,23 @@ _FOREIGN = (BaseError, FileNotFoundError)
 Result = TypeVar("Result")
 
 
-def open_s3(
-    bucket: str,
-    prefix: str,
-    *,
-    endpoint: str | None,
-    credentials: Mapping[str, str],
-    region: str | None,
-    timeout_seconds: int,
-    retry_seconds: int,
-) -> "ObstoreStore":
-    """The store below *prefix* (a folder with its `/`, or empty) of an S3 bucket.
-
-    *credentials* are `access_key_id`, `secret_access_key` and perhaps `session_token`; empty means that obstore looks for
-    a web identity or instance metadata. With an *endpoint* the bucket's name goes into the path.
-    """
-    config: S3Config = {"virtual_hosted_style_request": endpoint is None}
-    if region is not None:
-        config["region"] = region
-    if endpoint is not None:
-        # Both names: a service-specific AWS_ENDPOINT_URL_S3 of the environment would win over the plain one.
-        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint
-    options: ClientConfig = {
-        "timeout": timedelta(seconds=timeout_seconds),
-        "connect_timeout": timedelta(seconds=min(timeout_seconds, _CONNECT_SECONDS)),
-        "allow_http": endpoint is not None and endpoint.startswith("http:"),
-    }
-
-    def client(retry: "RetryConfig") -> ObjectStore:
-        return S3Store(bucket, config=config, client_options=options, retry_config=retry, **credentials)  # type: ignore[arg-type] # names checked by the caller
-
-    place = Place(f"s3://{bucket}/{prefix}".rstrip("/"), bucket, endpoint or "")
-    return ObstoreStore(client, prefix, place, retry_seconds=retry_seconds)
-
-
 class ObstoreStore:
     """Objects below *prefix* in a bucket. *client* makes an obstore client with the given way to retry."""
 
-    def __init__(self, client: "Callable[[RetryConfig], ObjectStore]", prefix: str, place: Place, *, retry_seconds: int) -> None:
+    def __init__(
+        self,
+        client: "Callable[[RetryConfig], ObjectStore]",
+        prefix: str,
+        place: Place,
+        *,
+        retry_seconds: int,
+        conditional_create: bool = True,
+    ) -> None:
         self._single = client({"max_retries": 0})
         self._patient = client(_patience(retry_seconds))
         self._prefix = prefix
         self._place = place
+        self._conditional_create = conditional_create
         self._bucket_seen = False
 
     @property
@@ -109,8 +82,8 @@ class ObstoreStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Both: buckets create by If-None-Match, and answer after they stored."""
-        return Capabilities(conditional_create=True, durable=True)
+        """Buckets create by a condition, unless it was said that this one's server does not; they answer after they stored."""
+        return Capabilities(conditional_create=self._conditional_create, durable=True)
 
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
         """See `Store.put`. A large object goes up in parts."""
@@ -183,14 +156,32 @@ class ObstoreStore:
         """See `Store.delete`."""
         for key in keys:
             check_key(key)
-        if keys:
-            paths = [self._path(key) for key in keys]
-            self._ask(keys[0], lambda: obstore.delete(self._single, paths))
+        if not keys:
+            return
+        try:
+            self._ask(keys[0], lambda: obstore.delete(self._single, [self._path(key) for key in keys]))
+        except ObjectMissingError:
+            self._check_bucket()
+            self._delete_each(keys)
 
     def now(self) -> datetime:
         """Last-Modified of the clock object, written for this."""
         self._ask(CLOCK_KEY, lambda: self._put_whole(self._single, CLOCK_KEY, b"written to read the store's clock\n"))
         return self._head(self._single, CLOCK_KEY).modified_at
+
+    def _delete_each(self, keys: Sequence[str]) -> None:
+        """One by one: for GCS and Azure an absent object is an error, after which the others of its request may be left."""
+        pending = iter(keys)
+
+        def begin(key: str) -> "tuple[str, concurrent.futures.Future[None]]":
+            return key, _begin(lambda: obstore.delete(self._single, [self._path(key)]))
+
+        under_way = deque(begin(key) for key in itertools.islice(pending, _DELETES_AT_ONCE))
+        while under_way:
+            key, answer = under_way.popleft()
+            with contextlib.suppress(ObjectMissingError):
+                self._await(key, answer)
+            under_way.extend(begin(key) for key in itertools.islice(pending, 1))
 
     # -- asking
 
@@ -208,7 +199,7 @@ class ObstoreStore:
         try:
             return answer.result()
         except _FOREIGN as error:
-            if read_failure(str(error)).status == 416:
+            if is_beyond_end(str(error)):
                 raise _BeyondEndError(f"{self._name(key)} ends before what was asked of it") from error
             raise translated(str(error), self._name(key), self._place) from error
 
@@ -279,7 +270,8 @@ class ObstoreStore:
 
     def _put_parts(self, key: str, chunks: Iterable[bytes], expected_bytes: int | None) -> int:
         """Upload in parts; obstore repeats each part by itself, since *chunks* cannot be asked again."""
-        part_bytes = _part_bytes(expected_bytes)
+        parts_max = self._place.cloud.parts_max
+        part_bytes = _part_bytes(expected_bytes, parts_max)
         before = self._version(key)
         feed = Feed(_WAITING_BYTES)
         upload = _begin(
@@ -295,7 +287,7 @@ class ObstoreStore:
         upload.add_done_callback(lambda _: feed.close())
         size_bytes = 0
         try:
-            for chunk in _within(chunks, part_bytes * PARTS_MAX, self._name(key)):
+            for chunk in _within(chunks, part_bytes, parts_max, self._name(key)):
                 size_bytes += len(chunk)
                 if not feed.send(chunk):
                     break
@@ -328,7 +320,7 @@ class ObstoreStore:
 
 
 class _BeyondEndError(StoreError):
-    """The range asked for begins beyond the object's end (HTTP 416)."""
+    """The range asked for begins beyond the object's end."""
 
 
 def _begin(call: Callable[[], Result]) -> "concurrent.futures.Future[Result]":
@@ -346,12 +338,13 @@ def _begin(call: Callable[[], Result]) -> "concurrent.futures.Future[Result]":
     return answer
 
 
-def _within(chunks: Iterable[bytes], limit_bytes: int, name: str) -> Iterator[bytes]:
+def _within(chunks: Iterable[bytes], part_bytes: int, parts_max: int, name: str) -> Iterator[bytes]:
+    limit_bytes = part_bytes * parts_max
     passed_bytes = 0
     for chunk in chunks:
         passed_bytes += len(chunk)
         if passed_bytes > limit_bytes:
-            raise StoreError(f"{name} grew beyond {show_bytes(limit_bytes)}, all that its {PARTS_MAX} parts can hold")
+            raise StoreError(f"{name} grew beyond {show_bytes(limit_bytes)}, all that its {parts_max} parts can hold")
         yield chunk
 
 
@@ -365,12 +358,14 @@ def _patience(retry_seconds: int) -> "RetryConfig":
     }
 
 
-def _part_bytes(expected_bytes: int | None) -> int:
-    """Large enough that *expected_bytes*, and a tenth more, fit into PARTS_MAX; whole MiB."""
-    needed = (expected_bytes or 0) * 11 // 10 // PARTS_MAX
+def _part_bytes(expected_bytes: int | None, parts_max: int) -> int:
+    """Large enough that *expected_bytes*, and a tenth more, fit into *parts_max*; whole MiB."""
+    needed = (expected_bytes or 0) * 11 // 10 // parts_max
     return max(STREAM_CHUNK_BYTES, ((needed >> 20) + 1) << 20)
 
 
 def _info(key: str, meta: "ObjectMeta") -> ObjectInfo:
     moment = meta["last_modified"]
-    return ObjectInfo(key, meta["size"], moment, meta["e_tag"] or meta["version"] or moment.isoformat())
+    # Azure quotes the ETag in an answer's header, and not in a listing.
+    version = (meta["e_tag"] or "").strip('"') or meta["version"] or moment.isoformat()
+    return ObjectInfo(key, meta["size"], moment, version)
