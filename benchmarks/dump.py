@@ -98,7 +98,7 @@ class Bench:
         }
 
     def run(self, name: str, command: str, produced: Path | None, **environment: str) -> None:
-        """One round of one contestant, and the size of what it *produced*. Nobody finds what the one before left to be written."""
+        """One round of one contestant, and the size of what it *produced*; it begins on a settled disk."""
         with psycopg.connect(**self.server.connection("postgres"), autocommit=True) as connection:  # type: ignore[arg-type]
             connection.execute("CHECKPOINT")
         os.sync()
