@@ -2,8 +2,9 @@
 
     python benchmarks/dump.py [--scale 12] [--rounds 4] [--json FILE]
 
-Everybody reads the same server and writes to the same disk; every result is synced. Peers are pipes of PostgreSQL's own
-programs. Peak memory is the largest single process below the measured one (ru_maxrss), seconds are wall-clock.
+Everybody reads the same server and writes to the same disk; every result is synced. Before each run the disk is settled and
+what the run reads is read once: some machines drop from memory what was not used for a minute. Peers are pipes of
+PostgreSQL's own programs. Peak memory is the largest single process below the measured one (ru_maxrss), seconds are wall-clock.
 Goals: dump <= 1/4 of `pg_dump | gzip`, <= 1.15 of `pg_dump -Fc -Z0 | zstd -1` (fingerprint off); restore <= 1.1 of
 `pg_restore -j2`.
 """
@@ -35,7 +36,7 @@ OURS, OURS_COUNTS, GZIP, ZSTD = "ours, fingerprint off", "ours, counts", "pg_dum
 RESTORE_OURS, RESTORE_PEER = "ours, restore --jobs 2", "pg_restore -j2"
 
 Order = Callable[[Sequence[tuple[str, ...]]], list[tuple[str, ...]]]
-"""In which order a round takes its contestants: whoever comes first finds colder caches and fewer WAL files to use again."""
+"""In which order a round takes its contestants."""
 
 
 @dataclass
@@ -72,6 +73,15 @@ def size_of(path: Path) -> int:
     return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
 
 
+def read_through(path: Path) -> None:
+    """Bring a file, or all files of a folder, into the kernel's memory."""
+    for each in [path] if path.is_file() else path.rglob("*"):
+        if each.is_file():
+            with each.open("rb") as file:
+                while file.read(1 << 20):
+                    pass
+
+
 def remove(path: Path) -> None:
     """Remove a file or folder, if it is there."""
     if path.is_dir():
@@ -85,6 +95,10 @@ class Bench:
     def __init__(self, server: PrivateServer, binaries: Binaries, folder: Path) -> None:
         where = server.connection(DATABASE)
         self.folder, self.server = folder, server
+        with psycopg.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
+            (found,) = connection.execute("SELECT current_setting('data_directory') || '/base/' || oid FROM pg_database"
+                                          " WHERE datname = current_database()").fetchone() or ("",)  # fmt: skip
+        self.source = Path(found)
         self.results: dict[str, Measured] = {}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self.environment = kept | {
@@ -97,8 +111,12 @@ class Bench:
             "SCRATCH_DIR": str(folder),
         }
 
-    def run(self, name: str, command: str, produced: Path | None, **environment: str) -> None:
-        """One round of one contestant, and the size of what it *produced*."""
+    def run(self, name: str, command: str, reads: Path, produced: Path | None, **environment: str) -> None:
+        """One round of one contestant, which *reads* a file or folder, and the size of what it *produced*."""
+        with psycopg.connect(**self.server.connection("postgres"), autocommit=True) as connection:  # type: ignore[arg-type]
+            connection.execute("CHECKPOINT")
+        os.sync()
+        read_through(reads)
         measured = self.results.setdefault(name, Measured())
         timed(measured, command, self.environment | environment)
         measured.stored_bytes = 0 if produced is None else size_of(produced)
@@ -114,7 +132,7 @@ class Bench:
         ]):  # fmt: skip
             path = self.folder / place
             remove(path)
-            self.run(name, command.format(database=DATABASE, path=path), path, BACKUP_URL=f"file://{path}")
+            self.run(name, command.format(database=DATABASE, path=path), self.source, path, BACKUP_URL=f"file://{path}")
 
     def warm_up(self) -> None:
         """What a round costs only the first time, nobody pays: reading the database, making files of WAL."""
@@ -126,14 +144,13 @@ class Bench:
     def restores(self, order: Order) -> None:
         """Each way to restore, once; the peer restores an uncompressed archive that lies ready, and analyzes as we do."""
         archive = self.folder / "archive"
-        for name, command in order([
-            (RESTORE_OURS, "clipper-backup dump restore latest --into copy --jobs 2 --quiet"),
-            (RESTORE_PEER, f"createdb -T template0 copy; pg_restore -j2 -e -d copy {archive}; psql -qc ANALYZE copy"),
+        for name, command, reads in order([
+            (RESTORE_OURS, "clipper-backup dump restore latest --into copy --jobs 2 --quiet", "counts"),
+            (RESTORE_PEER, f"createdb -T template0 copy; pg_restore -j2 -e -d copy {archive}; psql -qc ANALYZE copy", "archive"),
         ]):  # fmt: skip
             with psycopg.connect(**self.server.connection("postgres"), autocommit=True) as connection:  # type: ignore[arg-type]
                 connection.execute("DROP DATABASE IF EXISTS copy WITH (FORCE)")
-                connection.execute("CHECKPOINT")
-            self.run(name, command, None, BACKUP_URL=f"file://{self.folder}/counts")
+            self.run(name, command, self.folder / reads, None, BACKUP_URL=f"file://{self.folder}/counts")
 
 
 def table(results: dict[str, Measured]) -> str:
