@@ -122,6 +122,22 @@ def test_a_damaged_one_is_damage_and_is_not_made_anew(memory: MemoryStore, clock
     assert memory.get(names.REPOSITORY) == data
 
 
+def test_one_that_is_lost_is_not_made_anew_over_its_dumps(memory: MemoryStore, clock: VirtualClock) -> None:
+    repository = open_or_create_repository(memory, clock, "a test")
+    summary = "database/postgres-backup-20261122-020000.backup.json"
+    lost = memory.get(names.REPOSITORY)
+    memory.put(summary, b"{}")
+    memory.delete([names.REPOSITORY])
+
+    for opening in openings(memory, clock):
+        with pytest.raises(IntegrityError, match=r"its repository\.json is gone") as caught:
+            opening()
+        assert any(summary in hint for hint in caught.value.hints)
+
+    memory.put(names.REPOSITORY, lost)
+    assert open_or_create_repository(memory, clock, "a test") == repository
+
+
 @pytest.mark.parametrize("fault", ["get:1:unavailable", "put:1:unavailable", "get:2:unavailable"])
 def test_a_store_that_does_not_answer_is_not_an_empty_one(memory: MemoryStore, clock: VirtualClock, fault: str) -> None:
     with pytest.raises(StoreUnavailableError):

@@ -4,17 +4,22 @@ import uuid
 from contextlib import suppress
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import NoRepositoryError, ObjectExistsError, ObjectMissingError, StoreError
+from clipper_backup.errors import IntegrityError, NoRepositoryError, ObjectExistsError, ObjectMissingError, StoreError
 from clipper_backup.format import names
 from clipper_backup.format.documents import FEATURES, FORMAT_VERSION, Repository, decode, encode
+from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.store.protocol import Store
 
 
 def open_repository(store: Store) -> Repository:
-    """Read what the store is; NoRepositoryError when it is none, StoreError when this version is too old for it."""
+    """Read what the store is; NoRepositoryError when it is none, StoreError when this version is too old for it.
+
+    IntegrityError where dumps lie and it does not: with a new id, each of them would be another repository's.
+    """
     try:
         data = store.get(names.REPOSITORY)
     except ObjectMissingError as error:
+        _check_never_was(store)
         raise NoRepositoryError(
             f"no repository at {store.url}",
             hints=["check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET)", "the first `clipper-backup dump create` makes one"],
@@ -35,6 +40,20 @@ def open_or_create_repository(store: Store, clock: Clock, software: str) -> Repo
         repository = open_repository(store)
     _check_version(store, repository, repository.min_writer_version)
     return repository
+
+
+def _check_never_was(store: Store) -> None:
+    committed = [listed for listed in list_dumps(store) if listed.committed]
+    if committed:
+        summary = names.dump_key(committed[-1].dump_id, names.SUMMARY)
+        raise IntegrityError(
+            f"{store.url} holds dumps, and its {names.REPOSITORY} is gone",
+            hints=[
+                f"put {names.REPOSITORY} back: a bucket that keeps versions has it still",
+                f"or write it anew, with the `repository_id` of {summary} as its `id`; docs/design/dumps.md shows one",
+                "then see what removed it: a bucket's rule that deletes by age must not reach beyond database/",
+            ],
+        )
 
 
 def _check_version(store: Store, repository: Repository, needed: int) -> None:
