@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from clipper_backup.config import NO_RECIPIENTS
+from clipper_backup.kinds import NO_RECIPIENTS
 from clipper_backup.errors import AccessError, ClipperError, IntegrityError, MissingError, ObjectMissingError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.compression import decompress

@@ -6,7 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from clipper_backup.config import repository_url, show_url
+from clipper_backup.config import repository_url
+from clipper_backup.kinds import show_url
 from clipper_backup.errors import ObjectExistsError
 from clipper_backup.format import names
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
