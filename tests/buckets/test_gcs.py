@@ -116,7 +116,9 @@ def test_rules_are_read_whatever_their_form(gcs_server: GcsServer, gcs_bucket: B
     ({"age": 3, "matchesStorageClass": ["COLDLINE"]}, 3, 3, False),
     ({"age": 3, "matchesSuffix": [".log"]}, 3, 3, False),
 ])  # fmt: skip
-def test_what_a_rule_that_deletes_does(condition: dict[str, object], days: int | None, old_days: int | None, narrowed: bool) -> None:
+def test_what_a_rule_that_deletes_does(
+    condition: dict[str, object], days: int | None, old_days: int | None, narrowed: bool
+) -> None:
     moves = {"action": {"type": "SetStorageClass", "storageClass": "COLDLINE"}, "condition": {"age": 1}}
     rule, _ = read_rules([{"action": {"type": "Delete"}, "condition": condition}, moves], "STANDARD", any_class=False)
     assert (rule.deletes_after_days, rule.deletes_old_versions_after_days, rule.narrowed) == (days, old_days, narrowed)

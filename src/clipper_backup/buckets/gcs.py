@@ -53,7 +53,9 @@ def read_gcs(bucket: str, way: Way) -> BucketFacts:
                 encryption=Known(f"AES256 with {_key(found.default_kms_key_name)}"),
                 public=_public(found, ask, way.timeout_seconds),
                 public_blocked=_blocked(found, bucket),
-                rules=Known(tuple(read_rules(found.lifecycle_rules, str(found.storage_class), any_class=found.autoclass_enabled))),
+                rules=Known(
+                    tuple(read_rules(found.lifecycle_rules, str(found.storage_class), any_class=found.autoclass_enabled))
+                ),
             )
 
 
@@ -69,7 +71,7 @@ def _session(way: Way, authorities: str | None) -> "AuthorizedSession":
 
 
 def _identity(credentials: Mapping[str, str]) -> Any:
-    """Who the store is, in the order in which obstore looks: a service account's key, a key file, else gcloud's or the machine's."""
+    """Who the store is, in the order in which obstore looks: a service account's key, a file, else gcloud's or the machine's."""
     import google.auth  # noqa: PLC0415  see `read_gcs`
     from google.oauth2 import credentials as person  # noqa: PLC0415  the same
     from google.oauth2 import service_account  # noqa: PLC0415  the same

@@ -29,7 +29,9 @@ def read_s3(bucket: str, way: Way, *, region: str | None, virtual_host: bool) ->
     with trusted(way.ca_file) as authorities, closing(_client(way, region, authorities, virtual_host=virtual_host)) as client:
         ask = _asker(bucket, client, way.endpoint)
         return BucketFacts(
-            versioning=_answer(ask("get_bucket_versioning", "s3:GetBucketVersioning"), lambda said: said.get("Status") == "Enabled"),
+            versioning=_answer(
+                ask("get_bucket_versioning", "s3:GetBucketVersioning"), lambda said: said.get("Status") == "Enabled"
+            ),
             kept_days=Known(0),  # S3 has no soft delete
             encryption=_answer(ask("get_bucket_encryption", "s3:GetEncryptionConfiguration"), _encryption),
             public=_public(ask),

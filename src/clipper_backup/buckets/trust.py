@@ -21,8 +21,8 @@ def trusted(ca_file: Path | None) -> Iterator[str | None]:
     memory = os.memfd_create("authorities")
     try:
         with open(memory, "wb", closefd=False) as joined:
-            for path in (Path(system), ca_file) if system else (ca_file,):
-                joined.write(path.read_bytes() + b"\n")
+            files = (Path(system), ca_file) if system else (ca_file,)
+            joined.writelines(path.read_bytes() + b"\n" for path in files)
         yield f"/proc/self/fd/{memory}"
     finally:
         os.close(memory)

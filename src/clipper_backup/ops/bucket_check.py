@@ -109,9 +109,11 @@ def read_facts(work: Work, environment: Mapping[str, str]) -> BucketFacts | Unre
     parts = urlsplit(repository_url(settings))
     if parts.scheme == "file":
         return _FOLDER
-    read, found = {"s3": (_read_s3, aws_credentials), "gs": (_read_gcs, google_credentials), "az": (_read_azure, azure_credentials)}[
-        parts.scheme
-    ]
+    read, found = {
+        "s3": (_read_s3, aws_credentials),
+        "gs": (_read_gcs, google_credentials),
+        "az": (_read_azure, azure_credentials),
+    }[parts.scheme]
     way = Way(
         endpoint=settings.backup_endpoint.rstrip("/") if settings.backup_endpoint else None,
         timeout_seconds=_SDK_SECONDS,
@@ -190,7 +192,9 @@ def _versioning(facts: BucketFacts) -> Finding:
         return green(f"off, but what is deleted or written over can be brought back for {facts.kept_days.value} days")
     todo = ["switch versioning on, with a rule that removes old versions"]
     if isinstance(facts.kept_days, Unread):
-        return yellow(f"off; whether soft delete keeps what is deleted is not known: {facts.kept_days.why}", _look(facts.kept_days), *todo)
+        return yellow(
+            f"off; whether soft delete keeps what is deleted is not known: {facts.kept_days.why}", _look(facts.kept_days), *todo
+        )
     return yellow("off: what is deleted or written over is gone", *todo)
 
 
@@ -208,7 +212,9 @@ def _public(facts: BucketFacts) -> Finding:
     if facts.public.value:
         return red(f"it is public: {facts.public.value}", "block all public access of this bucket now")
     if isinstance(facts.public_blocked, Unread):
-        return yellow(f"not public; whether it can be made so is not known: {facts.public_blocked.why}", _look(facts.public_blocked))
+        return yellow(
+            f"not public; whether it can be made so is not known: {facts.public_blocked.why}", _look(facts.public_blocked)
+        )
     if not facts.public_blocked.value:
         return yellow("not public, and nothing keeps it so", "block all public access of this bucket")
     return green("blocked")

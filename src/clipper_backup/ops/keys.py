@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipper_backup.config import Settings
-from clipper_backup.kinds import NO_RECIPIENTS
 from clipper_backup.errors import AccessError, ClipperError, MissingError, UsageError
 from clipper_backup.format import names
+from clipper_backup.kinds import NO_RECIPIENTS
 from clipper_backup.repository.dumps import Opener
 
 if TYPE_CHECKING:
