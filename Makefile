@@ -20,8 +20,9 @@ test: $(VENV)/.dev packages $(VENV)/.azurite ## everything that must hold: lint,
 soak: $(VENV)/.dev packages $(VENV)/.azurite ## what takes longer: sweeps at full length
 	@scripts/soak
 
-bench: $(VENV)/.dev packages ## measured against the tools people use today
+bench: $(VENV)/.dev packages $(VENV)/.azurite ## measured against the tools people use today
 	@$(BIN)/python benchmarks/dump.py
+	@$(BIN)/python benchmarks/stores.py
 
 lint: $(VENV)/.dev ## ruff and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
