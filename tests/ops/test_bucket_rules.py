@@ -117,7 +117,8 @@ def test_what_nobody_can_be_asked_is_not_known_and_never_green() -> None:
 
 @pytest.mark.parametrize("field", ["versioning", "kept_days", "encryption", "public", "public_blocked", "rules"])
 def test_whoever_can_look_is_told_how(field: str) -> None:
-    facts = replace(GOOD, versioning=Known(False), **{field: Unread("no permission", "ask --the provider")})  # type: ignore[arg-type]  # from the list above
+    changed = {"versioning": Known(False)} | {field: Unread("no permission", "ask --the provider")}
+    facts = replace(GOOD, **changed)  # type: ignore[arg-type]  # from the list above
     unknown = [each.finding for each in judge_facts(facts, "production/", 30) if "no permission" in each.finding.text]
     assert [finding.todo[0] for finding in unknown] == ["look yourself: ask --the provider"]
 

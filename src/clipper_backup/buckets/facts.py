@@ -70,7 +70,7 @@ class Way:
 
     *endpoint* None means the provider's own. *credentials* are obstore's names, and hold secrets; empty means the identity of
     the machine or pod. *ca_file* holds authorities (PEM) that are trusted besides the system's. *timeout_seconds* is for each
-    request, of which one that fails is tried once more at most.
+    request; a person waits, so few are tried again.
     """
 
     endpoint: str | None

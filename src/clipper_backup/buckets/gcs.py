@@ -40,9 +40,9 @@ def read_gcs(bucket: str, way: Way) -> BucketFacts:
         if isinstance(session, Unread):
             return BucketFacts(session, session, session, session, session, session)
         with closing(session):
-            client = storage.Client(
-                project="none", _http=session, client_options={"api_endpoint": way.endpoint or _ENDPOINT}
-            )  # no request here concerns a project; without a name one would be looked for
+            # No request here concerns a project; without the name of one it would be looked for.
+            options = {"api_endpoint": way.endpoint or _ENDPOINT}
+            client = storage.Client(project="none", credentials=session.credentials, _http=session, client_options=options)
             found = client.bucket(bucket)
             refused = ask(lambda: found.reload(timeout=way.timeout_seconds, retry=None), "storage.buckets.get")
             if isinstance(refused, Unread):
@@ -63,10 +63,16 @@ def _session(way: Way, authorities: str | None) -> "AuthorizedSession":
     import requests  # type: ignore[import-untyped]  # noqa: PLC0415  comes with the extra
     from google.auth.transport.requests import AuthorizedSession, Request  # noqa: PLC0415  the same
 
+    class Trusting(requests.adapters.HTTPAdapter):  # type: ignore[misc]  # it has no types
+        """Trusts as the store does, whatever REQUESTS_CA_BUNDLE says."""
+
+        def send(self, request: Any, **options: Any) -> Any:
+            return super().send(request, **options | {"verify": authorities or True})
+
     tokens = requests.Session()
     session = AuthorizedSession(_identity(way.credentials), auth_request=Request(tokens))  # type: ignore[no-untyped-call]  # see above
-    if authorities is not None:
-        session.verify = tokens.verify = authorities
+    for each in (session, tokens):
+        each.mount("https://", Trusting())
     return session
 
 
