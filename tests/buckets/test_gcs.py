@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from google.cloud.storage import Bucket
+from google.cloud.storage import Bucket  # type: ignore[import-untyped]  # it has no types
 
 from clipper_backup.buckets.facts import BucketFacts, ExtraMissingError, Known, LifecycleRule, Unread, Way
 from clipper_backup.buckets.gcs import read_gcs, read_rules
@@ -118,14 +118,19 @@ def test_rules_are_read_whatever_their_form(gcs_server: GcsServer, gcs_bucket: B
 def test_what_a_rule_that_deletes_does(
     condition: dict[str, object], days: int | None, old_days: int | None, narrowed: bool
 ) -> None:
-    moves = {"action": {"type": "SetStorageClass", "storageClass": "COLDLINE"}, "condition": {"age": 1}}
+    moves: dict[str, dict[str, object]] = {
+        "action": {"type": "SetStorageClass", "storageClass": "COLDLINE"},
+        "condition": {"age": 1},
+    }
     rule, _ = read_rules([{"action": {"type": "Delete"}, "condition": condition}, moves], "STANDARD", any_class=False)
     assert (rule.deletes_after_days, rule.deletes_old_versions_after_days, rule.narrowed) == (days, old_days, narrowed)
     assert (rule.archives_after_days, rule.ends_uploads_after_days) == (None, None)
 
 
 def test_with_autoclass_objects_are_of_any_class() -> None:
-    rules = [{"action": {"type": "Delete"}, "condition": {"age": 3, "matchesStorageClass": ["ARCHIVE"]}}]
+    rules: list[dict[str, dict[str, object]]] = [
+        {"action": {"type": "Delete"}, "condition": {"age": 3, "matchesStorageClass": ["ARCHIVE"]}}
+    ]
     assert [rule.narrowed for rule in read_rules(rules, "STANDARD", any_class=True)] == [False]
 
 

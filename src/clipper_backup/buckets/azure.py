@@ -100,9 +100,9 @@ def _identity(credentials: Mapping[str, str], account: str, way: Way, authoritie
         "retry_total": 0,
     }
     # Only the authority that is named is asked, not first another one about it.
-    authority = {"disable_instance_discovery": True} | (
-        {"authority": credentials["authority_host"]} if "authority_host" in credentials else {}
-    )
+    authority: dict[str, Any] = {"disable_instance_discovery": True}
+    if host := credentials.get("authority_host"):
+        authority["authority"] = host
     if path := credentials.get("federated_token_file"):
         return WorkloadIdentityCredential(**told, token_file_path=path, **authority, **reached)
     if secret := credentials.get("client_secret"):

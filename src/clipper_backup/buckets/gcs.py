@@ -11,7 +11,7 @@ from clipper_backup.buckets.trust import trusted
 
 if TYPE_CHECKING:
     from google.auth.transport.requests import AuthorizedSession
-    from google.cloud.storage import Bucket
+    from google.cloud.storage import Bucket  # type: ignore[import-untyped]  # it has no types
 
 T = TypeVar("T")
 Ask = Callable[[Callable[[], T], str], "T | Unread"]
@@ -31,7 +31,7 @@ def read_gcs(bucket: str, way: Way) -> BucketFacts:
     Never as nobody, whatever STORAGE_EMULATOR_HOST says. ExtraMissingError without google-cloud-storage.
     """
     try:
-        from google.cloud import storage  # noqa: PLC0415  an extra: only here, and only when it is asked for
+        from google.cloud import storage  # type: ignore[import-untyped]  # noqa: PLC0415  an extra: only here, and only when it is asked for
     except ImportError as error:
         raise extra_missing("google-cloud-storage", "gcs") from error
     ask = _asker(f"gcloud storage buckets describe gs://{bucket}")
@@ -60,14 +60,14 @@ def read_gcs(bucket: str, way: Way) -> BucketFacts:
 
 
 def _session(way: Way, authorities: str | None) -> "AuthorizedSession":
-    import requests  # type: ignore[import-untyped]  # noqa: PLC0415  comes with the extra
+    import requests  # noqa: PLC0415  comes with the extra
     from google.auth.transport.requests import AuthorizedSession, Request  # noqa: PLC0415  the same
 
-    class Trusting(requests.adapters.HTTPAdapter):  # type: ignore[misc]  # it has no types
+    class Trusting(requests.adapters.HTTPAdapter):
         """Trusts as the store does, whatever REQUESTS_CA_BUNDLE says."""
 
-        def send(self, request: Any, **options: Any) -> Any:
-            return super().send(request, **options | {"verify": authorities or True})
+        def send(self, request: Any, *args: Any, **options: Any) -> Any:
+            return super().send(request, *args, **options | {"verify": authorities or True})
 
     tokens = requests.Session()
     session = AuthorizedSession(_identity(way.credentials), auth_request=Request(tokens))  # type: ignore[no-untyped-call]  # see above
@@ -98,7 +98,7 @@ def _identity(credentials: Mapping[str, str]) -> Any:
 def _asker(look: str) -> Ask[Any]:
     from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound  # noqa: PLC0415  see `read_gcs`
     from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415  the same
-    from requests.exceptions import RequestException  # type: ignore[import-untyped]  # noqa: PLC0415  the same
+    from requests.exceptions import RequestException  # noqa: PLC0415  the same
 
     def ask(question: Callable[[], T], permission: str) -> T | Unread:
         try:
@@ -140,8 +140,8 @@ def _public(bucket: "Bucket", ask: Ask[Any], timeout_seconds: int) -> Known[str]
                 unread = unread or refused
                 continue
             for entry in entries:
-                if who := _STRANGERS.get(entry["entity"]):
-                    return Known(f"{name} grants {entry['role']} to {who}")
+                if stranger := _STRANGERS.get(entry["entity"]):
+                    return Known(f"{name} grants {entry['role']} to {stranger}")
     return unread or Known("")
 
 
