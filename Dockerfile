@@ -23,6 +23,9 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY requirements/build.txt requirements/runtime.txt requirements/
+# runtime.txt holds the extras s3, gcs and azure too: `bucket check` is run where the store's identity is, in the pod. With bytecode
+# they add 68 MB to 71 (alone: s3 36, gcs 22, azure 16): less than one image for each cloud would cost whoever builds, scans and
+# ships them. Nothing but `bucket check` loads them.
 # pip stays in `tools`, which is left behind; the environment that goes into the image has none.
 RUN python3 -m venv tools \
  && tools/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt \

@@ -13,4 +13,5 @@ pytest_plugins = [
     "fixtures.gcs",
     "fixtures.oracle",
     "fixtures.dump",
+    "fixtures.doctor",
 ]

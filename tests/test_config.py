@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper_backup.config import (
-    CLIPPER_QUERIES,
-    DECLARED,
-    Settings,
-    ValidationQuery,
-    load,
-    repository_url,
-    show_url,
-)
+from clipper_backup.config import CLIPPER_QUERIES, DECLARED, Settings, load, repository_url
 from clipper_backup.errors import MissingError, UsageError
+from clipper_backup.kinds import ValidationQuery, show_url
 from clipper_backup.values import Secret
 
 BY_NAME = {declared.name: declared for declared in DECLARED}

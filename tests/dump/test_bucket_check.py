@@ -1,14 +1,17 @@
 """`bucket check`, the real program, on folders and on buckets of a real S3 server, well-behaved and not."""
 
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from clipper_backup.format import names
+from fixtures.azurite import AzureServer
 from fixtures.buckets import Bucket
 from fixtures.cli import RunCli, StartCli
 from fixtures.dump import FAULTS, Site, check_told, ended, halted, let_time_pass, objects
+from fixtures.gcs import GcsServer, owner
 from fixtures.stores import StorePlace
 
 QUICK = ("bucket", "check", "--objects", "20", "--size", "9MiB")
@@ -97,6 +100,32 @@ def test_what_the_provider_says_is_shown(run_cli: RunCli, bucket: Bucket) -> Non
     bucket.client.put_bucket_acl(Bucket=bucket.name, ACL="public-read")
     public = run_cli(*QUICK, "--json", env=bucket.environment)
     assert (public.code, colours(public.document["items"], "public access")) == (1, ["red"])
+
+
+@pytest.mark.rule(104)
+def test_the_rule_of_the_source_document_is_an_error_at_google_too(run_cli: RunCli, gcs_server: GcsServer) -> None:
+    place = {"BACKUP_URL": f"gs://{gcs_server.bucket}/facts", "BACKUP_ENDPOINT": gcs_server.endpoint} | gcs_server.environment
+    with closing(owner(gcs_server)) as client:
+        told = client.create_bucket(gcs_server.bucket)
+        told.add_lifecycle_delete_rule(age=30)
+        told.patch()
+        outcome = run_cli(*QUICK, env=place)
+        told.delete()
+    check_told(outcome, 1, "red, 1 of ", "lifecycle rules", hint="what to do")
+    assert "rule 'no. 1' deletes beyond database/ after 30 days" in outcome.stdout
+    assert "-> narrow it to the prefix facts/database/, or remove it" in outcome.stdout
+
+
+def test_of_azure_it_says_what_its_data_tells_and_how_to_see_the_rest(run_cli: RunCli, azure_server: AzureServer) -> None:
+    url = {"BACKUP_URL": f"az://{azure_server.bucket}/facts", "BACKUP_ENDPOINT": azure_server.endpoint}
+    outcome = run_cli(*QUICK, "--json", env=url | azure_server.environment, check=True)
+    items = {item["id"]: item for item in outcome.document["items"]}
+    assert [items[name]["colour"] for name in ("lifecycle rules", "versioning", "encryption")] == ["yellow", "yellow", "green"]
+    assert items["public access"]["text"].startswith("not public; ")
+    show = f"az storage account management-policy show --account-name {azure_server.account} --resource-group YOUR_GROUP"
+    assert items["lifecycle rules"]["todo"] == [f"look yourself: {show}"]
+    assert azure_server.key not in outcome.stdout + outcome.stderr
+    assert list(azure_server.open("facts").list("")) == [], "the blob that was asked about is gone"
 
 
 def test_without_boto3_it_says_what_is_missing(run_cli: RunCli, bucket: Bucket, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from clipper_backup.ops.findings import Colour
 RULE = LifecycleRule("it", "", False, None, None, None, None)
 UPLOADS = replace(RULE, ends_uploads_after_days=7)
 OLD = replace(RULE, deletes_old_versions_after_days=7)
-GOOD = BucketFacts(Known(True), Known("AES256"), Known(""), Known(True), Known((UPLOADS, OLD)))
+GOOD = BucketFacts(Known(True), Known(0), Known("AES256"), Known(""), Known(True), Known((UPLOADS, OLD)))
 
 
 def judged(*rules: LifecycleRule, prefix: str = "production/", versioned: bool = False) -> list[tuple[Colour, str]]:
@@ -58,7 +58,7 @@ def test_one_that_is_faster_than_retention_is_an_error() -> None:
     ]
     assert judged(deleting("production/database/", 0))[0] == (
         Colour.RED,
-        "rule 'it' deletes dumps at a date, before RETENTION_DAYS (30)",
+        "rule 'it' deletes dumps at a date or at once, before RETENTION_DAYS (30)",
     )
 
 
@@ -92,6 +92,8 @@ def test_unfinished_uploads_need_a_rule_that_covers_all_of_ours() -> None:
     ({}, "versioning", Colour.GREEN, "on: "),
     ({"versioning": Known(False)}, "versioning", Colour.YELLOW, "off: "),
     ({"versioning": Unread("no permission")}, "versioning", Colour.YELLOW, "not known: no permission"),
+    ({"versioning": Known(False), "kept_days": Known(7)}, "versioning", Colour.GREEN, "brought back for 7 days"),
+    ({"versioning": Known(False), "kept_days": Unread("no role")}, "versioning", Colour.YELLOW, "is not known: no role"),
     ({}, "encryption", Colour.GREEN, "AES256"),
     ({"encryption": Known("")}, "encryption", Colour.YELLOW, "encrypts nothing"),
     ({"encryption": Unread("no permission")}, "encryption", Colour.YELLOW, "not known: no permission"),
@@ -108,6 +110,19 @@ def test_what_is_said_of_a_bucket(changed: dict[str, object], name: str, colour:
 
 
 def test_what_nobody_can_be_asked_is_not_known_and_never_green() -> None:
-    found = judge_facts(Unread("this version reads it of s3:// only, not of gs://"), "", 30)
+    found = judge_facts(Unread("boto3 is not installed"), "", 30)
     assert {each.finding.colour for each in found} == {Colour.YELLOW}
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("field", ["versioning", "kept_days", "encryption", "public", "public_blocked", "rules"])
+def test_whoever_can_look_is_told_how(field: str) -> None:
+    changed = {"versioning": Known(False)} | {field: Unread("no permission", "ask --the provider")}
+    facts = replace(GOOD, **changed)  # type: ignore[arg-type]  # from the list above
+    unknown = [each.finding for each in judge_facts(facts, "production/", 30) if "no permission" in each.finding.text]
+    assert [finding.todo[0] for finding in unknown] == ["look yourself: ask --the provider"]
+
+
+@pytest.mark.rule(79)
+def test_old_versions_may_go_at_once() -> None:
+    assert judged(replace(OLD, deletes_old_versions_after_days=0), versioned=True)[0][0] is Colour.GREEN

@@ -1,9 +1,12 @@
 """What an S3 server says of a bucket, through boto3 (the extra `s3`). It only reads."""
 
+import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
-from clipper_backup.buckets.facts import BucketFacts, ExtraMissingError, Known, LifecycleRule, Unread
+from clipper_backup.buckets.facts import BucketFacts, Known, LifecycleRule, Unread, Way, extra_missing
+from clipper_backup.buckets.trust import trusted
 
 _STRANGERS = {
     "http://acs.amazonaws.com/groups/global/AllUsers": "everybody",
@@ -17,57 +20,75 @@ _SLOW_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 Ask = Callable[[str, str], "Mapping[str, Any] | Unread"]
 
 
-def read_s3(bucket: str, *, endpoint: str | None, environment: Mapping[str, str], timeout_seconds: int) -> BucketFacts:
+def read_s3(bucket: str, way: Way, *, region: str | None, virtual_host: bool) -> BucketFacts:
     """Ask for everything; what is refused is Unread and names the permission. ExtraMissingError without boto3.
 
-    boto3 finds keys and identity as the store does, in AWS_* or from the machine; without those it also looks into `~/.aws`.
+    *virtual_host* says whether the bucket's name goes before the host instead of into the path. Without credentials boto3 looks
+    where the store does: a web identity, or the machine's; never into `~/.aws`.
     """
-    ask = _asker(bucket, endpoint, environment, timeout_seconds)
-    return BucketFacts(
-        versioning=_answer(ask("get_bucket_versioning", "s3:GetBucketVersioning"), lambda said: said.get("Status") == "Enabled"),
-        encryption=_answer(ask("get_bucket_encryption", "s3:GetEncryptionConfiguration"), _encryption),
-        public=_public(ask),
-        public_blocked=_answer(ask("get_public_access_block", "s3:GetBucketPublicAccessBlock"), _all_blocked),
-        rules=_answer(
-            ask("get_bucket_lifecycle_configuration", "s3:GetLifecycleConfiguration"),
-            lambda said: tuple(_rule(rule) for rule in said.get("Rules", ()) if rule.get("Status") == "Enabled"),
-        ),
-    )
+    with trusted(way.ca_file) as authorities, closing(_client(way, region, authorities, virtual_host=virtual_host)) as client:
+        ask = _asker(bucket, client, way.endpoint)
+        return BucketFacts(
+            versioning=_answer(
+                ask("get_bucket_versioning", "s3:GetBucketVersioning"), lambda said: said.get("Status") == "Enabled"
+            ),
+            kept_days=Known(0),  # S3 has no soft delete
+            encryption=_answer(ask("get_bucket_encryption", "s3:GetEncryptionConfiguration"), _encryption),
+            public=_public(ask),
+            public_blocked=_answer(ask("get_public_access_block", "s3:GetBucketPublicAccessBlock"), _all_blocked),
+            rules=_answer(
+                ask("get_bucket_lifecycle_configuration", "s3:GetLifecycleConfiguration"),
+                lambda said: tuple(_rule(rule) for rule in said.get("Rules", ()) if rule.get("Status") == "Enabled"),
+            ),
+        )
 
 
-def _asker(bucket: str, endpoint: str | None, environment: Mapping[str, str], timeout_seconds: int) -> Ask:
+def _client(way: Way, region: str | None, authorities: str | None, *, virtual_host: bool) -> Any:
     try:
         import boto3  # type: ignore[import-untyped]  # noqa: PLC0415  an extra: only here, and only when it is asked for
         from botocore.config import Config  # type: ignore[import-untyped]  # noqa: PLC0415  the same
-        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # noqa: PLC0415  the same
+        from botocore.session import Session  # type: ignore[import-untyped]  # noqa: PLC0415  the same
     except ImportError as error:
-        raise ExtraMissingError(
-            "boto3 is not installed: nothing is known of the bucket itself", hints=["pip install 'clipper-backup[s3]'"]
-        ) from error
-    style = {"addressing_style": "path"} if endpoint else {}
-    retries = {"total_max_attempts": 2}
-    config = Config(connect_timeout=timeout_seconds, read_timeout=timeout_seconds, retries=retries, s3=style)
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
-    # A session of its own: boto3's default one remembers the identity of the first call.
-    client = boto3.session.Session().client(
-        "s3", endpoint_url=endpoint, region_name=region, config=config, verify=environment.get("SSL_CERT_FILE") or None
+        raise extra_missing("boto3", "s3") from error
+    config = Config(
+        connect_timeout=way.timeout_seconds,
+        read_timeout=way.timeout_seconds,
+        retries={"total_max_attempts": 2},
+        s3={"addressing_style": "virtual" if virtual_host else "path"},
     )
+    # A session of its own, blind for `~/.aws`: no profile left over there may say who we are, or send us elsewhere.
+    blind = Session({
+        "profile": (None, None, None, None),
+        "config_file": (None, None, os.devnull, None),
+        "credentials_file": (None, None, os.devnull, None),
+    })  # fmt: skip
+    keys = {f"aws_{name}": value for name, value in way.credentials.items()}
+    return boto3.session.Session(botocore_session=blind).client(
+        "s3", endpoint_url=way.endpoint, region_name=region or "us-east-1", config=config, verify=authorities, **keys
+    )
+
+
+def _asker(bucket: str, client: Any, endpoint: str | None) -> Ask:
+    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # noqa: PLC0415  see `_client`
+
+    elsewhere = f" --endpoint-url {endpoint}" if endpoint else ""
 
     def ask(question: str, permission: str) -> Mapping[str, Any] | Unread:
         """The answer, empty where nothing of the kind is configured."""
+        look = f"aws s3api {question.replace('_', '-')} --bucket {bucket}{elsewhere}"
         try:
             answer: Mapping[str, Any] = getattr(client, question)(Bucket=bucket)
         except ClientError as error:
             code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"].get("HTTPStatusCode")
             if code in _DENIED:
-                return Unread(f"this identity lacks {permission}")
+                return Unread(f"this identity lacks {permission}", look)
             if code in _UNKNOWN_TO_SERVER or status in {405, 501}:
                 return Unread(f"the server does not answer {permission.removeprefix('s3:')}")
             if status == 404 and code != "NoSuchBucket":
                 return {}
-            return Unread(f"{permission.removeprefix('s3:')}: {code}")
+            return Unread(f"{permission.removeprefix('s3:')}: {code}", look)
         except BotoCoreError as error:
-            return Unread(f"{permission.removeprefix('s3:')}: {' '.join(str(error).split())}")
+            return Unread(f"{permission.removeprefix('s3:')}: {' '.join(str(error).split())}", look)
         return answer
 
     return ask
@@ -79,7 +100,9 @@ def _answer(said: Mapping[str, Any] | Unread, read: Callable[[Mapping[str, Any]]
 
 def _encryption(said: Mapping[str, Any]) -> str:
     rules = said.get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
-    return str(rules[0].get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "")) if rules else ""
+    default = rules[0].get("ApplyServerSideEncryptionByDefault", {}) if rules else {}
+    key = default.get("KMSMasterKeyID")
+    return str(default.get("SSEAlgorithm", "")) + (f" with the key {key}" if key else "")
 
 
 def _all_blocked(said: Mapping[str, Any]) -> bool:

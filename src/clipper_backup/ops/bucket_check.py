@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from os import urandom
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from clipper_backup.buckets.facts import BucketFacts, ExtraMissingError, Known, LifecycleRule, Unread
+from clipper_backup.buckets.facts import BucketFacts, ExtraMissingError, Known, LifecycleRule, Unread, Way
 from clipper_backup.clock import Clock
 from clipper_backup.config import repository_url
 from clipper_backup.errors import ClipperError
@@ -15,6 +15,8 @@ from clipper_backup.format import names
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.work import Work, step
 from clipper_backup.store.conformance import CHECKS, ROOM_PREFIX, in_a_room, run_checks
+from clipper_backup.store.credentials import aws_credentials, aws_region, azure_credentials, google_credentials
+from clipper_backup.store.opening import by_virtual_host
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
 from clipper_backup.values import show_bytes, show_seconds
 
@@ -99,19 +101,54 @@ def measure_speed(work: Work, size_bytes: int) -> tuple[Looked, Speed]:
 
 
 def read_facts(work: Work, environment: Mapping[str, str]) -> BucketFacts | Unread:
-    """What the provider says of the bucket; Unread where nobody can be asked."""
-    parts = urlsplit(repository_url(work.settings))
+    """What the provider says of the bucket, asked as the store asks it; Unread where nobody can be asked.
+
+    Azure tells some of it of a blob only: one is put for that, and removed again.
+    """
+    settings = work.settings
+    parts = urlsplit(repository_url(settings))
     if parts.scheme == "file":
         return _FOLDER
-    if parts.scheme != "s3":
-        return Unread(f"this version reads it of s3:// only, not of {parts.scheme}://")
-    from clipper_backup.buckets.s3 import read_s3  # noqa: PLC0415  an extra
-
+    read, found = {
+        "s3": (_read_s3, aws_credentials),
+        "gs": (_read_gcs, google_credentials),
+        "az": (_read_azure, azure_credentials),
+    }[parts.scheme]
+    way = Way(
+        endpoint=settings.backup_endpoint.rstrip("/") if settings.backup_endpoint else None,
+        timeout_seconds=_SDK_SECONDS,
+        credentials=found(environment),
+        ca_file=settings.store_ca_file,
+    )
     try:
-        endpoint = work.settings.backup_endpoint
-        return read_s3(parts.netloc, endpoint=endpoint, environment=environment, timeout_seconds=_SDK_SECONDS)
+        return read(work, parts, way, environment)
     except ExtraMissingError as error:
         return Unread(f"{error.message}; {error.hints[0]}")
+
+
+def _read_s3(work: Work, parts: SplitResult, way: Way, environment: Mapping[str, str]) -> BucketFacts:
+    from clipper_backup.buckets.s3 import read_s3  # noqa: PLC0415  an extra
+
+    virtual_host = by_virtual_host(work.settings.s3_addressing_style, way.endpoint)
+    return read_s3(parts.netloc, way, region=aws_region(environment), virtual_host=virtual_host)
+
+
+def _read_gcs(work: Work, parts: SplitResult, way: Way, environment: Mapping[str, str]) -> BucketFacts:
+    del work, environment
+    from clipper_backup.buckets.gcs import read_gcs  # noqa: PLC0415  an extra
+
+    return read_gcs(parts.netloc, way)
+
+
+def _read_azure(work: Work, parts: SplitResult, way: Way, environment: Mapping[str, str]) -> BucketFacts:
+    del environment
+    from clipper_backup.buckets.azure import read_azure  # noqa: PLC0415  an extra
+
+    account = work.settings.azure_storage_account or ""  # without one no store would be open
+    with in_a_room(work.store, work.clock) as room:
+        key = room.key("newest")
+        work.store.put(key, b"")
+        return read_azure(parts.netloc, way, account=account, written=f"{parts.path.strip('/')}/{key}".lstrip("/"))
 
 
 def judge_facts(facts: BucketFacts | Unread, prefix: str, retention_days: int) -> list[Looked]:
@@ -139,7 +176,11 @@ def judge_facts(facts: BucketFacts | Unread, prefix: str, retention_days: int) -
 
 
 def _unread(unread: Unread) -> Finding:
-    return yellow(f"not known: {unread.why}", "let this identity read it, or look yourself")
+    return yellow(f"not known: {unread.why}", _look(unread))
+
+
+def _look(unread: Unread) -> str:
+    return f"look yourself: {unread.look}" if unread.look else "let this identity read it, or look yourself"
 
 
 def _versioning(facts: BucketFacts) -> Finding:
@@ -147,14 +188,21 @@ def _versioning(facts: BucketFacts) -> Finding:
         return _unread(facts.versioning)
     if facts.versioning.value:
         return green("on: what is deleted or written over can be brought back")
-    return yellow("off: what is deleted or written over is gone", "switch versioning on, with a rule that removes old versions")
+    if isinstance(facts.kept_days, Known) and facts.kept_days.value:
+        return green(f"off, but what is deleted or written over can be brought back for {facts.kept_days.value} days")
+    todo = ["switch versioning on, with a rule that removes old versions"]
+    if isinstance(facts.kept_days, Unread):
+        return yellow(
+            f"off; whether soft delete keeps what is deleted is not known: {facts.kept_days.why}", _look(facts.kept_days), *todo
+        )
+    return yellow("off: what is deleted or written over is gone", *todo)
 
 
 def _encryption(facts: BucketFacts) -> Finding:
     if isinstance(facts.encryption, Unread):
         return _unread(facts.encryption)
     if facts.encryption.value:
-        return green(f"{facts.encryption.value}, by the provider, who holds the key")
+        return green(f"by the provider: {facts.encryption.value}")
     return yellow("the bucket encrypts nothing by itself", "switch it on; ENCRYPTION_RECIPIENTS seals dumps before they leave us")
 
 
@@ -164,7 +212,9 @@ def _public(facts: BucketFacts) -> Finding:
     if facts.public.value:
         return red(f"it is public: {facts.public.value}", "block all public access of this bucket now")
     if isinstance(facts.public_blocked, Unread):
-        return yellow(f"not public; whether it can be made so is not known: {facts.public_blocked.why}", "look yourself")
+        return yellow(
+            f"not public; whether it can be made so is not known: {facts.public_blocked.why}", _look(facts.public_blocked)
+        )
     if not facts.public_blocked.value:
         return yellow("not public, and nothing keeps it so", "block all public access of this bucket")
     return green("blocked")
@@ -178,7 +228,7 @@ def judge_rules(rules: Sequence[LifecycleRule], prefix: str, retention_days: int
     """
     ours = [rule for rule in rules if not rule.narrowed and _reaches(rule, prefix, names.OWN)]
     findings = [finding for rule in ours for finding in _harm(rule, prefix, retention_days)]
-    if versioned and not any(rule.deletes_old_versions_after_days for rule in ours):
+    if versioned and not any(rule.deletes_old_versions_after_days is not None for rule in ours):
         findings.append(yellow("no rule removes old versions: the bucket grows for ever", "add one, after 7 days for instance"))
     if not any(rule.ends_uploads_after_days and prefix.startswith(rule.prefix) for rule in ours):
         todo = "add one that aborts incomplete multipart uploads after 7 days"
@@ -194,7 +244,7 @@ def _reaches(rule: LifecycleRule, prefix: str, own: Iterable[str]) -> bool:
 def _harm(rule: LifecycleRule, prefix: str, retention_days: int) -> Iterator[Finding]:
     """What one rule does that it should not."""
     days, dumps = rule.deletes_after_days, names.DATABASE_FOLDER
-    when = "at a date" if days == 0 else f"after {days} days"
+    when = "at a date or at once" if days == 0 else f"after {days} days"
     if days is not None and _reaches(rule, prefix, set(names.OWN) - {dumps}):
         todo = f"narrow it to the prefix {prefix}{dumps}, or remove it"
         yield red(f"rule {rule.name!r} deletes beyond {dumps} {when}: what makes it a repository goes too, and holds do", todo)

@@ -7,12 +7,12 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from clipper_backup.config import NO_RECIPIENTS
 from clipper_backup.errors import AccessError, ClipperError, IntegrityError, MissingError, ObjectMissingError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.compression import decompress
 from clipper_backup.format.documents import DumpSummary, KeyCheck, decode, encode
 from clipper_backup.format.sealing import Identity
+from clipper_backup.kinds import NO_RECIPIENTS
 from clipper_backup.ops.dump.read import catalog, good_dumps
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opened_with, read_identities

@@ -7,9 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipper_backup.config import NO_RECIPIENTS, Settings
+from clipper_backup.config import Settings
 from clipper_backup.errors import AccessError, ClipperError, MissingError, UsageError
 from clipper_backup.format import names
+from clipper_backup.kinds import NO_RECIPIENTS
 from clipper_backup.repository.dumps import Opener
 
 if TYPE_CHECKING:

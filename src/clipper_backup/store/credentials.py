@@ -40,6 +40,11 @@ def aws_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     return keys
 
 
+def aws_region(environment: Mapping[str, str]) -> str | None:
+    """The bucket's region, where it is said."""
+    return environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None
+
+
 def google_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     """By obstore's names; empty when there are none. AccessError for a file that cannot be a key."""
     keys = _found(_GOOGLE, environment)

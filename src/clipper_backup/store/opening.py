@@ -148,7 +148,7 @@ def _open_bucket(
         endpoint=endpoint.rstrip("/") if endpoint else None,
         timeout_seconds=timeout_seconds,
         retry_seconds=retry_seconds,
-        virtual_host=options.s3_addressing == "virtual" or (options.s3_addressing == "auto" and endpoint is None),
+        virtual_host=by_virtual_host(options.s3_addressing, endpoint),
         bulk_delete=options.s3_bulk_delete,
         conditional_create=options.conditional_create,
         authorities=_authorities(options.ca_file),
@@ -160,8 +160,13 @@ def _open_bucket(
         account = _account(options.azure_account)
         found = credentials.azure_credentials(environment)
         return remote_open.open_azure(bucket, prefix, reach, account=account, credentials=found)
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None
+    region = credentials.aws_region(environment)
     return remote_open.open_s3(bucket, prefix, reach, credentials=credentials.aws_credentials(environment), region=region)
+
+
+def by_virtual_host(addressing: str, endpoint: str | None) -> bool:
+    """Whether a bucket's name goes before the host, by S3_ADDRESSING_STYLE."""
+    return addressing == "virtual" or (addressing == "auto" and endpoint is None)
 
 
 def _account(name: str | None) -> str:

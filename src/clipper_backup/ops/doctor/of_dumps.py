@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from clipper_backup.config import NO_RECIPIENTS
 from clipper_backup.errors import MissingError
 from clipper_backup.format import names
+from clipper_backup.kinds import NO_RECIPIENTS
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import sealer_of, signer_of

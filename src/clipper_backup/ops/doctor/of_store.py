@@ -6,9 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from clipper_backup.config import repository_url, show_url
+from clipper_backup.config import repository_url
 from clipper_backup.errors import ObjectExistsError
 from clipper_backup.format import names
+from clipper_backup.kinds import show_url
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.repository.dumps import is_ahead, list_dumps, newest

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 import clipper_backup.postgres.fingerprint as fp
-from clipper_backup.config import ValidationQuery
 from clipper_backup.errors import ClipperError
 from clipper_backup.format.documents import QueryRecord, TableRecord
+from clipper_backup.kinds import ValidationQuery
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.snapshot import DataTable, Snapshot
 

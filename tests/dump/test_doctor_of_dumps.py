@@ -1,0 +1,187 @@
+"""`doctor` on what is in the repository, and on keys: each check is made to fail."""
+
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from clipper_backup.format.documents import KeyCheck, encode
+from clipper_backup.format.sealing import Identity
+from clipper_backup.format.signing import SigningKey
+from clipper_backup.ops.doctor import of_dumps
+from fixtures.doctor import RED, YELLOW, Breaks, Broken, Case, names_in
+from fixtures.dump import SUMMARY_SUFFIX, let_time_pass
+
+breaks = Breaks()
+
+
+# -- what is in the repository
+
+
+@breaks("repository", RED, "no repository at")
+def there_is_no_repository(case: Case) -> Mapping[str, str]:
+    (case.folder / "repository.json").unlink()
+    return {}
+
+
+@breaks("repository", RED, "repository.json is damaged")
+def the_repository_is_damaged(case: Case) -> Mapping[str, str]:
+    (case.folder / "repository.json").write_text("{")
+    return {}
+
+
+@breaks("newest dump", RED, "40 d 0 h old, and is the newest good dump of")
+def the_newest_dump_is_gone(case: Case) -> Mapping[str, str]:
+    for path in (case.folder / "database").glob(f"{case.site.recent}.*"):
+        path.unlink()
+    return {}
+
+
+@breaks("newest dump", RED, "no good dump holds shop")
+def a_database_was_never_dumped(case: Case) -> Mapping[str, str]:
+    return {"BACKUP_DATABASES": f"{case.site.database},shop"}
+
+
+@breaks("newest dump", RED, "there is no good dump")
+def there_is_no_dump(case: Case) -> Mapping[str, str]:
+    shutil.rmtree(case.folder / "database")
+    return {"BACKUP_DATABASES": ""}
+
+
+@breaks("damaged dumps", RED, "the newest dump is damaged")
+def the_newest_dump_lost_its_globals(case: Case) -> Mapping[str, str]:
+    case.object(case.site.recent, "globals.sql.zst").unlink()
+    return {}
+
+
+@breaks("damaged dumps", YELLOW, "1, the newest of them")
+def an_older_dump_lost_its_summary(case: Case) -> Mapping[str, str]:
+    case.object(case.site.old, SUMMARY_SUFFIX[1:]).write_text("{")
+    return {}
+
+
+@breaks("unfinished dumps", YELLOW, "1, the newest of them postgres-backup-20200101-000000")
+def a_run_was_killed_two_days_ago(case: Case) -> Mapping[str, str]:
+    left = case.object("postgres-backup-20200101-000000", "intent")
+    left.write_text("{}")
+    let_time_pass(case.folder, hours=48)
+    return {}
+
+
+def take_lease(case: Case, *, hours_ago: float) -> Path:
+    epoch = case.folder / "locks/dump/0000000099"
+    epoch.mkdir(parents=True)
+    (epoch / "holder").write_text("somebody")
+    let_time_pass(case.folder, hours=hours_ago, below="locks")
+    return epoch
+
+
+@breaks("lease", YELLOW, "left by somebody, silent for 1 h 0 min: the next run takes it over")
+def a_job_died_with_the_lease(case: Case) -> Mapping[str, str]:
+    take_lease(case, hours_ago=1)
+    return {}
+
+
+@breaks("lease", RED, "and it lives: no other run gets it")
+def a_job_holds_the_lease_for_days(case: Case) -> Mapping[str, str]:
+    (take_lease(case, hours_ago=30) / "renewal-7").write_text("renewed\n")
+    return {}
+
+
+@breaks("holds", YELLOW, "1 keep a dump that is not there: postgres-backup-20200101-000000")
+def a_hold_keeps_what_is_gone(case: Case) -> Mapping[str, str]:
+    (case.folder / "holds").mkdir()
+    (case.folder / "holds/postgres-backup-20200101-000000").write_text("{}")
+    return {}
+
+
+# -- keys
+
+
+def seal_newest(case: Case, *recipients: str) -> dict[str, str]:
+    settings = {"ENCRYPTION_RECIPIENTS": ",".join(recipients)}
+    outcome = case.site.run("dump", "create", **settings)
+    assert outcome.code == 0, outcome
+    return settings
+
+
+@breaks("encryption", YELLOW, "dumps are plain")
+def nothing_is_sealed(case: Case) -> Mapping[str, str]:
+    return {}
+
+
+@breaks("encryption", RED, "no ENCRYPTION_RECIPIENTS to seal to: nothing is dumped plain")
+def an_identity_and_no_recipients(case: Case) -> Mapping[str, str]:
+    return {"ENCRYPTION_IDENTITY_FILE": "/etc/clipper-backup/identity"}
+
+
+@breaks("encryption", RED, "the newest dump is sealed, and no ENCRYPTION_RECIPIENTS are set")
+def the_recipients_got_lost(case: Case) -> Mapping[str, str]:
+    seal_newest(case, Identity.make().recipient)
+    return {}
+
+
+@breaks("encryption", YELLOW, "the newest one is plain")
+def sealing_was_switched_on_just_now(case: Case) -> Mapping[str, str]:
+    return {"ENCRYPTION_RECIPIENTS": Identity.make().recipient}
+
+
+@breaks("recipients", YELLOW, "one key opens dumps")
+def one_key_alone(case: Case) -> Mapping[str, str]:
+    return {"ENCRYPTION_RECIPIENTS": Identity.make().recipient}
+
+
+@breaks("key check", RED, "no key was ever shown to open a dump")
+def no_key_was_ever_tried(case: Case) -> Mapping[str, str]:
+    return seal_newest(case, Identity.make().recipient, Identity.make().recipient)
+
+
+def note_check(case: Case, recipient: str, *, days_ago: int) -> None:
+    at = datetime.now(UTC) - timedelta(days=days_ago)
+    mark = KeyCheck(recipient=recipient, dump_id=case.site.dumps[-1], checked_at=at, checked_by="somebody")
+    (case.folder / "key-checks").mkdir(exist_ok=True)
+    (case.folder / "key-checks" / recipient).write_bytes(encode(mark))
+
+
+@breaks("key check", YELLOW, "opened a dump 31 d")
+def the_key_was_tried_a_month_ago(case: Case) -> Mapping[str, str]:
+    ours = Identity.make().recipient
+    settings = seal_newest(case, ours)
+    note_check(case, ours, days_ago=31)
+    return settings
+
+
+@breaks("key check", YELLOW, "was never shown to open a dump")
+def the_recovery_key_was_never_tried(case: Case) -> Mapping[str, str]:
+    ours = Identity.make().recipient
+    settings = seal_newest(case, ours, Identity.make().recipient)
+    note_check(case, ours, days_ago=0)
+    return settings
+
+
+@breaks("signing", YELLOW, "dumps are not signed")
+def nothing_is_signed(case: Case) -> Mapping[str, str]:
+    return {}
+
+
+@breaks("signing", RED, "the newest dump is not trusted")
+def the_newest_dump_is_not_signed(case: Case) -> Mapping[str, str]:
+    path = case.tmp_path / "signing.key"
+    path.write_bytes(SigningKey.make().reveal())
+    return {"SIGNING_KEY_FILE": str(path)}
+
+
+@breaks("signing", RED, "there is no SIGNING_KEY_FILE")
+def the_signing_key_is_not_mounted(case: Case) -> Mapping[str, str]:
+    return {"SIGNATURE_KEYS": SigningKey.make().public}
+
+
+@pytest.mark.parametrize("broken", breaks.all, ids=str)
+def test_a_check_sees_what_is_wrong(broken: Broken, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken.check(case, monkeypatch)
+
+
+def test_every_check_is_made_to_fail_here() -> None:
+    assert {broken.name for broken in breaks.all} == names_in(of_dumps)
