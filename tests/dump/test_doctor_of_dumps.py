@@ -22,6 +22,12 @@ breaks = Breaks()
 
 @breaks("repository", RED, "no repository at")
 def there_is_no_repository(case: Case) -> Mapping[str, str]:
+    shutil.rmtree(case.folder)
+    return {}
+
+
+@breaks("repository", RED, "its repository.json is gone")
+def the_repository_is_lost(case: Case) -> Mapping[str, str]:
     (case.folder / "repository.json").unlink()
     return {}
 
