@@ -13,7 +13,9 @@ from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.throttling import ThrottledStore
 
-RATE = 1000
+RATE = 1_000_000
+LARGE = bytes(100_000)
+"""Not so small that it never waits."""
 
 
 @pytest.fixture
@@ -33,40 +35,40 @@ def test_it_is_a_store(check: Check) -> None:
 
 
 WAYS: dict[str, Callable[[Store], object]] = {
-    "put": lambda store: store.put("k", bytes(500)),
-    "create": lambda store: store.put("new", bytes(500), create=True),
-    "put_stream": lambda store: store.put_stream("k", [bytes(200), bytes(300)]),
-    "get": lambda store: store.get("there", length=500),
+    "put": lambda store: store.put("k", bytes(500_000)),
+    "create": lambda store: store.put("new", bytes(500_000), create=True),
+    "put_stream": lambda store: store.put_stream("k", [bytes(200_000), bytes(300_000)]),
+    "get": lambda store: store.get("there", length=500_000),
     "get_stream": lambda store: list(store.get_stream("there")),
-    "get_ranges": lambda store: store.get_ranges("there", [(0, 200), (100, 300)]),
+    "get_ranges": lambda store: store.get_ranges("there", [(0, 200_000), (100_000, 300_000)]),
 }
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_what_follows_waits_until_all_before_is_paid_for(clock: VirtualClock, store: ThrottledStore, name: str) -> None:
-    store._inner.put("there", bytes(500))
+    store._inner.put("there", bytes(500_000))
     WAYS[name](store)
-    store.get("there", length=1)
-    assert clock.monotonic() == pytest.approx(500 / RATE)
+    store.get("there", length=len(LARGE))
+    assert clock.monotonic() == pytest.approx(500_000 / RATE)
 
 
 def test_both_ways_share_one_limit(clock: VirtualClock, store: ThrottledStore) -> None:
-    store.put("k", bytes(1500))
-    assert store.get("k") == bytes(1500)
-    assert store.put_stream("l", [bytes(700)] * 3) == 2100
-    store.put("m", b"")
-    assert clock.monotonic() == pytest.approx((1500 + 1500 + 2100) / RATE)
+    store.put("k", bytes(1500_000))
+    assert store.get("k") == bytes(1500_000)
+    assert store.put_stream("l", [bytes(700_000)] * 3) == 2_100_000
+    store.put("m", LARGE)
+    assert clock.monotonic() == pytest.approx((1_500_000 + 1_500_000 + 2_100_000) / RATE)
 
 
 def test_time_that_was_not_used_is_not_saved_up(clock: VirtualClock, store: ThrottledStore) -> None:
     clock.advance(100)
-    store.put("k", bytes(2000))
-    store.put("k", b"")
+    store.put("k", bytes(2000_000))
+    store.put("k", LARGE)
     assert clock.monotonic() == pytest.approx(102)
 
 
 def test_what_carries_no_content_costs_nothing(clock: VirtualClock, store: ThrottledStore) -> None:
-    store.put("k", bytes(5000))
+    store.put("k", bytes(5000_000))
     store.head("k")
     assert [info.key for info in store.list("")] == ["k"]
     store.now()
@@ -74,10 +76,20 @@ def test_what_carries_no_content_costs_nothing(clock: VirtualClock, store: Throt
     assert clock.monotonic() == 0
 
 
+def test_a_lease_is_renewed_while_a_dump_is_paid_for(clock: VirtualClock, store: ThrottledStore) -> None:
+    for number in range(10):
+        store.put("dump", bytes(60_000_000))
+        store.put(f"lease/{number}", b"still here")
+        assert store.get(f"lease/{number}") == b"still here"
+        assert clock.monotonic() == pytest.approx(number * 60, abs=0.01)  # what waited was the next part of the dump
+    store.put("dump", LARGE)
+    assert clock.monotonic() == pytest.approx(600, abs=0.01)  # and the small ones were paid for too
+
+
 def test_threads_share_one_limit(clock: VirtualClock, store: ThrottledStore) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: store.put(f"k{number}", bytes(100)), range(80)))
-    store.put("last", b"")
+        list(pool.map(lambda number: store.put(f"k{number}", bytes(100_000)), range(80)))
+    store.put("last", LARGE)
     assert clock.monotonic() >= 8.0 - 1e-6
 
 
@@ -86,6 +98,6 @@ def test_the_option_is_for_every_kind_of_store(clock: VirtualClock, tmp_path: ob
         f"file://{tmp_path}/root", endpoint=None, timeout_seconds=1, retry_seconds=0, clock=clock, environment={},
         options=Options(max_bytes_per_second=RATE),
     )  # fmt: skip
-    store.put("k", bytes(3000))
+    store.put("k", bytes(3000_000))
     store.get("k")
     assert clock.monotonic() == pytest.approx(3)

@@ -7,6 +7,8 @@ from clipper_backup.clock import Clock
 from clipper_backup.store.protocol import ObjectInfo, Store
 from clipper_backup.store.wrapper import WrapperStore
 
+_SMALL_BYTES = 64 * 1024
+
 
 class ThrottledStore(WrapperStore):
     """At most *bytes_per_second* over time, all threads together.
@@ -53,9 +55,13 @@ class ThrottledStore(WrapperStore):
             yield chunk
 
     def _pay(self, size_bytes: int) -> None:
-        """Wait until everything before is paid for, then owe for *size_bytes*."""
+        """Wait until everything before is paid for, then owe for *size_bytes*.
+
+        What is small is owed for and never waits: a lease that is renewed behind a dump's parts would count as abandoned.
+        """
         with self._lock:
             now = self._clock.monotonic()
             begin = max(self._paid_until, now)
             self._paid_until = begin + size_bytes / self._bytes_per_second
-        self._clock.sleep(begin - now)
+        if size_bytes >= _SMALL_BYTES:
+            self._clock.sleep(begin - now)
