@@ -44,7 +44,7 @@ class Identity:
 
 def check_recipient(text: str) -> str:
     """*text*, when it is a recipient that can be sealed to; UsageError otherwise."""
-    if text.upper().startswith("AGE-SECRET-KEY-"):
+    if "AGE-SECRET-KEY-" in text.upper():
         raise UsageError(
             "a recipient is a secret key: it must not stand there",
             hints=[

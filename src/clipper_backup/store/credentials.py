@@ -35,7 +35,7 @@ def aws_credentials(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     if absent := [variable for name, variable in _AWS.items() if name not in keys]:
         raise UsageError(f"{absent[0]} is not set", hints=["set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or neither"])
-    if token := environment.get("AWS_SESSION_TOKEN"):
+    if token := environment.get("AWS_SESSION_TOKEN", "").strip():
         keys["session_token"] = token
     return keys
 
@@ -71,7 +71,8 @@ def azure_credentials(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _found(names: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, variable in names.items() if (value := environment.get(variable))}
+    # Without the line feed that a Secret made from a file ends with.
+    return {name: value for name, variable in names.items() if (value := environment.get(variable, "").strip())}
 
 
 def _check_google_file(path: Path, variable: str) -> None:
