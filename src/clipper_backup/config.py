@@ -183,7 +183,10 @@ class Settings:
         None, KEY_PATH, "the file with the age identity that opens sealed dumps; needed to restore, not to dump"
     )
     signing_key_file: Path | None = setting(
-        None, KEY_PATH, "the file with the Ed25519 private key (PEM) that signs every dump; its public key is then trusted"
+        None,
+        KEY_PATH,
+        "the file with the Ed25519 private key (PEM) that signs every dump; its public key is then trusted; `none` says that"
+        " dumps are to be unsigned",
     )
     signature_keys: tuple[str, ...] = setting(
         (),

@@ -117,7 +117,7 @@ def _key_path(text: str) -> Path:
     return Path(text)
 
 
-NO_RECIPIENTS = "none"
+NONE = "none"
 
 
 def _words(beginning: str, *, alone: str = "") -> Callable[[str], tuple[str, ...]]:
@@ -166,5 +166,5 @@ SIZE = Kind("size, like 64MiB", _size)
 NAMES = Kind("names, separated by commas", _names, show_names)
 QUERIES = Kind("lines of `name: SELECT …`", _queries, _show_queries)
 
-RECIPIENTS = Kind("age keys, separated by commas", _words("age1", alone=NO_RECIPIENTS), ", ".join)
+RECIPIENTS = Kind("age keys, separated by commas", _words("age1", alone=NONE), ", ".join)
 SIGNATURE_KEYS = Kind("public keys, separated by commas", _words("ed25519:"), ", ".join)

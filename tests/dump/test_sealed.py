@@ -170,6 +170,24 @@ def test_rule_86_what_is_configured_for_secrecy_never_ends_in_a_plain_dump(
     assert site.run("dump", "create").code == 0
 
 
+def test_an_unsigned_dump_never_follows_a_signed_one_by_mistake(site: Site, keys: dict[str, Key]) -> None:
+    dump_id = dumped(site, SIGNING_KEY_FILE=str(keys["signer"].path))
+    forgotten = site.run("dump", "create")
+    check_told(forgotten, 2, dump_id, "is signed", hint="SIGNING_KEY_FILE")
+    assert site.dumps[-1] == dump_id
+    assert dumped(site, SIGNING_KEY_FILE="none") > dump_id
+    assert site.run("dump", "create").code == 0
+
+
+def test_the_only_dump_is_not_deleted_because_its_key_is_not_known(site: Site, keys: dict[str, Key]) -> None:
+    dump_id = dumped(site, SIGNING_KEY_FILE=str(keys["signer"].path))
+    wrong = {"SIGNATURE_KEYS": keys["forger"].public}
+    check_told(site.run("dump", "delete", dump_id, "--yes", **wrong), 2, "is not trusted", site.database, hint="SIGNATURE_KEYS")
+    assert dump_id in site.dumps
+    assert site.run("dump", "delete", dump_id, "--yes", "--last", **wrong).code == 0
+    assert dump_id not in site.dumps
+
+
 @pytest.mark.parametrize("where", ["dump.zst.age", "globals.sql.zst.age", "details.zst.age"])
 def test_damage_in_a_sealed_dump_is_found(
     site: Site, keys: dict[str, Key], sealing: dict[str, str], into: str, where: str

@@ -43,6 +43,8 @@ from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import DumpId
 from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump, make_unfinished, put_parts
 from fixtures.clocks import START
+from fixtures.proxy import TcpProxy
+from fixtures.stores import S3Server
 
 FIRST = DumpId.at_time(START)
 
@@ -466,3 +468,51 @@ def test_a_hold_released_while_it_is_read_is_none(store: MemoryStore) -> None:
             return super().get(key, start=start, length=length)
 
     assert held_dumps(Releasing(store)) == {}
+
+
+# -- a commit of which nobody knows whether it took place
+
+
+def test_a_commit_whose_answer_never_came_loses_none_of_its_objects(s3_server: S3Server, s3_prefix: str) -> None:
+    with TcpProxy((s3_server.host, s3_server.port)) as proxy:
+        store = s3_server.open(s3_prefix, endpoint=f"http://127.0.0.1:{proxy.port}", timeout_seconds=2, retry_seconds=0)
+        writer = DumpWriter.take_id(store, INTENT)
+        summary = put_parts(store, writer.dump_id)
+        proxy.break_at(b".backup.json", how="stall", direction="answers")
+        with pytest.raises(StoreUnavailableError, match=rf"whether {writer.dump_id} was committed, .*dump list"):
+            writer.commit(summary)
+        proxy.heal()
+        writer.abandon()
+
+        assert read_summary(store, writer.dump_id) == summary
+        assert is_whole(store, writer.dump_id)
+
+
+def test_a_summary_of_somebody_else_and_its_objects_are_not_ours_to_remove(store: MemoryStore) -> None:
+    writer = DumpWriter.take_id(store, INTENT)
+    summary = put_parts(store, writer.dump_id)
+    DumpWriter(store, writer.dump_id).commit(summary)
+    with pytest.raises(ObjectExistsError):
+        writer.commit(summary)
+    writer.abandon()
+    assert is_whole(store, writer.dump_id)
+
+
+def test_a_commit_that_the_store_refused_leaves_nothing(store: MemoryStore, clock: VirtualClock) -> None:
+    writer = DumpWriter.take_id(store, INTENT)
+    summary = put_parts(store, writer.dump_id)
+    refusing = DumpWriter(FaultyStore(store, "put:1:denied", clock), writer.dump_id)
+    with pytest.raises(ClipperError, match="scripted fault"):
+        refusing.commit(summary)
+    refusing.abandon()
+    assert keys(store) == []
+
+
+def test_a_summary_that_comes_back_otherwise_is_no_commit(store: MemoryStore, clock: VirtualClock) -> None:
+    writer = DumpWriter.take_id(store, INTENT)
+    summary = put_parts(store, writer.dump_id)
+    lied_to = DumpWriter(FaultyStore(store, "get:1:flip", clock), writer.dump_id)
+    with pytest.raises(ClipperError, match="gave back other bytes"):
+        lied_to.commit(summary)
+    lied_to.abandon()
+    assert keys(store) == []

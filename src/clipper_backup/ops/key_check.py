@@ -12,7 +12,7 @@ from clipper_backup.format import names
 from clipper_backup.format.compression import decompress
 from clipper_backup.format.documents import DumpSummary, KeyCheck, decode, encode
 from clipper_backup.format.sealing import Identity
-from clipper_backup.kinds import NO_RECIPIENTS
+from clipper_backup.kinds import NONE
 from clipper_backup.ops.dump.read import catalog, good_dumps
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opened_with, read_identities
@@ -112,7 +112,7 @@ def keys_needed(work: Work) -> Rotation:
     """Which key opens which dump, damaged and untrusted ones too: a key is needed for as long as one of its dumps is there."""
     entries = catalog(replace(work, trusted=()))
     sealed = [(entry.listed.dump_id, entry.summary) for entry in entries if entry.summary is not None and entry.summary.sealed]
-    configured = [key for key in work.settings.encryption_recipients if key != NO_RECIPIENTS]
+    configured = [key for key in work.settings.encryption_recipients if key != NONE]
     others = sorted({key for _, summary in sealed for key in summary.recipients} - set(configured))
     checks = key_checks(work)
     keys = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clipper_backup.config import Settings
 from clipper_backup.errors import AccessError, ClipperError, MissingError, UsageError
 from clipper_backup.format import names
-from clipper_backup.kinds import NO_RECIPIENTS
+from clipper_backup.kinds import NONE
 from clipper_backup.repository.dumps import Opener
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Sealer:
 def sealer_of(settings: Settings) -> Sealer | None:
     """How to seal, None for plain dumps. UsageError when a setting speaks of encryption and there is nobody to seal to."""
     wanted = settings.encryption_recipients
-    if wanted == (NO_RECIPIENTS,):
+    if wanted == (NONE,):
         return None
     if not wanted:
         if settings.encryption_identity_file is not None:
@@ -121,7 +121,7 @@ def read_identities(path: Path) -> "tuple[Identity, ...]":
 
 def signing_key_of(settings: Settings) -> "SigningKey | None":
     """The key that signs dumps, None when they are not signed."""
-    if settings.signing_key_file is None:
+    if settings.signing_key_file is None or settings.signing_key_file == Path(NONE):
         return None
     from clipper_backup.format.signing import SigningKey  # noqa: PLC0415  only signed dumps need it
 

@@ -12,6 +12,7 @@ from clipper_backup.errors import (
     ObjectExistsError,
     ObjectMissingError,
     StoreError,
+    StoreUnavailableError,
     UsageError,
 )
 from clipper_backup.format import names
@@ -183,6 +184,7 @@ class DumpWriter:
     def __init__(self, store: Store, dump_id: DumpId) -> None:
         self._store = store
         self.dump_id = dump_id
+        self._left_alone = False
 
     @classmethod
     def take_id(cls, store: Store, intent: Intent) -> "DumpWriter":
@@ -217,10 +219,31 @@ class DumpWriter:
             self._store.put(key, signature)
             if self._store.get(key) != signature:
                 raise StoreError(f"{key}: the store gave back other bytes than it was given")
-        self._store.put(names.dump_key(self.dump_id, names.SUMMARY), document, create=True)
+        key = names.dump_key(self.dump_id, names.SUMMARY)
+        # A request that was sent may be served after we gave it up: nothing that its summary names may be gone then.
+        self._left_alone = self._store.capabilities.writes_late
+        try:
+            self._store.put(key, document, create=True)
+        except ObjectExistsError:
+            self._left_alone = True  # somebody else's: nothing under this id is ours to remove
+            raise
+        except StoreUnavailableError as error:
+            told = f"{error.message}; whether {self.dump_id} was committed, `clipper-backup dump list` says"
+            raise StoreUnavailableError(told, hints=error.hints) from error
+        except ClipperError:
+            self._left_alone = False  # the store answered
+            raise
+        self._left_alone = False
+        if self._store.get(key) != document:
+            raise StoreError(f"{key}: the store gave back other bytes than it was given")
 
     def abandon(self) -> None:
-        """Remove what was written, as far as the store lets us; prune removes the rest later."""
+        """Remove what was written, as far as the store lets us; prune removes the rest later.
+
+        Nothing while a summary may be on its way (D3): should it arrive, it commits a whole dump.
+        """
+        if self._left_alone:
+            return
         with suppress(ClipperError):
             delete_objects(self._store, self.dump_id)
 

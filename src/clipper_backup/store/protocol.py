@@ -45,11 +45,13 @@ class Capabilities:
     """What differs between stores, declared instead of guessed by type.
 
     `conditional_create`: `put(create=True)` is atomic between machines. `durable`: an acknowledged object survives
-    a power loss of the machine that acknowledged it.
+    a power loss of the machine that acknowledged it. `writes_late`: a write that was given up may still take place, when
+    the request that was sent arrives.
     """
 
     conditional_create: bool
     durable: bool
+    writes_late: bool = False
 
 
 @runtime_checkable

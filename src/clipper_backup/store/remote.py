@@ -83,7 +83,7 @@ class ObstoreStore:
     @property
     def capabilities(self) -> Capabilities:
         """Buckets create by a condition, unless it was said that this one's server does not; they answer after they stored."""
-        return Capabilities(conditional_create=self._conditional_create, durable=True)
+        return Capabilities(conditional_create=self._conditional_create, durable=True, writes_late=True)
 
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
         """See `Store.put`. A large object goes up in parts."""

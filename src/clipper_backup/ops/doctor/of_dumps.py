@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from clipper_backup.errors import MissingError
 from clipper_backup.format import names
-from clipper_backup.kinds import NO_RECIPIENTS
+from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import sealer_of, signer_of
@@ -120,7 +120,7 @@ def _encryption(here: Surroundings) -> Finding:
     committed = [entry for entry in here.status.entries if entry.listed.committed]
     sealed = bool(committed) and any(names.is_sealed(info.key) for info in committed[-1].listed.objects)
     if sealer is None:
-        if sealed and here.settings.encryption_recipients != (NO_RECIPIENTS,):
+        if sealed and here.settings.encryption_recipients != (NONE,):
             return red("the newest dump is sealed, and no ENCRYPTION_RECIPIENTS are set: the next run refuses to dump")
         return yellow("dumps are plain: whoever can read the store, or a copy of it, can read every row in them")
     if committed and not sealed:

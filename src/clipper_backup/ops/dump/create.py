@@ -64,6 +64,7 @@ def create_dump(work: Work) -> Written:
 def write_dump(work: Work, repository: Repository, lease: Lease, source: Source) -> Written:
     """Write and commit one dump; the caller holds *lease*."""
     _check_meant_to_be_plain(work, source)
+    _check_meant_to_be_unsigned(work, source)
     intent = Intent(run_id=uuid.uuid4().hex, holder=this_process(), software=SOFTWARE, begun_at=work.clock.now())
     writer = DumpWriter.take_id(work.store, intent)
     try:
@@ -118,6 +119,21 @@ def _check_meant_to_be_plain(work: Work, source: Source) -> None:
             hints=[  # without the keys that the store names: anybody may have put them there
                 "set ENCRYPTION_RECIPIENTS to the keys that stood there until now",
                 "or to `none`, if plain dumps are meant from now on",
+            ],
+        )
+
+
+def _check_meant_to_be_unsigned(work: Work, source: Source) -> None:
+    """UsageError when dumps were signed until now and nobody said that they no longer are to be: readers would refuse them."""
+    if source.signing is not None or work.settings.signing_key_file is not None:
+        return
+    last = next((listed for listed in reversed(list_dumps(work.store)) if listed.committed), None)
+    if last is not None and any(info.key.endswith(names.SIGNATURE) for info in last.objects):
+        raise UsageError(
+            f"the newest dump, {last.dump_id}, is signed, and there is no SIGNING_KEY_FILE to sign the next one with",
+            hints=[
+                "set SIGNING_KEY_FILE to the key that stood there until now",
+                "or to `none`, if dumps are to be unsigned from now on",
             ],
         )
 

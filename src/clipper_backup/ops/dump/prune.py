@@ -105,7 +105,8 @@ def _last_retention_days(work: Work) -> int | None:
 def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
     """UsageError when a dump must not be deleted by hand. MissingError when there is none.
 
-    That is one that is held, the newest good one, and, unless *last*, the newest good one that holds some database.
+    That is one that is held, the newest good one, and, unless *last*, the newest good one that holds some database, and one
+    that is not trusted while no trusted one holds its databases: SIGNATURE_KEYS may be what is wrong.
     One whose id lies ahead of the clock may go, and protects no other: while it is there, no dump can be taken.
     """
     open_repository(work.store)
@@ -113,12 +114,31 @@ def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
     if not any(listed.dump_id == dump_id for listed in dumps):
         summary_of(work, dump_id)
     _check_not_held(work, dump_id)
+    if work.trusted and not last:
+        _check_trusted_hold(catalog(work), dump_id)
     now = work.store.now()
     newer: set[str] = set()
     for summary in good_dumps(work, [each for each in dumps if each.dump_id >= dump_id and not is_ahead(each.dump_id, now)]):
         if summary.id == str(dump_id):
             _check_others_hold(summary, newer, last=last)
         newer.update(summary.databases)
+
+
+def _check_trusted_hold(entries: Collection[Entry], dump_id: DumpId) -> None:
+    """UsageError when *dump_id* is not trusted, and neither is any other dump of what it holds."""
+    wanted = next((entry for entry in entries if entry.listed.dump_id == dump_id and entry.untrusted), None)
+    if wanted is None:
+        return
+    good = {name for e in entries if e.summary is not None and e.problem is None for name in e.summary.databases}
+    only = [name for name in (wanted.summary.databases if wanted.summary is not None else ()) if name not in good]
+    if only or not good:
+        raise UsageError(
+            f"{dump_id} is not trusted, and no trusted dump holds {show_names(only) or 'any database'}: {wanted.problem}",
+            hints=[
+                "is SIGNATURE_KEYS right? with the key that signed it, it may be good",
+                "--last removes it all the same",
+            ],
+        )
 
 
 def _check_others_hold(summary: DumpSummary, newer: Collection[str], *, last: bool) -> None:
