@@ -225,7 +225,7 @@ class Attack:
 
     def unsigned(self) -> str:
         """A dump of his own, sealed to the same keys."""
-        return dumped(self.site, **self.sealing)
+        return dumped(self.site, SIGNING_KEY_FILE="none", **self.sealing)
 
     def signed_by_himself(self) -> str:
         """The same with his own signing key."""
@@ -253,7 +253,7 @@ class Attack:
 
     def with_signature_of_another(self) -> str:
         """A dump of his own with the signature of the real one."""
-        forged = dumped(self.site, **self.sealing)
+        forged = dumped(self.site, SIGNING_KEY_FILE="none", **self.sealing)
         folder = self.site.folder / "database"
         shutil.copy(folder / f"{self.real}.backup.json.sig", folder / f"{forged}.backup.json.sig")
         return forged
@@ -287,7 +287,7 @@ def test_nothing_of_a_swapped_archive_is_run_where_a_key_is_trusted(
 ) -> None:
     """Its SHA-256 is known only after its last byte: by then a stream of it would have been executed."""
     real = dumped(site, SIGNING_KEY_FILE=str(keys["signer"].path), **sealing)
-    other = dumped(site, **sealing)
+    other = dumped(site, SIGNING_KEY_FILE="none", **sealing)
     for path in (site.folder / "database").glob(f"{other}.*.dump.zst.age"):
         shutil.copy(path, path.with_name(path.name.replace(other, real)))
     ran, programs = tmp_path / "ran", tmp_path / "bin"
@@ -364,7 +364,7 @@ def test_key_check_calls_damage_damage(site: Site, keys: dict[str, Key], sealing
 def test_a_dump_that_nobody_trusts_does_not_let_a_good_one_go(site: Site, keys: dict[str, Key], sealing: dict[str, str]) -> None:
     real = dumped(site, SIGNING_KEY_FILE=str(keys["signer"].path), **sealing)
     for _ in range(3):
-        dumped(site, **sealing)
+        dumped(site, SIGNING_KEY_FILE="none", **sealing)
     trusting = {"SIGNATURE_KEYS": keys["signer"].public}
     check_told(site.run("dump", "delete", real, "--yes", **trusting), 2, real, "newest good dump")
 
