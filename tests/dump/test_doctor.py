@@ -100,6 +100,7 @@ def test_servers_that_take_connections_and_never_answer_do_not_hold_it_up(case: 
                 "STORE_TIMEOUT_SECONDS": "2",
                 "STORE_RETRY_SECONDS": "0",
                 "PGPORT": port,
+                "PGCONNECT_TIMEOUT": "2",
                 "PROMETHEUS_PUSHGATEWAY": f"http://127.0.0.1:{port}",
             },
         )

@@ -213,6 +213,14 @@ def test_it_shows_who_it_is_and_commits_by_itself(postgres: PrivateServer) -> No
         assert connection.autocommit
         assert rows(connection, "SHOW application_name") == [("clipper-backup",)]
         assert connection.info.get_parameters()["keepalives_idle"] == "30"
+        assert connection.info.get_parameters()["connect_timeout"] == "20"
+
+
+def test_who_knows_how_long_a_login_takes_says_so(postgres: PrivateServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
+    with closing(connect(login_to(postgres), "postgres")) as connection:
+        assert connection.info.get_parameters()["connect_timeout"] == "7"
+    assert Login({}).environment()["PGCONNECT_TIMEOUT"] == "7"
 
 
 def test_nobody_s_functions_stand_in_for_those_of_postgresql(postgres18: PrivateServer) -> None:

@@ -17,6 +17,7 @@ from clipper_backup.postgres.privileges import privilege_hints
 from clipper_backup.values import Secret
 
 CONNECT_TIMEOUT_SECONDS = 20
+"""How long a server may take to answer a login, unless PGCONNECT_TIMEOUT says otherwise."""
 MAINTENANCE_DATABASES = ("postgres", "template1")
 
 # Each that could end a session which works or waits for hours. transaction_timeout came with 17: the server says which it knows.
@@ -56,7 +57,7 @@ class Login:
             environment["PGPASSWORD"] = self.password.reveal()
         if database is not None:
             environment["PGDATABASE"] = database
-        environment.update({"PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_SECONDS), "PGAPPNAME": "clipper-backup", "LC_ALL": "C"})
+        environment.update({"PGCONNECT_TIMEOUT": _connect_timeout(), "PGAPPNAME": "clipper-backup", "LC_ALL": "C"})
         return environment
 
     @property
@@ -65,6 +66,10 @@ class Login:
         host = self.keywords.get("host") or os.environ.get("PGHOST") or "the local socket"
         port = self.keywords.get("port") or os.environ.get("PGPORT") or "5432"
         return f"{host}:{port}"
+
+
+def _connect_timeout() -> str:
+    return os.environ.get("PGCONNECT_TIMEOUT") or str(CONNECT_TIMEOUT_SECONDS)
 
 
 def dbname_argument(database: str) -> str:
@@ -92,7 +97,7 @@ def connect(login: Login, database: str | None = None) -> Connection:
 
 
 def _connect(login: Login, database: str) -> Connection:
-    keywords: dict[str, Any] = {**login.keywords, "dbname": database, "connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    keywords: dict[str, Any] = {**login.keywords, "dbname": database, "connect_timeout": _connect_timeout()}
     keywords["application_name"] = "clipper-backup"
     # Whatever the database's own encoding: names are the same on every side, and SQL_ASCII ones are no bytes.
     keywords["client_encoding"] = "UTF8"
