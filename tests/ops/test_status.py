@@ -1,5 +1,6 @@
 """What `status` makes of repositories in every state, of dumps made of a few bytes."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -113,6 +114,58 @@ def test_of_several_databases_the_one_furthest_behind_decides(store: MemoryStore
     assert "no longer dumped" in status_text(alone, URL, Settings())
 
 
+def test_a_dump_counts_for_the_moments_only_if_it_holds_every_wanted_database(store: MemoryStore, clock: VirtualClock) -> None:
+    """A database that is dumped since yesterday can be restored to yesterday's moments and no older ones."""
+    make_dump(store, ["clipper"])
+    clock.advance(HOUR_SECONDS)
+    both = make_dump(store, ["clipper", "shop"])
+    found = look(store, clock)
+    assert first_line(found) == f"RECOVERABLE to the moment of 1 dump: {show_time(both.at)}, 0.0 s ago; proven: never"
+    assert status_document(found, URL)["recoverable_from"] == json_time(both.at)
+    assert [(item["id"], item["dumps"], item["oldest_at"]) for item in status_document(found, URL)["items"]] == [
+        ("clipper", 2, json_time(START)),
+        ("shop", 1, json_time(both.at)),
+    ]
+    assert f"2 dumps, from {show_time(START)}" in status_text(found, URL, Settings())
+
+
+def test_of_databases_that_share_no_dump_it_names_the_one_furthest_behind(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store, ["shop"])
+    clock.advance(HOUR_SECONDS)
+    make_dump(store, ["clipper"])
+    found = look(store, clock, backup_databases=("clipper", "shop"))
+    to = show_time(START)
+    assert first_line(found) == f"RECOVERABLE, each database to its own moments: all of them to {to}, 1 h 0 min ago; proven: never"
+    document = status_document(found, URL)
+    assert (document["recoverable_from"], document["recoverable_to"]) == (None, json_time(START))
+
+
+def test_a_database_that_vanished_from_the_newest_dump_is_named(store: MemoryStore, clock: VirtualClock) -> None:
+    """Dropped, renamed, or hidden from us: without BACKUP_DATABASES nobody said which databases there should be."""
+    last = make_dump(store, ["clipper", "shop"])
+    clock.advance(HOUR_SECONDS)
+    make_dump(store, ["clipper"])
+    screen = status_text(look(store, clock), URL, Settings())
+    assert f"gone:        shop, last in {last}\n" in screen
+    assert "dropped or renamed? BACKUP_DATABASES says which there should be" in screen
+    meant = Settings(backup_databases=("clipper",))
+    assert "BACKUP_DATABASES" not in status_text(look(store, clock, backup_databases=("clipper",)), URL, meant), "it was said"
+
+
+def test_a_dump_that_lies_ahead_is_a_problem_since_no_other_can_be_taken(store: MemoryStore, clock: VirtualClock) -> None:
+    slow = VirtualClock(START - timedelta(days=3))
+    ahead = make_dump(store, ["clipper"])
+    found = look(store, slow)
+    (problem,) = found.problems
+    assert problem == (
+        f"{ahead} lies 3 d 0 h ahead of this machine's clock: by that clock no dump can be taken before then;"
+        " the check `clock` of `clipper-backup doctor` says what to do"
+    )
+    assert "ahead of this machine's clock" in first_line(found)
+    assert status_document(found, URL)["items"][0]["age_seconds"] == -3 * 24 * HOUR_SECONDS
+    assert look(store, VirtualClock(START - timedelta(seconds=59))).problems == (), "as in `dump create`"
+
+
 def test_a_database_that_no_good_dump_holds_makes_it_not_recoverable(store: MemoryStore, clock: VirtualClock) -> None:
     make_dump(store, ["clipper"])
     found = look(store, clock, backup_databases=("clipper", "shop"))
@@ -179,11 +232,47 @@ def test_a_sealed_dump_is_recoverable_with_a_key_and_says_when_one_opened_it(sto
     assert f"{ours}: opened {first} 2 h 0 min ago" in status_text(look(store, clock), URL, Settings()), "of another dump"
 
 
-def test_a_check_that_cannot_be_read_is_no_check(store: MemoryStore, clock: VirtualClock) -> None:
+@pytest.mark.parametrize(("changed", "words"), [
+    (b"{", "is damaged"),
+    (b'{"schema": 2}', "was written by a newer version"),
+    (b'{"schema": 1, "recipient": "age1other"}', "is damaged"),
+])  # fmt: skip
+def test_a_check_that_cannot_be_read_is_none_and_is_named(
+    store: MemoryStore, clock: VirtualClock, changed: bytes, words: str
+) -> None:
     ours = Identity.make().recipient
-    sealed_dump(store, ours)
-    store.put(f"{names.KEY_CHECKS_FOLDER}{ours}", b"{")
-    assert [key.check for key in look(store, clock).keys] == [None]
+    dump_id = sealed_dump(store, ours)
+    checked(store, ours, dump_id, clock)
+    key = f"{names.KEY_CHECKS_FOLDER}{ours}"
+    mark = json.loads(store.get(key)) if changed != b"{" else {}
+    store.put(key, json.dumps(mark | json.loads(changed)).encode() if mark else changed)
+    found = look(store, clock)
+    assert [each.check for each in found.keys] == [None]
+    (problem,) = found.problems
+    assert problem.startswith(f"{key} {words}"), "not: no key was ever shown to open a dump"
+    assert f"{ours}: its check cannot be read" in status_text(found, URL, Settings())
+
+
+@pytest.mark.parametrize("objects", ["none", "no archive", "an archive twice", "an archive of nothing", "no globals"])
+def test_a_summary_that_commits_no_whole_dump_is_damaged(store: MemoryStore, clock: VirtualClock, objects: str) -> None:
+    make_dump(store, ["clipper"])
+    clock.advance(HOUR_SECONDS)
+    bad = make_dump(store, ["clipper"])
+    key = names.dump_key(bad, names.SUMMARY)
+    summary = json.loads(store.get(key))
+    archive, roles, details = summary["objects"]
+    summary["objects"] = {
+        "none": [],
+        "no archive": [roles, details],
+        "an archive twice": [archive, archive, roles, details],
+        "an archive of nothing": [archive | {"database": None}, roles, details | {"database": "clipper"}],
+        "no globals": [archive, details],
+    }[objects]
+    store.put(key, json.dumps(summary).encode())
+    found = look(store, clock)
+    assert [entry.listed.dump_id for entry in found.damaged] == [bad]
+    assert found.recoverable_to == START
+    assert f"{bad} is damaged: " in status_text(found, URL, Settings())
 
 
 def test_holds_are_shown_also_of_dumps_that_are_gone(store: MemoryStore, clock: VirtualClock) -> None:
@@ -220,8 +309,10 @@ def test_what_the_last_prune_left_is_shown_or_said_to_be_damaged(store: MemorySt
     assert "never pruned" in status_text(look(store, clock), URL, Settings())
     store.put(names.RETENTION, encode(RetentionMark(retention_days=30, pruned_at=START)))
     assert f"last pruned {show_time(START)}" in status_text(look(store, clock), URL, Settings())
-    store.put(names.RETENTION, b"{")
-    assert any(names.RETENTION in problem for problem in look(store, clock).problems)
+    for unreadable in (b"{", b'{"schema": 2}'):
+        store.put(names.RETENTION, unreadable)
+        (problem,) = look(store, clock).problems
+        assert problem.startswith(names.RETENTION)
 
 
 def test_many_of_a_kind_are_counted_not_listed(store: MemoryStore, clock: VirtualClock) -> None:

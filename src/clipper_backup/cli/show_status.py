@@ -7,7 +7,8 @@ from typing import Any
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.config import Settings
 from clipper_backup.format.documents import DumpSummary
-from clipper_backup.ops.status import OpenedBy, Status, taken_at
+from clipper_backup.ops.findings import SKEW
+from clipper_backup.ops.status import Newest, OpenedBy, Status, taken_at
 from clipper_backup.values import json_time, show_bytes, show_names, show_seconds, show_time
 
 _SHOWN = 5
@@ -16,12 +17,12 @@ _SHOWN = 5
 
 def status_document(status: Status, url: str) -> dict[str, Any]:
     """What is known, for programs."""
-    to = status.recoverable_to
+    to, whole = status.recoverable_to, status.whole
     return {
         "schema": 1,
         "url": url,
         "recoverable": status.recoverable,
-        "recoverable_from": None if to is None else json_time(taken_at(status.good[0])),
+        "recoverable_from": json_time(taken_at(whole[0])) if whole else None,
         "recoverable_to": None if to is None else json_time(to),
         "proven_at": None,
         "missing": list(status.missing),
@@ -32,6 +33,8 @@ def status_document(status: Status, url: str) -> dict[str, Any]:
                 "dump": each.summary.id,
                 "taken_at": json_time(each.taken_at),
                 "age_seconds": _age(status, each.taken_at),
+                "dumps": len(each.dumps),
+                "oldest_at": json_time(taken_at(each.dumps[0])),
                 "stored_bytes": each.stored_bytes,
                 "recipients": list(each.summary.recipients),
                 "signed_by": each.summary.signed_by,
@@ -72,8 +75,18 @@ def status_document(status: Status, url: str) -> dict[str, Any]:
 
 
 def _age(status: Status, moment: datetime) -> float:
-    """Seconds since *moment*; none for one that lies ahead, by clocks that differ."""
-    return max(0.0, round((status.now - moment).total_seconds(), 3))
+    """Seconds since *moment*, by this machine's clock; negative for one that lies ahead of it."""
+    return round((status.now - moment).total_seconds(), 3)
+
+
+def _shown_age(status: Status, moment: datetime) -> str:
+    age = _age(status, moment)
+    return "ahead" if age < -SKEW.total_seconds() else show_seconds(max(0.0, age))
+
+
+def _ago(status: Status, moment: datetime) -> str:
+    age = _shown_age(status, moment)
+    return f"{age} of this machine's clock" if age == "ahead" else f"{age} ago"
 
 
 def status_text(status: Status, url: str, settings: Settings) -> str:
@@ -82,6 +95,7 @@ def status_text(status: Status, url: str, settings: Settings) -> str:
     items = [
         ("repository", url),
         ("dumps", _counts(status)),
+        *([("gone", _gone(status))] if status.gone else []),
         *([("sealed to", "\n".join(_opened(status, key) for key in status.keys))] if status.keys else []),
         ("proven", "never: this version keeps no record of restores; `dump restore` compares, and says so when it ends"),
         ("held", _holds(status)),
@@ -94,11 +108,11 @@ def status_text(status: Status, url: str, settings: Settings) -> str:
             show_names([each.database]),
             each.summary.id,
             show_time(each.taken_at),
-            show_seconds(_age(status, each.taken_at)),
+            _shown_age(status, each.taken_at),
             show_bytes(each.stored_bytes),
             "sealed" if each.summary.sealed else "plain",
             _signed(status, each.summary),
-            "" if each.wanted else "no longer dumped",
+            _note(status, each),
         )
         for each in status.newest
     ]
@@ -112,11 +126,31 @@ def _first_line(status: Status) -> str:
     if to is None:
         lacking = f"holds {show_names(status.missing)}" if status.missing else "is there"
         return f"NOT RECOVERABLE: no good dump {lacking}"
-    moments = "the moment of 1 dump" if len(status.good) == 1 else f"the moments of {len(status.good)} dumps"
-    began = taken_at(status.good[0])
-    span = show_time(to) if began >= to else f"from {show_time(began)} to {show_time(to)}"
+    whole = status.whole
+    if not whole or taken_at(whole[-1]) != to:
+        moments = f", each database to its own moments: all of them to {show_time(to)}"
+    elif len(whole) == 1:
+        moments = f" to the moment of 1 dump: {show_time(to)}"
+    else:
+        moments = f" to the moments of {len(whole)} dumps: from {show_time(taken_at(whole[0]))} to {show_time(to)}"
     key = " with a key" if status.keys else ""
-    return f"RECOVERABLE{key} to {moments}: {span}, {show_seconds(_age(status, to))} ago; proven: never"
+    return f"RECOVERABLE{key}{moments}, {_ago(status, to)}; proven: never"
+
+
+def _note(status: Status, each: Newest) -> str:
+    """What the first line does not say of a database."""
+    if not each.wanted:
+        return "no longer dumped"
+    if each.dumps == status.whole:
+        return ""
+    counted = "1 dump" if len(each.dumps) == 1 else f"{len(each.dumps)} dumps"
+    return f"in {counted}, from {show_time(taken_at(each.dumps[0]))}"
+
+
+def _gone(status: Status) -> str:
+    """The databases that vanished; whether they should have, nobody said."""
+    last = [f"{show_names([each.database])}, last in {each.summary.id}" for each in status.gone]
+    return "\n".join([*_first(last), "dropped or renamed? BACKUP_DATABASES says which there should be"])
 
 
 def _counts(status: Status) -> str:
@@ -139,10 +173,9 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 def _opened(status: Status, key: OpenedBy) -> str:
     if key.check is None:
-        return f"{key.recipient}: never shown to open a dump"
-    ago = show_seconds(_age(status, key.check.checked_at))
+        return f"{key.recipient}: {'its check cannot be read' if key.unread else 'never shown to open a dump'}"
     what = "the newest good dump" if key.opened(status.good[-1]) else key.check.dump_id
-    return f"{key.recipient}: opened {what} {ago} ago"
+    return f"{key.recipient}: opened {what} {_ago(status, key.check.checked_at)}"
 
 
 def _signed(status: Status, summary: DumpSummary) -> str:
@@ -166,5 +199,5 @@ def _pruned(status: Status) -> str:
 def _lease(status: Status) -> str:
     if status.lease is None:
         return "nobody"
-    seen = show_seconds(_age(status, status.lease.last_sign_at))
-    return f"{status.lease.who}, since {show_time(status.lease.taken_at)}, last seen {seen} ago"
+    seen = _ago(status, status.lease.last_sign_at)
+    return f"{status.lease.who}, since {show_time(status.lease.taken_at)}, last seen {seen}"

@@ -1,13 +1,20 @@
 """Does a key open what is stored? Shown with the key alone, and recorded for those who ask later."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from clipper_backup.errors import AccessError, ClipperError, IntegrityError, MissingError, ObjectMissingError, UsageError
+from clipper_backup.errors import (
+    AccessError,
+    ClipperError,
+    IntegrityError,
+    MissingError,
+    ObjectMissingError,
+    StoreError,
+    UsageError,
+)
 from clipper_backup.format import names
 from clipper_backup.format.compression import decompress
 from clipper_backup.format.documents import DumpSummary, KeyCheck, decode, encode
@@ -114,7 +121,9 @@ def keys_needed(work: Work) -> Rotation:
     sealed = [(entry.listed.dump_id, entry.summary) for entry in entries if entry.summary is not None and entry.summary.sealed]
     configured = [key for key in work.settings.encryption_recipients if key != NONE]
     others = sorted({key for _, summary in sealed for key in summary.recipients} - set(configured))
-    checks = key_checks(work)
+    checks, unread = key_checks(work)
+    for problem in unread.values():
+        work.emit(Warned(f"{problem}; it counts as never checked"))
     keys = [
         Needed(
             key,
@@ -127,10 +136,20 @@ def keys_needed(work: Work) -> Rotation:
     return Rotation(tuple(keys), tuple(e.listed.dump_id for e in entries if e.listed.committed and e.summary is None))
 
 
-def key_checks(work: Work) -> dict[str, KeyCheck]:
-    """The last check of each key; marks that cannot be read are as good as none."""
-    marks = {}
+def key_checks(work: Work) -> tuple[dict[str, KeyCheck], dict[str, str]]:
+    """The last check of each key, as far as the store is to be believed; and what is wrong with those that cannot be read."""
+    marks, unread = {}, {}
     for info in work.store.list(names.KEY_CHECKS_FOLDER):
-        with suppress(IntegrityError, ObjectMissingError):
-            marks[info.key.removeprefix(names.KEY_CHECKS_FOLDER)] = decode(work.store.get(info.key), KeyCheck, info.key)
-    return marks
+        recipient = info.key.removeprefix(names.KEY_CHECKS_FOLDER)
+        try:
+            data = work.store.get(info.key)
+        except ObjectMissingError:
+            continue
+        try:
+            mark = decode(data, KeyCheck, info.key)
+            if mark.recipient != recipient:
+                raise IntegrityError(f"{info.key} is damaged: it is of the key {mark.recipient}")
+            marks[recipient] = mark
+        except (IntegrityError, StoreError) as error:
+            unread[recipient] = error.message
+    return marks, unread

@@ -4,29 +4,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from clipper_backup.errors import IntegrityError, ObjectMissingError
+from clipper_backup.errors import IntegrityError, ObjectMissingError, StoreError
 from clipper_backup.format import names
 from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark, decode
 from clipper_backup.ops.dump.create import DUMP_LEASE
 from clipper_backup.ops.dump.read import Entry, catalog
 from clipper_backup.ops.key_check import key_checks
 from clipper_backup.ops.work import Work
-from clipper_backup.repository.dumps import held_dumps
+from clipper_backup.repository.dumps import held_dumps, is_ahead, newest
 from clipper_backup.repository.leases import Held, held_lease
 from clipper_backup.values import DumpId, show_names, show_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """The newest good dump of one database. `stored_bytes` are of this database's archive.
+    """The newest good dump of one database, last of all `dumps` that hold it. `stored_bytes` are of this database's archive.
 
     `wanted` says whether the next dump will hold it: BACKUP_DATABASES does, or without those the newest good dump of all.
     """
 
     database: str
-    summary: DumpSummary
+    dumps: tuple[DumpSummary, ...]
     stored_bytes: int
     wanted: bool
+
+    @property
+    def summary(self) -> DumpSummary:
+        """The newest."""
+        return self.dumps[-1]
 
     @property
     def taken_at(self) -> datetime:
@@ -41,10 +46,14 @@ def taken_at(summary: DumpSummary) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class OpenedBy:
-    """A key that the newest good dump is sealed to, and the last time it was shown to open a dump, if it was."""
+    """A key that the newest good dump is sealed to, and the last time it was shown to open a dump, if it was.
+
+    `unread` says why the mark of that cannot be read, None where it can, or where there is none.
+    """
 
     recipient: str
     check: KeyCheck | None
+    unread: str | None
 
     def opened(self, summary: DumpSummary) -> bool:
         """Whether the last check was of this very dump."""
@@ -55,7 +64,8 @@ class OpenedBy:
 class Status:
     """What the repository holds, judged at `now`.
 
-    `missing` are the databases that should be in a dump and are in no good one. `keys` are those of the newest good dump.
+    `missing` are the databases that should be in a dump and are in no good one. `gone` are those that the newest good dump no
+    longer holds, where nobody said which there should be. `keys` are those of the newest good dump.
     `holds` may name dumps that are not there. `pruned` is what the last prune left, None before the first.
     """
 
@@ -63,6 +73,7 @@ class Status:
     entries: tuple[Entry, ...]
     newest: tuple[Newest, ...]
     missing: tuple[str, ...]
+    gone: tuple[Newest, ...]
     keys: tuple[OpenedBy, ...]
     holds: Mapping[DumpId, HoldMark]
     lease: Held | None
@@ -91,6 +102,12 @@ class Status:
         return tuple(e for e in self.entries if not e.listed.committed)
 
     @property
+    def whole(self) -> tuple[DumpSummary, ...]:
+        """Those of the good dumps that hold every wanted database."""
+        wanted = {*self.missing, *(each.database for each in self.newest if each.wanted)}
+        return tuple(summary for summary in self.good if wanted <= set(summary.databases))
+
+    @property
     def recoverable(self) -> bool:
         """Whether each database that should be in a dump is in a good one."""
         return bool(self.good) and not self.missing
@@ -104,18 +121,23 @@ class Status:
 
 
 def look_at_repository(work: Work) -> Status:
-    """Read the catalog and all marks beside it; nothing is written. NoRepositoryError where there is none."""
+    """Read the catalog and all marks beside it; nothing is written. NoRepositoryError where there is none.
+
+    It is judged by this machine's clock where the store is open for reading only: to ask the store's would write.
+    """
     entries = tuple(catalog(work))
-    newest, missing = _newest(entries, work.settings.backup_databases)
+    configured = work.settings.backup_databases
     good = [e.summary for e in entries if e.summary is not None and e.problem is None]
-    checks = key_checks(work) if good and good[-1].sealed else {}
+    newest_of_each, missing = _newest(good, configured)
+    checks, unread_checks = key_checks(work) if good and good[-1].sealed else ({}, {})
     pruned, unread = _last_prune(work)
     status = Status(
         now=work.store.now(),
         entries=entries,
-        newest=newest,
+        newest=newest_of_each,
         missing=missing,
-        keys=tuple(OpenedBy(key, checks.get(key)) for key in (good[-1].recipients if good else ())),
+        gone=() if configured else tuple(each for each in newest_of_each if not each.wanted),
+        keys=tuple(OpenedBy(key, checks.get(key), unread_checks.get(key)) for key in (good[-1].recipients if good else ())),
         holds=held_dumps(work.store),
         lease=held_lease(work.store, DUMP_LEASE),
         pruned=pruned,
@@ -129,29 +151,39 @@ def look_at_repository(work: Work) -> Status:
 def _last_prune(work: Work) -> tuple[RetentionMark | None, tuple[str, ...]]:
     """What the last prune left for the next, None before the first; and what is wrong with it."""
     try:
-        return decode(work.store.get(names.RETENTION), RetentionMark, names.RETENTION), ()
+        data = work.store.get(names.RETENTION)
     except ObjectMissingError:
         return None, ()
-    except IntegrityError as error:
+    try:
+        return decode(data, RetentionMark, names.RETENTION), ()
+    except (IntegrityError, StoreError) as error:
         return None, (f"{error.message}; no prune runs until it is removed",)
 
 
-def _newest(entries: Sequence[Entry], configured: Sequence[str]) -> tuple[tuple[Newest, ...], tuple[str, ...]]:
+def _newest(good: Sequence[DumpSummary], configured: Sequence[str]) -> tuple[tuple[Newest, ...], tuple[str, ...]]:
     """Of each database that a good dump holds the newest one, by name; and the wanted databases that none holds."""
-    summaries = [e.summary for e in entries if e.summary is not None and e.problem is None]
-    wanted = list(configured) or (summaries[-1].databases if summaries else [])
-    holding = {name: summary for summary in summaries for name in summary.databases}
-    newest = []
-    for name, summary in sorted(holding.items()):
-        archive = summary.archive_of(name)
+    wanted = list(configured) or (good[-1].databases if good else [])
+    holding: dict[str, list[DumpSummary]] = {}
+    for summary in good:
+        for name in summary.databases:
+            holding.setdefault(name, []).append(summary)
+    found = []
+    for name, summaries in sorted(holding.items()):
+        archive = summaries[-1].archive_of(name)
         assert archive is not None  # noqa: S101  it names the database
-        newest.append(Newest(name, summary, archive.size_bytes, name in wanted))
-    return tuple(newest), tuple(name for name in wanted if name not in holding)
+        found.append(Newest(name, tuple(summaries), archive.size_bytes, name in wanted))
+    return tuple(found), tuple(name for name in wanted if name not in holding)
 
 
 def _problems(status: Status, longest: timedelta) -> list[str]:
     """What somebody should look at although everything can be restored to some moment; the exit code is 3 then."""
     problems = []
+    last = newest([entry.listed for entry in status.entries])
+    if last is not None and is_ahead(last, status.now):
+        problems.append(
+            f"{last} lies {show_seconds((last.at - status.now).total_seconds())} ahead of this machine's clock: by that clock no"
+            " dump can be taken before then; the check `clock` of `clipper-backup doctor` says what to do"
+        )
     for each in status.newest:
         age = status.now - each.taken_at
         if each.wanted and age > longest:
@@ -161,6 +193,7 @@ def _problems(status: Status, longest: timedelta) -> list[str]:
             )
     problems += [f"{entry.listed.dump_id} is damaged: {entry.problem}" for entry in status.damaged]
     problems += [f"{entry.listed.dump_id} is not trusted: {entry.problem}" for entry in status.untrusted]
-    if status.keys and not any(key.check for key in status.keys):
+    problems += [f"{key.unread}; `key check --identity FILE` writes it anew" for key in status.keys if key.unread]
+    if status.keys and not any(key.check or key.unread for key in status.keys):
         problems.append(f"{status.good[-1].id} is sealed, and no key was ever shown to open a dump: `key check --identity FILE`")
     return problems

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from clipper_backup import __version__
 from clipper_backup.clock import Clock
@@ -65,6 +66,16 @@ def hasty(settings: Settings, seconds: int) -> Settings:
     """The same, with requests to the store given up and no longer tried again after *seconds*: a person waits for the answer."""
     timeout, retry = min(settings.store_timeout_seconds, seconds), min(settings.store_retry_seconds, seconds)
     return replace(settings, store_timeout_seconds=timeout, store_retry_seconds=retry)
+
+
+def skew(store: Store, clock: Clock) -> timedelta:
+    """How far the store's clock is at least ahead of ours, negative when it is behind; asking it writes into a bucket."""
+    before = clock.now()
+    theirs = store.now()
+    after = clock.now()
+    # A bucket tells whole seconds, and somewhere between our two looks.
+    behind = before - theirs - timedelta(seconds=1)
+    return max(theirs - after, timedelta()) - max(behind, timedelta())
 
 
 def login_of(settings: Settings) -> Login:

@@ -98,6 +98,10 @@ def read_summary(store: Store, dump_id: DumpId, trusted: Sequence[str] = (), rep
                 f"{key} was signed for another repository: {summary.repository_id}, this is {repository_id}",
                 hints=["somebody copied it here; use one signing key for one repository"],
             )
+        archives = [stored.database for stored in summary.objects if stored.role == "database"]
+        whole = archives and None not in archives and archives == summary.databases and len(set(archives)) == len(archives)
+        if not whole or summary.part("globals") is None or summary.part("details") is None:
+            raise IntegrityError(f"{key} is damaged: it does not commit one archive of each database, globals and details")
         for stored in summary.objects:
             if (parsed := names.parse_dump_key(stored.key)) is None or parsed.dump_id != dump_id or not is_key(stored.key):
                 raise IntegrityError(f"{key} is damaged: {stored.key!r} is no object of this dump")

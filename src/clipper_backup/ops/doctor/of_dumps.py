@@ -44,6 +44,11 @@ def _newest_dump(here: Surroundings) -> Finding:
     text = f"{oldest.summary.id} is {show_seconds(max(0.0, age.total_seconds()))} old"
     if age > timedelta(hours=here.settings.dump_max_age_hours):
         return red(f"{text}, and is the newest good dump of {show_names([oldest.database])}")
+    if status.gone:
+        return yellow(
+            f"{text}; {show_names([each.database for each in status.gone])} is in older ones only",
+            "see whether it was dropped or renamed; BACKUP_DATABASES says which there should be",
+        )
     return green(text)
 
 
@@ -154,6 +159,8 @@ def _key_check(here: Surroundings) -> Finding:
     if not status.keys:
         return green("the newest good dump opens without a key" if status.good else "there is no good dump to open")
     moments = {key.recipient: key.check.checked_at for key in status.keys if key.check is not None}
+    if unread := [key.unread for key in status.keys if key.unread is not None]:
+        return yellow(unread[0], "`clipper-backup key check --identity FILE` writes it anew")
     if not moments:
         return red(f"{status.good[-1].id} is sealed, and no key was ever shown to open a dump")
     never = [key.recipient for key in status.keys if key.recipient not in moments]

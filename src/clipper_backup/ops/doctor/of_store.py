@@ -2,7 +2,6 @@
 
 import uuid
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -11,15 +10,13 @@ from clipper_backup.errors import ObjectExistsError
 from clipper_backup.format import names
 from clipper_backup.kinds import show_url
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
-from clipper_backup.ops.findings import Finding, green, red, yellow
+from clipper_backup.ops.findings import Finding, green, judge_skew, red, yellow
+from clipper_backup.ops.work import skew
 from clipper_backup.repository.dumps import is_ahead, list_dumps, newest
-from clipper_backup.values import show_seconds
 
 PROBE = "doctor/probe"
 """The object that is written to see that it can be: always the same one, so that at most one is left behind."""
 
-_SKEW = timedelta(seconds=60)
-_LARGE_SKEW = timedelta(minutes=10)
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 _ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs"})
 
@@ -125,20 +122,12 @@ def _file_system(path: Path) -> str:
     needs=["store", "write"],
 )
 def _clock(here: Surroundings) -> Finding:
-    before = here.clock.now()
-    theirs = here.store.now()
-    after = here.clock.now()
-    if (last := newest(list_dumps(here.store))) is not None and is_ahead(last, theirs):
+    if (last := newest(list_dumps(here.store))) is not None and is_ahead(last, here.store.now()):
         return red(
             f"the newest dump, {last}, lies ahead of the store's clock: no dump can be taken",
             f"if a clock ran wrong when it was taken: `clipper-backup dump delete {last}`",
         )
-    # A bucket tells whole seconds, and somewhere between our two looks.
-    skew = max(before - theirs - timedelta(seconds=1), theirs - after, timedelta())
-    if skew <= _SKEW:
-        return green(f"ours and the store's differ by less than {show_seconds(_SKEW.total_seconds())}")
-    text = f"the store's clock and ours differ by {show_seconds(skew.total_seconds())}"
-    return red(text) if skew > _LARGE_SKEW else yellow(text)
+    return judge_skew(skew(here.store, here.clock))
 
 
 CHECKS = check.all
