@@ -37,9 +37,14 @@ def test_a_good_store_is_green_and_is_left_as_it_was(run_cli: RunCli, store_plac
 
 
 def test_a_store_that_creates_over_what_is_there_is_red_and_left_empty(run_cli: RunCli, local_place: StorePlace) -> None:
-    outcome = run_cli(*QUICK, env={**local_place.environment, FAULTS: "put:1+:overwrite"})
-    check_told(outcome, 1, "create refuses a taken key", "one of many rivals creates", hint="what to do")
-    assert "second create: expected ObjectExistsError" in outcome.stdout
+    """Also where nothing can be streamed: how fast it is, is not known then, and all else is still said."""
+    outcome = run_cli(*QUICK, "--json", env={**local_place.environment, FAULTS: "put:1+:overwrite,put_stream:1+:broken"})
+    assert outcome.code == 1
+    reds = {item["id"] for item in outcome.document["items"] if item["colour"] == "red"}
+    assert {"create refuses a taken key", "one of many rivals creates", "speed"} <= reds
+    assert any("second create: expected ObjectExistsError" in item["text"] for item in outcome.document["items"])
+    assert outcome.document["write_bytes_per_second"] is None
+    assert outcome.document["items"][-1]["id"] == "public access"
     assert list(local_place.open().list("")) == []
 
 

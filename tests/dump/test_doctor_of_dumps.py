@@ -50,6 +50,13 @@ def a_database_was_never_dumped(case: Case) -> Mapping[str, str]:
     return {"BACKUP_DATABASES": f"{case.site.database},shop"}
 
 
+@breaks("newest dump", YELLOW, "shop is in older ones only")
+def a_database_was_renamed(case: Case) -> Mapping[str, str]:
+    path = case.object(case.site.old, SUMMARY_SUFFIX[1:])
+    path.write_text(path.read_text().replace(f'"database": "{case.site.database}"', '"database": "shop"'))
+    return {"BACKUP_DATABASES": ""}
+
+
 @breaks("newest dump", RED, "there is no good dump")
 def there_is_no_dump(case: Case) -> Mapping[str, str]:
     shutil.rmtree(case.folder / "database")
@@ -139,7 +146,7 @@ def one_key_alone(case: Case) -> Mapping[str, str]:
     return {"ENCRYPTION_RECIPIENTS": Identity.make().recipient}
 
 
-@breaks("key check", RED, "no key was ever shown to open a dump")
+@breaks("key check", RED, "no check of a key is recorded")
 def no_key_was_ever_tried(case: Case) -> Mapping[str, str]:
     return seal_newest(case, Identity.make().recipient, Identity.make().recipient)
 
@@ -159,11 +166,20 @@ def the_key_was_tried_a_month_ago(case: Case) -> Mapping[str, str]:
     return settings
 
 
-@breaks("key check", YELLOW, "was never shown to open a dump")
+@breaks("key check", YELLOW, "no check of ")
 def the_recovery_key_was_never_tried(case: Case) -> Mapping[str, str]:
     ours = Identity.make().recipient
     settings = seal_newest(case, ours, Identity.make().recipient)
     note_check(case, ours, days_ago=0)
+    return settings
+
+
+@breaks("key check", YELLOW, "was written by a newer version")
+def a_newer_version_checked_the_key(case: Case) -> Mapping[str, str]:
+    ours = Identity.make().recipient
+    settings = seal_newest(case, ours)
+    (case.folder / "key-checks").mkdir()
+    (case.folder / "key-checks" / ours).write_text('{"schema": 2}')
     return settings
 
 

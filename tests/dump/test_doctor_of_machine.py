@@ -29,6 +29,11 @@ def the_next_dump_needs_more_than_scratch(case: Case) -> Mapping[str, str]:
     return {"DUMP_JOBS": "2"}
 
 
+@breaks("scratch", YELLOW, "a volume's sizeLimit, which cannot be seen from here")
+def a_pod_needs_scratch(case: Case) -> Mapping[str, str]:
+    return {"DUMP_JOBS": "2", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+
+
 def enlarge(case: Case) -> None:
     """Let the newest dump be of a database that no disk here has room for."""
     path = case.object(case.site.recent, SUMMARY_SUFFIX[1:])

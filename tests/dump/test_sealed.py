@@ -14,7 +14,7 @@ from clipper_backup.format.sealing import Identity
 from clipper_backup.format.signing import SigningKey
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.cli import Outcome
-from fixtures.dump import SUMMARY_SUFFIX, Site, check_told, ended
+from fixtures.dump import FAULTS, SUMMARY_SUFFIX, Site, check_told, ended
 from fixtures.oracle import content_now
 from fixtures.postgres import server_binaries, sql
 
@@ -385,6 +385,15 @@ def test_rule_87_old_keys_are_listed_while_a_dump_needs_them_and_key_check_shows
     both = tmp_path / "both.key"
     both.write_text(keys["stranger"].path.read_text() + keys["operator"].path.read_text())
     assert site.run("key", "check", "--identity", str(both), "--json").document["items"] == [{"id": keys["operator"].public}]
+
+    # Where the store may only be read the mark is told, and recorded by somebody who has no key.
+    (site.folder / f"key-checks/{keys['operator'].public}").unlink()
+    told = site.run("key", "check", "--identity", str(keys["operator"].path), "--json", **{FAULTS: "put:1+:denied"})
+    assert (told.code, told.document["recorded"]) == (0, False)
+    where, mark = json.loads(told.stderr)["hints"][0].split(": ", 1)
+    (site.folder / where.rsplit(" ", 1)[1]).write_text(mark)
+    recorded = {key["id"]: key["checked_dump"] for key in site.run("status", "--json").document["keys"]}
+    assert recorded == {keys["operator"].public: dump_id, keys["recovery"].public: dump_id}
 
     rotated = {"ENCRYPTION_RECIPIENTS": f"{keys['stranger'].public},{keys['recovery'].public}"}
     newer = dumped(site, **rotated)

@@ -1,12 +1,22 @@
 """Which lifecycle rules harm a repository: the rules of the source document, ours, and those of others in one bucket."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from clipper_backup.buckets.facts import BucketFacts, Known, LifecycleRule, Unread
-from clipper_backup.ops.bucket_check import judge_facts, judge_rules
+from clipper_backup.clock import SystemClock, VirtualClock
+from clipper_backup.config import Settings
+from clipper_backup.ops.bucket_check import Looked, judge_facts, judge_rules, measure_speed, read_facts, sweep_leftovers
+from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Colour
+from clipper_backup.ops.work import Work
+from clipper_backup.store.conformance import ROOM_PREFIX
+from clipper_backup.store.faulty import FaultyStore
+from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.protocol import Store
+from fixtures.clocks import START
 
 RULE = LifecycleRule("it", "", False, None, None, None, None)
 UPLOADS = replace(RULE, ends_uploads_after_days=7)
@@ -78,12 +88,16 @@ def test_a_versioned_bucket_without_a_rule_for_old_versions_grows_for_ever() -> 
     assert judged(replace(OLD, prefix="staging/"), versioned=True)[0][0] is Colour.YELLOW
 
 
-def test_unfinished_uploads_need_a_rule_that_covers_all_of_ours() -> None:
-    for rule in (RULE, replace(UPLOADS, prefix="production/database/")):
-        ((colour, text),) = [
-            (each.finding.colour, each.finding.text) for each in judge_rules([rule], "production/", 30, versioned=False)
-        ]
-        assert (colour, "unfinished uploads" in text) == (Colour.YELLOW, True)
+def test_unfinished_uploads_need_a_rule_that_covers_all_dumps() -> None:
+    for prefix in ("", "production/", "production/database/"):
+        assert [each.finding.colour for each in judged_alone(replace(UPLOADS, prefix=prefix))] == [Colour.GREEN]
+    for rule in (RULE, *(replace(UPLOADS, prefix=f"production/{part}") for part in ("database/postgres-backup-2025", "holds/"))):
+        (looked,) = judged_alone(rule)
+        assert (looked.finding.colour, "unfinished uploads" in looked.finding.text) == (Colour.YELLOW, True)
+
+
+def judged_alone(rule: LifecycleRule) -> list[Looked]:
+    return judge_rules([rule], "production/", 30, versioned=False)
 
 
 @pytest.mark.parametrize(("changed", "name", "colour", "words"), [
@@ -126,3 +140,41 @@ def test_whoever_can_look_is_told_how(field: str) -> None:
 @pytest.mark.rule(79)
 def test_old_versions_may_go_at_once() -> None:
     assert judged(replace(OLD, deletes_old_versions_after_days=0), versioned=True)[0][0] is Colour.GREEN
+
+
+# -- what fails is a line of its own
+
+
+def working(store: Store, **settings: Any) -> Work:
+    return Work(Settings(**settings), store, SystemClock(), ignore)
+
+
+def test_a_speed_that_could_not_be_measured_is_red() -> None:
+    clock = SystemClock()
+    looked, speed = measure_speed(working(FaultyStore(MemoryStore(clock), "put_stream:1:broken", clock)), 1 << 20)
+    assert (looked.name, looked.finding.colour, speed) == ("speed", Colour.RED, None)
+    assert looked.finding.todo
+
+
+def test_leftovers_that_may_not_be_removed_are_red() -> None:
+    clock = VirtualClock(START)
+    store = MemoryStore(clock)
+    store.put(f"{ROOM_PREFIX}0123456789abcdef/object", b"")
+    clock.advance(25 * 3600)
+    (looked,), swept = sweep_leftovers(FaultyStore(store, "delete:1:denied", clock))
+    assert (looked.name, looked.finding.colour, swept) == ("leftovers", Colour.RED, None)
+    assert sweep_leftovers(store) == ([], 1)
+
+
+def test_whatever_an_sdk_raises_the_bucket_is_not_known() -> None:
+    """botocore takes no such endpoint, and says so by a ValueError of Python's."""
+    facts = read_facts(working(MemoryStore(SystemClock()), backup_url="s3://bucket", backup_endpoint="http://no host"), {})
+    assert isinstance(facts, Unread)
+    assert "ValueError: Invalid endpoint" in facts.why
+
+
+def test_a_store_that_fails_for_azure_is_not_known() -> None:
+    clock = SystemClock()
+    store = FaultyStore(MemoryStore(clock), "put:1:denied", clock)
+    facts = read_facts(working(store, backup_url="az://bucket", azure_storage_account="account"), {})
+    assert isinstance(facts, Unread)

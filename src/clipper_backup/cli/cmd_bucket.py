@@ -12,7 +12,8 @@ from clipper_backup.cli.show_findings import finding_items, findings_text, raise
 from clipper_backup.config import repository_url
 from clipper_backup.errors import UsageError
 from clipper_backup.ops import bucket_check as checking
-from clipper_backup.ops.work import hasty, open_work
+from clipper_backup.ops.findings import judge_skew
+from clipper_backup.ops.work import hasty, open_work, skew
 from clipper_backup.values import parse_bytes
 
 app = group("bucket", "The store itself.")
@@ -32,9 +33,9 @@ def check(
     """Try the store under a throw-away prefix, and read what its provider does with it; exit 1 when something is red."""
     size_bytes = _size(size)
     work = open_work(hasty(context.settings, _STORE_SECONDS), context.clock, context.emit, read_only=False, unsigned=True)
-    swept = checking.sweep_leftovers(work.store)
-    clock, skew = checking.check_clock(work.store, work.clock)
-    lines = [clock, *checking.check_behaviour(work, many_objects=objects)]
+    ahead = skew(work.store, work.clock)
+    unswept, swept = checking.sweep_leftovers(work.store)
+    lines = [checking.Looked("clock", judge_skew(ahead)), *unswept, *checking.check_behaviour(work, many_objects=objects)]
     measured, speed = checking.measure_speed(work, size_bytes)
     facts = checking.read_facts(work, os.environ)
     folder = urlsplit(repository_url(work.settings)).path.strip("/")
@@ -43,10 +44,10 @@ def check(
     document: dict[str, Any] = {
         "schema": 1,
         "url": work.store.url,
-        "clock_ahead_seconds": skew,
-        "size_bytes": speed.size_bytes,
-        "write_bytes_per_second": round(speed.write_bytes_per_second),
-        "read_bytes_per_second": round(speed.read_bytes_per_second),
+        "clock_ahead_seconds": round(ahead.total_seconds(), 3),
+        "size_bytes": size_bytes,
+        "write_bytes_per_second": None if speed is None else round(speed.write_bytes_per_second),
+        "read_bytes_per_second": None if speed is None else round(speed.read_bytes_per_second),
         "leftovers_removed": swept,
         **finding_items(rows),
     }

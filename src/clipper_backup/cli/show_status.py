@@ -173,7 +173,7 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 def _opened(status: Status, key: OpenedBy) -> str:
     if key.check is None:
-        return f"{key.recipient}: {'its check cannot be read' if key.unread else 'never shown to open a dump'}"
+        return f"{key.recipient}: {'its check cannot be read' if key.unread else 'no check recorded'}"
     what = "the newest good dump" if key.opened(status.good[-1]) else key.check.dump_id
     return f"{key.recipient}: opened {what} {_ago(status, key.check.checked_at)}"
 

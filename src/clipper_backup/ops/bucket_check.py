@@ -8,7 +8,6 @@ from os import urandom
 from urllib.parse import SplitResult, urlsplit
 
 from clipper_backup.buckets.facts import BucketFacts, ExtraMissingError, Known, LifecycleRule, Unread, Way
-from clipper_backup.clock import Clock
 from clipper_backup.config import repository_url
 from clipper_backup.errors import ClipperError
 from clipper_backup.format import names
@@ -18,9 +17,8 @@ from clipper_backup.store.conformance import CHECKS, ROOM_PREFIX, in_a_room, run
 from clipper_backup.store.credentials import aws_credentials, aws_region, azure_credentials, google_credentials
 from clipper_backup.store.opening import by_virtual_host
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
-from clipper_backup.values import show_bytes, show_seconds
+from clipper_backup.values import show_bytes
 
-_SKEW = timedelta(seconds=60)
 _LEFTOVER_AGE = timedelta(days=1)
 _ROOM = re.compile(rf"{ROOM_PREFIX}[0-9a-f]{{16}}/")
 _SDK_SECONDS = 20
@@ -37,20 +35,22 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Bytes a second, of one stream of `size_bytes` of random bytes."""
+    """Bytes a second, of one stream of random bytes."""
 
-    size_bytes: int
     write_bytes_per_second: float
     read_bytes_per_second: float
 
 
-def sweep_leftovers(store: Store) -> int:
-    """Remove what checks have left that were killed more than a day ago; how many objects that were."""
-    now = store.now()
-    left = [info.key for info in store.list("") if _ROOM.match(info.key) and now - info.modified_at > _LEFTOVER_AGE]
-    if left:
-        store.delete(left)
-    return len(left)
+def sweep_leftovers(store: Store) -> tuple[list[Looked], int | None]:
+    """Remove what checks have left that were killed more than a day ago; how many objects that were, None where that failed."""
+    try:
+        now = store.now()
+        left = [info.key for info in store.list("") if _ROOM.match(info.key) and now - info.modified_at > _LEFTOVER_AGE]
+        if left:
+            store.delete(left)
+    except ClipperError as error:
+        return [Looked("leftovers", _wrong(error))], None
+    return [], len(left)
 
 
 def check_behaviour(work: Work, *, many_objects: int) -> Iterator[Looked]:
@@ -68,22 +68,15 @@ def _wrong(error: Exception) -> Finding:
     return red(str(error), *(hints or ("this store does not keep what it promises: use another, or tell its makers",)))
 
 
-def check_clock(store: Store, clock: Clock) -> tuple[Looked, float]:
-    """How far the store's clock is ahead of ours, in seconds: at least, since a bucket tells whole seconds."""
-    before = clock.now()
-    theirs = store.now()
-    after = clock.now()
-    ahead = (theirs - after).total_seconds()
-    behind = (before - theirs).total_seconds() - 1
-    skew = ahead if ahead > 0 else -behind if behind > 0 else 0.0
-    text = f"the store's clock and ours differ by {show_seconds(abs(skew))}"
-    todo = "correct this machine's clock, or the store's: ages, leases and ids go by the store's"
-    fits = abs(skew) <= _SKEW.total_seconds()
-    return Looked("clock", green(text) if fits else yellow(text, todo)), round(skew, 3)
+def measure_speed(work: Work, size_bytes: int) -> tuple[Looked, Speed | None]:
+    """Write and read one object of *size_bytes*, as a dump is written and read; None where that failed."""
+    try:
+        return _measured(work, size_bytes)
+    except ClipperError as error:
+        return Looked("speed", _wrong(error)), None
 
 
-def measure_speed(work: Work, size_bytes: int) -> tuple[Looked, Speed]:
-    """Write and read one object of *size_bytes*, as a dump is written and read."""
+def _measured(work: Work, size_bytes: int) -> tuple[Looked, Speed]:
     block = urandom(min(size_bytes, STREAM_CHUNK_BYTES))
     sizes = [min(len(block), size_bytes - start) for start in range(0, size_bytes, len(block))]
     with in_a_room(work.store, work.clock) as room, step(work, "speed", f"write and read {show_bytes(size_bytes)}") as told:
@@ -93,7 +86,7 @@ def measure_speed(work: Work, size_bytes: int) -> tuple[Looked, Speed]:
         read = sum(len(piece) for piece in work.store.get_stream(key))
         ended = work.clock.monotonic()
         told.done = f"{show_bytes(read)} written and read"
-    speed = Speed(size_bytes, size_bytes / max(written - began, 1e-6), size_bytes / max(ended - written, 1e-6))
+    speed = Speed(size_bytes / max(written - began, 1e-6), size_bytes / max(ended - written, 1e-6))
     text = (
         f"writes {show_bytes(speed.write_bytes_per_second)}/s, reads {show_bytes(speed.read_bytes_per_second)}/s, by one stream"
     )
@@ -124,6 +117,10 @@ def read_facts(work: Work, environment: Mapping[str, str]) -> BucketFacts | Unre
         return read(work, parts, way, environment)
     except ExtraMissingError as error:
         return Unread(f"{error.message}; {error.hints[0]}")
+    except ClipperError as error:
+        return Unread(error.message)
+    except Exception as error:  # noqa: BLE001  whatever an SDK raises, the other lines are still wanted
+        return Unread(f"the provider's SDK failed: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _read_s3(work: Work, parts: SplitResult, way: Way, environment: Mapping[str, str]) -> BucketFacts:
@@ -223,14 +220,14 @@ def _public(facts: BucketFacts) -> Finding:
 def judge_rules(rules: Sequence[LifecycleRule], prefix: str, retention_days: int, *, versioned: bool) -> list[Looked]:
     """Lifecycle rules by what they would do to a repository in the folder *prefix* (rules 79 and 104).
 
-    Only dumps, below `database/`, may go by age: a repository without its other objects is none. Rules for other folders of the
-    bucket are nobody's harm.
+    Only dumps, below `database/`, may go by age: a repository without its other objects is none. They alone are uploaded in
+    parts. Rules for other folders of the bucket are nobody's harm.
     """
     ours = [rule for rule in rules if not rule.narrowed and _reaches(rule, prefix, names.OWN)]
     findings = [finding for rule in ours for finding in _harm(rule, prefix, retention_days)]
     if versioned and not any(rule.deletes_old_versions_after_days is not None for rule in ours):
         findings.append(yellow("no rule removes old versions: the bucket grows for ever", "add one, after 7 days for instance"))
-    if not any(rule.ends_uploads_after_days and prefix.startswith(rule.prefix) for rule in ours):
+    if not any(rule.ends_uploads_after_days and (prefix + names.DATABASE_FOLDER).startswith(rule.prefix) for rule in ours):
         todo = "add one that aborts incomplete multipart uploads after 7 days"
         findings.append(yellow("no rule removes unfinished uploads, which no listing shows", todo))
     return [Looked("lifecycle rules", each) for each in findings or [green(f"{len(ours)} rules, none of which does harm")]]

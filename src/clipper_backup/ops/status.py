@@ -46,7 +46,7 @@ def taken_at(summary: DumpSummary) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class OpenedBy:
-    """A key that the newest good dump is sealed to, and the last time it was shown to open a dump, if it was.
+    """A key that the newest good dump is sealed to, and the last time it is recorded to have opened a dump, if it is.
 
     `unread` says why the mark of that cannot be read, None where it can, or where there is none.
     """
@@ -195,5 +195,5 @@ def _problems(status: Status, longest: timedelta) -> list[str]:
     problems += [f"{entry.listed.dump_id} is not trusted: {entry.problem}" for entry in status.untrusted]
     problems += [f"{key.unread}; `key check --identity FILE` writes it anew" for key in status.keys if key.unread]
     if status.keys and not any(key.check or key.unread for key in status.keys):
-        problems.append(f"{status.good[-1].id} is sealed, and no key was ever shown to open a dump: `key check --identity FILE`")
+        problems.append(f"{status.good[-1].id} is sealed, and no check of a key is recorded: `key check --identity FILE`")
     return problems

@@ -150,7 +150,7 @@ def _recipients(here: Surroundings) -> Finding:
 
 @check(
     "key check",
-    "when it was last shown that a key opens a dump, for each key of the newest good one",
+    "when it was last recorded that a key opens a dump, for each key of the newest good one",
     "`clipper-backup key check --identity FILE`, wherever that key is; monthly",
     needs=["repository"],
 )
@@ -162,10 +162,10 @@ def _key_check(here: Surroundings) -> Finding:
     if unread := [key.unread for key in status.keys if key.unread is not None]:
         return yellow(unread[0], "`clipper-backup key check --identity FILE` writes it anew")
     if not moments:
-        return red(f"{status.good[-1].id} is sealed, and no key was ever shown to open a dump")
+        return red(f"{status.good[-1].id} is sealed, and no check of a key is recorded")
     never = [key.recipient for key in status.keys if key.recipient not in moments]
     if never:
-        return yellow(f"{never[0]} was never shown to open a dump")
+        return yellow(f"no check of {never[0]} is recorded")
     recipient, moment = min(moments.items(), key=lambda each: each[1])
     text = f"{recipient} opened a dump {show_seconds(max(0.0, (status.now - moment).total_seconds()))} ago"
     return yellow(text) if status.now - moment > _CHECKED_LONG_AGO else green(text)

@@ -23,6 +23,14 @@ def _scratch(here: Surroundings) -> Finding:
     archives = [each.summary.archive_of(each.database) for each in here.status.newest if each.wanted]
     needed = max((archive.plain_bytes for archive in archives if archive is not None), default=0)
     free = shutil.disk_usage(place).free
+    used = trusted_of(here.settings) or here.settings.dump_jobs > 1
+    if free >= needed and used and "KUBERNETES_SERVICE_HOST" in here.environment:
+        # A Pod sees its node's disk; one that outgrows its volume is evicted.
+        return yellow(
+            f"the disk of {place} has {show_bytes(free)}, the largest archive takes {show_bytes(needed)};"
+            " a volume's sizeLimit, which cannot be seen from here, must hold that too",
+            "compare it with the sizeLimit of the Pod's volume `scratch`, and raise that and the request for ephemeral-storage",
+        )
     if free >= needed:
         return green(f"{place} has {show_bytes(free)}, a restore needs {show_bytes(needed)}")
     text = f"{place} has {show_bytes(free)}, the largest archive takes {show_bytes(needed)}"
