@@ -4,7 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,12 @@ from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import Settings
 from clipper_backup.errors import StoppedError, ToolError, UsageError
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, ignore
-from clipper_backup.ops.work import Step, Work, login_of, open_work, step, this_process, together
+from clipper_backup.ops.findings import Colour, judge_skew
+from clipper_backup.ops.work import Step, Work, login_of, open_work, skew, step, this_process, together
 from clipper_backup.postgres.connection import Login
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Secret
+from fixtures.clocks import START
 
 MIB = 1 << 20
 
@@ -222,3 +224,19 @@ def test_a_reading_command_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="read-only"):
         reading.store.delete(["a"])
     assert [info.key for info in writing.store.list("")] == ["a"]
+
+
+@pytest.mark.parametrize(("ahead", "told", "colour"), [
+    (0, 0, Colour.GREEN),
+    (60, 60, Colour.GREEN),
+    (61, 61, Colour.YELLOW),
+    (601, 601, Colour.RED),
+    (-1, 0, Colour.GREEN),  # a bucket tells whole seconds: it may be as far ahead of us
+    (-62, -61, Colour.YELLOW),
+    (-602, -601, Colour.RED),
+])  # fmt: skip
+def test_two_clocks_differ_by_what_is_sure(ahead: int, told: int, colour: Colour) -> None:
+    store = MemoryStore(VirtualClock(START + timedelta(seconds=ahead)))
+    found = skew(store, VirtualClock(START))
+    assert (found, judge_skew(found).colour) == (timedelta(seconds=told), colour)
+    assert judge_skew(found).text.startswith("the store's clock and ours differ by ")
