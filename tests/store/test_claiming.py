@@ -4,14 +4,14 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
 from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.errors import ObjectExistsError, StoreError, StoreUnavailableError
 from clipper_backup.repository.leases import acquire_lease
-from clipper_backup.store.claiming import CLAIM_SECONDS, CLAIMS, ClaimingStore, _Claim
+from clipper_backup.store.claiming import CLAIM_SECONDS, CLAIMS, ClaimingStore
 from clipper_backup.store.conformance import CHECKS, Check, in_a_room, name_of
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import ObjectInfo, Store
@@ -89,12 +89,7 @@ def test_of_two_that_claim_at_once_one_gives_way(memory: MemoryStore, clock: Vir
     assert keys(memory) == ["k"]
 
 
-@pytest.mark.parametrize("datas", [(b"1", b"2"), (b"2", b"1")])
-def test_who_comes_between_the_look_and_the_write_of_another_waits(
-    memory: MemoryStore, clock: VirtualClock, datas: tuple[bytes, bytes]
-) -> None:
-    """Whichever of the two claims has the earlier name."""
-    first, second = datas
+def test_who_comes_between_the_look_and_the_write_of_another_waits(memory: MemoryStore, clock: VirtualClock) -> None:
     outcomes: list[str] = []
     # A real clock, so that the rival's waiting does not age the first one's claim.
     other = claiming(memory, SystemClock())
@@ -102,7 +97,7 @@ def test_who_comes_between_the_look_and_the_write_of_another_waits(
 
     def rival() -> None:
         try:
-            other.put("k", second, create=True)
+            other.put("k", b"second", create=True)
         except ObjectExistsError:
             outcomes.append("exists")
 
@@ -114,38 +109,32 @@ def test_who_comes_between_the_look_and_the_write_of_another_waits(
             threads[0].join(timeout=0.5)
             assert threads[0].is_alive()
 
-    claiming(memory, clock, start_a_rival).put("k", first, create=True)
+    claiming(memory, clock, start_a_rival).put("k", b"first", create=True)
     threads[0].join(timeout=30)
     assert outcomes == ["exists"]
-    assert memory.get("k") == first
+    assert memory.get("k") == b"first"
 
 
-@pytest.mark.parametrize("datas", [(b"1", b"2"), (b"2", b"1")])
-def test_who_saw_a_claim_beside_its_own_does_not_write(
-    memory: MemoryStore, clock: VirtualClock, datas: tuple[bytes, bytes]
-) -> None:
-    """The other one may have listed before, and be about to write: whichever name is earlier."""
-    first, second = datas
+def test_who_saw_a_claim_beside_its_own_does_not_write(memory: MemoryStore, clock: VirtualClock) -> None:
+    """The other one may have listed before, and be about to write."""
     written: list[str] = []
 
     def place_anothers(key: str) -> None:
         if key.startswith(CLAIMS) and not written:
-            written.append(key)
-            theirs._place()
-        elif key == "k":
-            written.append(key)
+            memory.put(key.rpartition("/")[0] + "/theirs", b"claimed\n")
+        written.append(key)
 
     def finish(seconds: float) -> None:
         VirtualClock.sleep(clock, seconds)
-        memory.put("k", second)
-        theirs._withdraw()
+        memory.put("k", b"theirs")
+        memory.delete([key for key in keys(memory) if key.endswith("/theirs")])
 
-    theirs = _Claim(memory, clock, random.Random(1), "k", second)
     clock.sleep = finish  # type: ignore[method-assign] # the other one goes on while we wait
     with pytest.raises(ObjectExistsError):
-        claiming(memory, clock, place_anothers).put("k", first, create=True)
+        claiming(memory, clock, place_anothers).put("k", b"ours", create=True)
     assert "k" not in written
-    assert memory.get("k") == second
+    assert memory.get("k") == b"theirs"
+    assert keys(memory) == ["k"]
 
 
 def test_who_sees_no_claim_any_more_looks_for_the_object_once_more(memory: MemoryStore, clock: VirtualClock) -> None:
@@ -181,50 +170,44 @@ def test_a_claim_left_behind_by_the_dead_is_removed_after_its_time(memory: Memor
     assert memory.get("k") == b"alive"
 
 
-def test_a_repeated_create_goes_on_with_its_own_claim(memory: MemoryStore, clock: VirtualClock) -> None:
-    failures = [StoreUnavailableError("lost")]
-
-    def fail_once(key: str) -> None:
-        if key == "k" and failures:
-            raise failures.pop()
-
-    store = RetryingStore(claiming(memory, clock, fail_once), retry_seconds=30, clock=clock, rng=random.Random(1))
-    store.put("k", b"mine", create=True)
-    assert clock.monotonic() < CLAIM_SECONDS / 2
-    assert keys(memory) == ["k"]
-
-
-def test_a_create_whose_answer_got_lost_is_ours(memory: MemoryStore, clock: VirtualClock) -> None:
-    class LosesTheAnswer(WithoutConditions):
-        lost = 0
+@pytest.mark.parametrize("failing", ["k", CLAIMS])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+def test_a_repeated_create_does_not_wait_for_its_own_claim(
+    memory: MemoryStore, clock: VirtualClock, failing: str, stored: bool
+) -> None:
+    class FailsOnce(WithoutConditions):
+        failures = 0
 
         def put(self, key: str, data: bytes, *, create: bool = False) -> None:
-            super().put(key, data, create=create)
-            if key == "k" and not self.lost:
-                self.lost += 1
+            if key.startswith(failing) and not self.failures:
+                self.failures += 1
+                if stored:
+                    super().put(key, data)
                 raise StoreUnavailableError("lost")
+            super().put(key, data, create=create)
 
-    inner = ClaimingStore(LosesTheAnswer(memory), clock, random.Random(1))
+    inner = ClaimingStore(FailsOnce(memory), clock, random.Random(1))
     store = RetryingStore(inner, retry_seconds=30, clock=clock, rng=random.Random(1))
     store.put("k", b"mine", create=True)
+    assert clock.monotonic() < 1
     assert keys(memory) == ["k"]
     with pytest.raises(ObjectExistsError):
         store.put("k", b"another's", create=True)
 
 
-def test_a_claim_that_waited_long_is_put_anew(memory: MemoryStore, clock: VirtualClock) -> None:
+def test_who_was_slow_begins_again_with_another_claim(memory: MemoryStore, clock: VirtualClock) -> None:
     """Else the rival that comes then would take it for left behind, and both would write."""
-    placed: list[datetime] = []
+    placed: list[str] = []
 
     def note(key: str) -> None:
         if key.startswith(CLAIMS):
-            placed.append(clock.now())
+            placed.append(key)
             if len(placed) == 1:
-                clock.advance(CLAIM_SECONDS / 2)
+                clock.advance(CLAIM_SECONDS / 2 + 1)
 
     claiming(memory, clock, note).put("k", b"x", create=True)
-    assert len(placed) == 2
-    assert placed[1] - placed[0] >= timedelta(seconds=CLAIM_SECONDS / 4)
+    assert len(set(placed)) == 2
+    assert keys(memory) == ["k"]
 
 
 def test_a_lease_has_one_holder_here_too() -> None:
