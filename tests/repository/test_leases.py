@@ -318,7 +318,62 @@ def test_an_old_listing_makes_no_second_holder(memory: MemoryStore, clock: Stepp
         take(Overtaken(memory), clock, holder="fourth")
 
 
-@pytest.mark.parametrize("fault", ["list:2:unavailable", "list:3:denied", "now:1:unavailable"])
+class NotExclusive(WrapperStore):
+    """Writes over what is there although it is asked to create; the first listing was made before anything was."""
+
+    listed = False
+
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        del create
+        super().put(key, data)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        if not self.listed:
+            self.listed = True
+            return iter(())
+        return super().list(prefix)
+
+
+def test_of_two_holders_of_one_epoch_the_first_finds_out(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    first = hold(keeper, memory, clock, holder="first")
+    second = keeper.enter_context(take(NotExclusive(memory), clock, holder="second"))
+    clock.until_waiting(2)
+    with pytest.raises(LeaseLostError, match="somebody else took the same epoch: the store did not create exclusively"):
+        first.check()
+    second.check()
+    clock.advance(THIRD + 1)
+    first.release()
+    second.check()
+    assert keys(memory) == ["locks/dump/0000000001/holder", "locks/dump/0000000001/renewal-1"]
+    with pytest.raises(LockedError, match="held by second"):
+        take(memory, clock)
+
+
+def test_who_was_written_over_while_taking_it_did_not_take_it(
+    memory: MemoryStore, clock: SteppedClock, keeper: ExitStack
+) -> None:
+    class Overwritten(WrapperStore):
+        overwritten = False
+
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            super().put(key, data, create=create)
+            if not self.overwritten:
+                self.overwritten = True
+                keeper.enter_context(take(NotExclusive(memory), clock, holder="second"))
+
+    with pytest.raises(LockedError, match="held by second"):
+        take(Overwritten(memory), clock, holder="first")
+
+
+def test_a_holder_whose_record_is_gone_has_lost_it(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    lease = hold(keeper, memory, clock)
+    clock.advance(THIRD + 1)
+    memory.delete(["locks/dump/0000000001/holder"])
+    with pytest.raises(LeaseLostError):
+        lease.check()
+
+
+@pytest.mark.parametrize("fault", ["get:1:unavailable", "list:2:unavailable", "list:3:denied", "now:1:unavailable"])
 def test_who_fails_while_taking_it_holds_nothing(memory: MemoryStore, clock: SteppedClock, fault: str) -> None:
     take(memory, clock).release()
     with contextlib.suppress(ClipperError):

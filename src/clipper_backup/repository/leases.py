@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, ObjectExistsError
+from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, ObjectExistsError, ObjectMissingError
 from clipper_backup.format import names
 from clipper_backup.format.documents import LeaseHolder, decode, encode
 from clipper_backup.store.protocol import Store
@@ -75,8 +75,9 @@ def _highest(store: Store, name: str) -> _Epoch | None:
 class Lease:
     """A held lease; renewed by a thread of its own until released. Leaving the context releases it."""
 
-    def __init__(self, store: Store, clock: Clock, name: str, epoch: int, lease_seconds: float) -> None:
+    def __init__(self, store: Store, clock: Clock, name: str, epoch: int, holder: bytes, lease_seconds: float) -> None:
         self._store, self._clock, self._name, self._epoch, self._seconds = store, clock, name, epoch, lease_seconds
+        self._holder = holder
         self._renewed_at = clock.monotonic()
         self._lost: str | None = None
         self._stop = threading.Event()
@@ -112,9 +113,10 @@ class Lease:
             return
         self._stop.set()
         self._thread.join()
-        if self._lost is None:
-            _free(self._store, self._name, self._epoch)
         self._released = True
+        if self._lost is not None:
+            return  # of an epoch that has another holder the renewals are that one's too
+        _free(self._store, self._name, self._epoch)
         with suppress(ClipperError):
             own = [_key(self._name, self._epoch, f"renewal-{n}") for n in range(1, self._renewals + 1)]
             self._store.delete(own)
@@ -136,6 +138,8 @@ class Lease:
         highest = _highest(self._store, self._name)
         if highest is None or highest.number > self._epoch:
             self._lost = "somebody else took it after it went stale"
+        elif not _holds(self._store, self._name, self._epoch, self._holder):
+            self._lost = "somebody else took the same epoch: the store did not create exclusively"
 
 
 def acquire_lease(
@@ -162,16 +166,26 @@ def acquire_lease(
             try:
                 if (highest := _highest(store, name)) is None or highest.number != epoch:
                     continue
+                if not _holds(store, name, epoch, mine):
+                    continue
                 _sweep(store, name, epoch)
             except BaseException:
                 _free(store, name, epoch)
                 raise
-            lease = Lease(store, clock, name, epoch, lease_seconds)
+            lease = Lease(store, clock, name, epoch, mine, lease_seconds)
             lease._renewed_at = began  # noqa: SLF001  the put may have taken long; the lease runs from before it
             return lease
         if clock.monotonic() >= deadline:
             raise _locked(store, name, current, lease_seconds)
         clock.wait(pause, min(_POLL_SECONDS, max(0.05, deadline - clock.monotonic())))
+
+
+def _holds(store: Store, name: str, epoch: int, holder: bytes) -> bool:
+    # A store whose create is not exclusive after all lets two take one epoch: then the bytes that stayed decide.
+    try:
+        return store.get(_key(name, epoch, "holder")) == holder
+    except ObjectMissingError:
+        return False
 
 
 def held_lease(store: Store, name: str) -> Held | None:
