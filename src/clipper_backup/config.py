@@ -71,7 +71,7 @@ class Settings:
         None,
         URL,
         "the URL of another server than the provider's own: S3-compatible, a private endpoint, an emulator (Azure's with the"
-        " account's name after the host)",
+        " account's name after the host); AWS_ENDPOINT_URL and the like are not followed",
     )
     azure_storage_account: str | None = setting(None, TEXT, "the Azure storage account that holds BACKUP_BUCKET")
     s3_addressing_style: Literal["auto", "path", "virtual"] = setting(

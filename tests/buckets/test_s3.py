@@ -21,12 +21,14 @@ def read(
     endpoint: str | None = None,
     ca_file: Path | None = None,
     virtual_host: bool = False,
+    direct: bool = False,
 ) -> BucketFacts:
     way = Way(
         endpoint=endpoint or bucket.server.endpoint,
         timeout_seconds=10,
         credentials=aws_credentials(bucket.server.environment if keys is None else keys),
         ca_file=ca_file,
+        direct=direct,
     )
     return read_s3(name or bucket.name, way, region="us-east-1", virtual_host=virtual_host)
 
@@ -141,6 +143,22 @@ def test_where_the_name_of_the_bucket_goes(
         monkeypatch.setenv("HTTP_PROXY", proxy)
         read(bucket, name="clipper", endpoint="http://s3.test", virtual_host=virtual_host)
     assert f"GET http://{host}{path}?versioning HTTP/1.1" in asked
+
+
+def test_no_variable_left_over_sends_us_elsewhere(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(variable, bucket.server.endpoint)
+    with HttpFront(("127.0.0.1", 1)) as front, forward_proxy(("127.0.0.1", front.port)) as (proxy, asked):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        way = Way(endpoint=None, timeout_seconds=10, credentials=aws_credentials(bucket.server.environment))
+        read_s3(bucket.name, way, region="us-east-1", virtual_host=True)
+    assert {line.split()[1] for line in asked} == {f"{bucket.name}.s3.amazonaws.com:443"}
+
+
+def test_no_proxy_is_used_where_it_is_said(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert read(bucket, direct=True).versioning == Known(False)
+    assert isinstance(read(bucket).versioning, Unread)
 
 
 def test_what_lies_in_a_home_folder_makes_us_nobody_else(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

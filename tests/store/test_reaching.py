@@ -88,15 +88,15 @@ def test_what_is_no_authority(
 # -- what obstore takes from the environment by itself, shown in processes of their own
 
 GET = """
-import sys
+import os, sys
 from pathlib import Path
 from clipper_backup.clock import SystemClock
 from clipper_backup.store.opening import Options, open_store
 try:
     store = open_store(
-        "s3://clipper/x", endpoint=sys.argv[1], timeout_seconds=10, retry_seconds=0, clock=SystemClock(),
-        environment={"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"} | dict(__import__("os").environ),
-        options=Options(ca_file=Path(sys.argv[2]) if sys.argv[2] else None),
+        sys.argv[3], endpoint=sys.argv[1] or None, timeout_seconds=10, retry_seconds=0, clock=SystemClock(),
+        environment={"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"} | dict(os.environ),
+        options=Options(ca_file=Path(sys.argv[2]) if sys.argv[2] else None, azure_account="account", unsafe_http=True),
     )
     store.get("k")
 except Exception as error:
@@ -104,10 +104,10 @@ except Exception as error:
 """
 
 
-def get(endpoint: str, *, ca_file: Path | None = None, **variables: str) -> str:
-    """What a process says that gets an object of *endpoint*, with *variables* in its environment."""
+def get(endpoint: str, url: str = "s3://clipper/x", /, ca_file: Path | None = None, **variables: str) -> str:
+    """What a process says that gets an object of *endpoint* (empty: the provider's), with *variables* in its environment."""
     usual = {name: value for name, value in os.environ.items() if name.lower() not in PROXY_VARIABLES}
-    command = [sys.executable, "-c", GET, endpoint, str(ca_file or "")]
+    command = [sys.executable, "-c", GET, endpoint, str(ca_file or ""), url]
     return subprocess.run(command, env=usual | variables, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
@@ -147,23 +147,66 @@ def test_a_proxy_carries_what_is_encrypted(authority: tuple[Path, Path], variabl
     assert front.requests == ["GET /clipper/x/k"]
 
 
-def test_no_proxy_names_what_is_reached_without_it(authority: tuple[Path, Path]) -> None:
-    with (
-        HttpFront(("127.0.0.1", 1), nothing, tls=authority[1]) as front,
-        forward_proxy(("127.0.0.1", front.port)) as (proxy, asked),
-    ):
-        said = get(f"https://localhost:{front.port}", ca_file=authority[0], HTTPS_PROXY=proxy, NO_PROXY="localhost,10.0.0.0/8")
-    assert said.startswith("ObjectMissingError")
+def test_no_proxy_names_what_is_reached_without_it() -> None:
+    with forward_proxy(("127.0.0.1", 1)) as (proxy, asked):
+        said = get("https://store.invalid", HTTPS_PROXY=proxy, NO_PROXY="invalid,10.0.0.0/8")
+    assert said.startswith("StoreUnavailableError")
     assert asked == []
 
 
 def test_an_http_proxy_is_for_http_alone() -> None:
     with HttpFront(("127.0.0.1", 1), nothing) as front, forward_proxy(("127.0.0.1", front.port)) as (proxy, asked):
-        endpoint = f"http://127.0.0.1:{front.port}"
-        get(endpoint, HTTPS_PROXY=proxy)
-        assert (len(front.requests), asked) == (1, [])
-        get(endpoint, HTTP_PROXY=proxy)
-        assert (len(front.requests), asked) == (1, [f"GET {endpoint}/clipper/x/k HTTP/1.1"])
+        get("http://store.invalid", HTTPS_PROXY=proxy)
+        assert (len(front.requests), asked) == (0, [])
+        get("http://store.invalid", HTTP_PROXY=proxy)
+        assert asked == ["GET http://store.invalid/clipper/x/k HTTP/1.1"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.0.1"])
+def test_no_proxy_carries_what_stays_on_this_machine(host: str) -> None:
+    """http:// is let through because it does: a proxy would take it elsewhere, to be read on the way."""
+    with HttpFront(("127.0.0.1", 1), nothing) as front, forward_proxy(("127.0.0.1", front.port)) as (proxy, asked):
+        get(f"http://{host}:{front.port}", HTTP_PROXY=proxy, ALL_PROXY=proxy)
+        assert asked == []
+        assert len(front.requests) == (host != "127.8.0.1")  # where nobody listens
+
+
+_ENDPOINTS = (
+    "AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "GOOGLE_BASE_URL", "AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT",
+)  # fmt: skip
+LEFT_OVER = dict.fromkeys(_ENDPOINTS, "http://127.0.0.1:2") | {
+    "AWS_S3_EXPRESS": "true", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false", "AWS_ALLOW_HTTP": "true",
+    "AZURE_STORAGE_USE_EMULATOR": "true", "AZURE_USE_FABRIC_ENDPOINT": "true", "AZURE_ALLOW_HTTP": "true",
+    "GOOGLE_ALLOW_HTTP": "true", "GOOGLE_SERVICE_ACCOUNT_KEY": '{"type": "service_account", "private_key": "", '
+    '"private_key_id": "", "client_email": "x", "disable_oauth": true}', "AZURE_STORAGE_ACCOUNT_KEY": "a2V5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "host"), [
+    ("s3://clipper/x", "clipper.s3.eu-west-9.amazonaws.com"), ("gs://clipper/x", "storage.googleapis.com"),
+    ("az://clipper/x", "account.blob.core.windows.net"),
+])  # fmt: skip
+def test_without_an_endpoint_it_is_the_provider_s_whatever_the_environment_says(url: str, host: str) -> None:
+    with HttpFront(("127.0.0.1", 1), nothing) as front, forward_proxy(("127.0.0.1", front.port)) as (proxy, asked):
+        get("", url, None, HTTPS_PROXY=proxy, HTTP_PROXY=proxy, AWS_REGION="eu-west-9", **LEFT_OVER)
+    assert asked == [f"CONNECT {host}:443 HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    ("url", "provider"), [("s3://clipper/x", "AWS"), ("gs://clipper/x", "GOOGLE"), ("az://clipper/x", "AZURE")]
+)
+def test_no_variable_makes_a_certificate_good_or_names_another_proxy(
+    authority: tuple[Path, Path], url: str, provider: str
+) -> None:
+    with (
+        HttpFront(("127.0.0.1", 1), nothing, tls=authority[1]) as front,
+        forward_proxy(("127.0.0.1", front.port)) as (proxy, asked),
+        forward_proxy(("127.0.0.1", front.port)) as (other, asked_other),
+    ):
+        named = {f"{provider}_PROXY_URL": other, f"{provider}_ALLOW_INVALID_CERTIFICATES": "true"}
+        said = get("https://store.test", url, None, HTTPS_PROXY=proxy, **LEFT_OVER | named)
+    assert "its certificate is not trusted" in said
+    assert (asked, asked_other, front.requests) == (["CONNECT store.test:443 HTTP/1.1"], [], [])
 
 
 def test_a_proxy_that_is_away_is_hinted_at_and_its_password_is_not_told() -> None:

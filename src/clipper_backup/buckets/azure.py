@@ -50,6 +50,7 @@ def read_azure(container: str, way: Way, *, account: str, written: str) -> Bucke
                 connection_timeout=way.timeout_seconds,
                 read_timeout=way.timeout_seconds,
                 retry_total=0,  # it would wait for 15 s
+                use_env_settings=not way.direct,
             )
         )
         client = service.get_container_client(container)

@@ -69,14 +69,15 @@ class Way:
     """How a provider is asked: as the store reaches it.
 
     *endpoint* None means the provider's own. *credentials* are obstore's names, and hold secrets; empty means the identity of
-    the machine or pod. *ca_file* holds authorities (PEM) that are trusted besides the system's. *timeout_seconds* is for each
-    request; a person waits, so few are tried again.
+    the machine or pod. *direct* means that no proxy is used. *ca_file* holds authorities (PEM) that are trusted besides the
+    system's. *timeout_seconds* is for each request; a person waits, so few are tried again.
     """
 
     endpoint: str | None
     timeout_seconds: int
     credentials: Mapping[str, str] = field(repr=False)
     ca_file: Path | None = None
+    direct: bool = False
 
 
 class ExtraMissingError(ClipperError):

@@ -71,6 +71,7 @@ def _session(way: Way, authorities: str | None) -> "AuthorizedSession":
 
     tokens = requests.Session()
     session = AuthorizedSession(_identity(way.credentials), auth_request=Request(tokens))  # type: ignore[no-untyped-call]  # see above
+    session.trust_env = not way.direct
     for each in (session, tokens):
         each.mount("https://", Trusting())
     return session

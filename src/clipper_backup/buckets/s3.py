@@ -54,6 +54,8 @@ def _client(way: Way, region: str | None, authorities: str | None, *, virtual_ho
         connect_timeout=way.timeout_seconds,
         read_timeout=way.timeout_seconds,
         retries={"total_max_attempts": 2},
+        ignore_configured_endpoint_urls=True,
+        proxies={} if way.direct else None,
         s3={"addressing_style": "virtual" if virtual_host else "path"},
     )
     # A session of its own, blind for `~/.aws`: no profile left over there may say who we are, or send us elsewhere.

@@ -15,7 +15,7 @@ from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.work import Work, step
 from clipper_backup.store.conformance import CHECKS, ROOM_PREFIX, in_a_room, run_checks
 from clipper_backup.store.credentials import aws_credentials, aws_region, azure_credentials, google_credentials
-from clipper_backup.store.opening import by_virtual_host
+from clipper_backup.store.opening import by_virtual_host, is_on_this_machine
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
 from clipper_backup.values import show_bytes
 
@@ -112,6 +112,7 @@ def read_facts(work: Work, environment: Mapping[str, str]) -> BucketFacts | Unre
         timeout_seconds=_SDK_SECONDS,
         credentials=found(environment),
         ca_file=settings.store_ca_file,
+        direct=is_on_this_machine(settings.backup_endpoint),
     )
     try:
         return read(work, parts, way, environment)

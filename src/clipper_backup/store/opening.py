@@ -144,6 +144,7 @@ def _open_bucket(
     if endpoint is not None:
         _check_endpoint(endpoint, unsafe_http=options.unsafe_http)
     prefix = f"{folder}/" if folder else ""
+    direct = is_on_this_machine(endpoint)
     reach = remote_open.Reach(
         endpoint=endpoint.rstrip("/") if endpoint else None,
         timeout_seconds=timeout_seconds,
@@ -152,7 +153,8 @@ def _open_bucket(
         bulk_delete=options.s3_bulk_delete,
         conditional_create=options.conditional_create,
         authorities=_authorities(options.ca_file),
-        proxied=any(environment.get(name) for name in _PROXY_VARIABLES),
+        direct=direct,
+        proxied=not direct and any(environment.get(name) for name in _PROXY_VARIABLES),
     )
     if parts.scheme == "gs":
         return remote_open.open_gcs(bucket, prefix, reach, credentials=credentials.google_credentials(environment))
@@ -199,7 +201,7 @@ def _check_endpoint(endpoint: str, *, unsafe_http: bool) -> None:
         raise UsageError("the endpoint of the store cannot be read", hints=example) from None
     if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc or parts.query or parts.fragment:
         raise UsageError(f"not an endpoint: {_shown(parts)}", hints=example)
-    if parts.scheme == "http" and not _is_loopback(host) and not unsafe_http:
+    if parts.scheme == "http" and not is_on_this_machine(endpoint) and not unsafe_http:
         raise UsageError(
             f"{_shown(parts)} would send backups unencrypted",
             hints=[
@@ -209,9 +211,11 @@ def _check_endpoint(endpoint: str, *, unsafe_http: bool) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def is_on_this_machine(endpoint: str | None) -> bool:
+    """Whether what is sent there stays here, so that it needs no TLS; a proxy is never used then, it may be anywhere."""
+    host = endpoint and urlsplit(endpoint).hostname
+    if not host or host == "localhost":
+        return bool(host)
     try:
         return ip_address(host).is_loopback
     except ValueError:

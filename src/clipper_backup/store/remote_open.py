@@ -1,7 +1,8 @@
 """Makes the obstore clients of the three clouds, each with everything said that the environment could otherwise say otherwise.
 
 obstore takes what is not said here from variables of the process: AWS_…, GOOGLE_…, AZURE_…. So the endpoint is always
-said, and that requests are signed: no leftover variable may send a repository elsewhere, or send it as nobody.
+said, and that requests are signed: no leftover variable may send a repository elsewhere, or send it as nobody. (What they say
+of connections, AWS_PROXY_URL or AWS_ALLOW_INVALID_CERTIFICATES, counts for nothing as soon as any option is given here.)
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from obstore.store import AzureConfig, ClientConfig, GCSConfig, RetryConfig, S3Config
 
 GOOGLE_ENDPOINT = "https://storage.googleapis.com"
+_REGION = "us-east-1"
+"""What AWS's own programs take where none is said."""
 
 _CONNECT_SECONDS = 10
 
@@ -31,7 +34,8 @@ class Reach:
     *virtual_host* says whether the bucket's name goes before the endpoint's host instead of into the path, *bulk_delete*
     whether many objects are removed by one request (both S3's alone). *conditional_create* is False for a server that
     ignores or refuses `If-None-Match`. *authorities* are certificates (PEM) that are trusted besides the system's.
-    *proxied* only makes messages clearer: obstore takes proxies from HTTPS_PROXY, HTTP_PROXY and NO_PROXY by itself.
+    *direct* means that no proxy is used. *proxied* only makes messages clearer: otherwise obstore takes proxies from
+    HTTPS_PROXY, HTTP_PROXY and NO_PROXY by itself.
     """
 
     endpoint: str | None
@@ -41,6 +45,7 @@ class Reach:
     bulk_delete: bool = True
     conditional_create: bool = True
     authorities: bytes | None = None
+    direct: bool = False
     proxied: bool = False
 
 
@@ -48,19 +53,22 @@ def open_s3(bucket: str, prefix: str, reach: Reach, *, credentials: Mapping[str,
     """The store below *prefix* (a folder with its `/`, or empty) of an S3 bucket.
 
     *credentials* are `access_key_id`, `secret_access_key` and perhaps `session_token`; empty means that obstore looks for
-    a web identity or instance metadata.
+    a web identity or instance metadata. AWS's own endpoint is that of *region*.
     """
+    region = region or _REGION
+    endpoint = reach.endpoint or f"https://s3.{region}.amazonaws.com"
+    if reach.virtual_host:
+        endpoint = _with_bucket(endpoint, bucket)
     config: S3Config = {
         "virtual_hosted_style_request": reach.virtual_host,
         "disable_bulk_delete": not reach.bulk_delete,
+        "s3_express": False,
         "skip_signature": False,
-    }
-    if region is not None:
-        config["region"] = region
-    if reach.endpoint is not None:
-        endpoint = _with_bucket(reach.endpoint, bucket) if reach.virtual_host else reach.endpoint
+        "region": region,
         # Both names: a service-specific AWS_ENDPOINT_URL_S3 of the environment would win over the plain one.
-        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint
+        "endpoint": endpoint,
+        "aws_endpoint_url_s3": endpoint,
+    }
 
     def client(options: "ClientConfig", retry: "RetryConfig") -> ObjectStore:
         return S3Store(bucket, config=config, client_options=options, retry_config=retry, **credentials)  # type: ignore[arg-type] # names checked by the caller
@@ -110,6 +118,9 @@ def _store(
         "connect_timeout": timedelta(seconds=min(reach.timeout_seconds, _CONNECT_SECONDS)),
         "allow_http": reach.endpoint is not None and reach.endpoint.startswith("http:"),
     }
+    if reach.direct:
+        # A client that is given a proxy looks for no other; and nothing goes through this one.
+        options["proxy_url"], options["proxy_excludes"] = "http://127.0.0.1:9", "*,0.0.0.0/0,::/0"
     if reach.authorities is not None:
         options["root_certificate"] = reach.authorities
     place = Place(f"{cloud.scheme}://{bucket}/{prefix}".rstrip("/"), bucket, reach.endpoint or "", cloud, proxied=reach.proxied)
