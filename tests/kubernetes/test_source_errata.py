@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from clipper_backup.buckets import gcs, s3
+from clipper_backup.ops.bucket_check import judge_rules
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/design/source-errata.md").read_text()
 JSON_BLOCKS: list[dict[str, Any]] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
@@ -37,12 +40,13 @@ def test_each_action_is_on_the_kind_of_resource_it_acts_on() -> None:
         assert ("ListBucketMultipartUploads" in actions) is not on_objects
 
 
-def test_no_rule_deletes_a_living_object_outside_the_dumps() -> None:
-    (s3,) = (block["Rules"] for block in JSON_BLOCKS if "Rules" in block and "Role" not in block)
-    assert {rule["Filter"]["Prefix"] for rule in s3 if "Expiration" in rule} == {"database/"}
-    gcs = having("lifecycle")["lifecycle"]["rule"]
-    living = [rule["condition"] for rule in gcs if "daysSinceNoncurrentTime" not in rule["condition"]]
-    assert [condition["matchesPrefix"] for condition in living] == [["database/"]]
+def test_bucket_check_wants_no_more_than_the_corrected_rules() -> None:
+    """They delete no living object outside the dumps, remove old versions and end unfinished uploads."""
+    (of_s3,) = (block["Rules"] for block in JSON_BLOCKS if "Rules" in block and "Role" not in block)
+    of_google = having("lifecycle")["lifecycle"]["rule"]
+    for rules in ([s3._rule(rule) for rule in of_s3], list(gcs.read_rules(of_google, "STANDARD", any_class=False))):
+        (finding,) = (looked.finding for looked in judge_rules(rules, "", 30, versioned=True))
+        assert "neither holds nor RETENTION_MIN_DUMPS" in finding.text
 
 
 def test_the_trust_is_for_our_service_account_alone() -> None:
