@@ -311,6 +311,29 @@ def test_a_dump_of_another_repository_is_not_taken(site: Site, keys: dict[str, K
     for path in (elsewhere / "database").glob(f"{copied}.*"):
         shutil.copy(path, site.folder / "database")
     check_told(site.run("dump", "restore", copied, "--into", into, **signing), 13, "for another repository")
+    # The name of a repository is not signed: what tells two apart when that is copied too is a key for each.
+    shutil.copy(elsewhere / "repository.json", site.folder / "repository.json")
+    assert site.run("dump", "verify", copied, **signing).code == 0
+    own = {"SIGNATURE_KEYS": keys["forger"].public}
+    check_told(site.run("dump", "restore", copied, "--into", into, **own), 13, "no key that is trusted")
+
+
+def test_what_happens_while_a_signing_key_is_changed(site: Site, keys: dict[str, Key]) -> None:
+    old, new = keys["signer"], keys["forger"]
+    before = dumped(site, SIGNING_KEY_FILE=str(old.path))
+    too_early = site.run("dump", "create", SIGNING_KEY_FILE=str(new.path), SIGNATURE_KEYS=old.public)
+    check_told(too_early, 2, new.public, hint="SIGNATURE_KEYS")
+
+    new_alone = {"SIGNING_KEY_FILE": str(new.path)}
+    check_told(site.run("dump", "verify", before, **new_alone), 13, before, hint="the old public key")
+    check_told(site.run("status", **new_alone), 13, "not trusted")
+    after = dumped(site, **new_alone)
+    check_told(site.run("status", **new_alone), 3, "not trusted")
+    assert site.run("prune", "--yes", RETENTION_DAYS="1", RETENTION_MIN_DUMPS="2", **new_alone).code == 0
+
+    both = {"SIGNING_KEY_FILE": str(new.path), "SIGNATURE_KEYS": f"{new.public},{old.public}"}
+    for dump_id in (before, after):
+        assert site.run("dump", "verify", dump_id, **both).code == 0
 
 
 def test_unsigned_wants_a_dump_by_its_name(site: Site, keys: dict[str, Key], into: str) -> None:

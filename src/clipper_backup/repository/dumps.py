@@ -122,6 +122,7 @@ def _check_signature(store: Store, dump_id: DumpId, document: bytes, trusted: Se
         hints.append(f"if it was made before signing was switched on: `… {dump_id} --unsigned` takes it")
         raise UntrustedError(f"the dump {dump_id} is not signed, and SIGNATURE_KEYS asks for it", hints=hints) from None
     if signer(document, signature, trusted) is None:
+        hints.append("if the signing key was changed: the old public key belongs into SIGNATURE_KEYS too")
         raise UntrustedError(f"the dump {dump_id} is signed by no key that is trusted, or was changed since", hints=hints)
 
 
