@@ -4,10 +4,12 @@ pytest_plugins = [
     "fixtures.azurite",
     "fixtures.cli",
     "fixtures.golden",
+    "fixtures.keys",
     "fixtures.monitoring",
     "fixtures.postgres",
     "fixtures.properties",
     "fixtures.stores",
+    "fixtures.sweeps",
     "fixtures.buckets",
     "fixtures.clipper",  # after what it imports
     "fixtures.gcs",

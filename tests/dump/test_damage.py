@@ -18,13 +18,13 @@ from fixtures.dump import (
     WORKING_PREFIX,
     Site,
     check_told,
-    chosen,
     databases_of,
     drop_databases,
     parts_of,
     recommit,
 )
 from fixtures.postgres import client_environment, fresh_database, server_binaries, sql
+from fixtures.sweeps import chosen
 
 FLIPS = 5
 

@@ -21,7 +21,6 @@ from fixtures.dump import (
     Stepped,
     begun_dumps,
     check_told,
-    chosen,
     count_calls,
     databases_of,
     ended,
@@ -31,6 +30,7 @@ from fixtures.dump import (
 )
 from fixtures.postgres import connect, sql
 from fixtures.proxy import TcpProxy
+from fixtures.sweeps import chosen
 
 PHASES = 2
 CALLS = 3

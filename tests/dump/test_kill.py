@@ -20,7 +20,6 @@ from fixtures.dump import (
     Stepped,
     check_told,
     check_whole,
-    chosen,
     committed_dumps,
     content_of_small,
     copy_dump,
@@ -35,6 +34,7 @@ from fixtures.dump import (
     wait_for_silence,
 )
 from fixtures.postgres import connect, fresh_database, sql
+from fixtures.sweeps import chosen
 
 KILLS_OF_EACH = 2
 

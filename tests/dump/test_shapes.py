@@ -72,6 +72,7 @@ def test_database_names_of_every_kind_are_dumped_verified_and_restored(
             assert sql(postgres15, restored, "SELECT name FROM own") == [(name,)]
 
 
+@pytest.mark.soak(over=["postgres"])
 def test_an_empty_database_and_several_databases(
     postgres: PrivateServer, run_cli: RunCli, store_place: StorePlace, into: str
 ) -> None:

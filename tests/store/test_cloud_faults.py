@@ -68,6 +68,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 # -- connections that break (S3's are in test_remote.py)
 
 
+@pytest.mark.soak(over=["far"])
 @pytest.mark.parametrize("how", ["reset", "close", "stall"])
 def test_a_stream_read_goes_on_where_it_broke(far: Far, proxy: TcpProxy, how: How) -> None:
     data = os.urandom(3 * STREAM_CHUNK_BYTES + 99)
@@ -77,6 +78,7 @@ def test_a_stream_read_goes_on_where_it_broke(far: Far, proxy: TcpProxy, how: Ho
     assert proxy.struck == 2
 
 
+@pytest.mark.soak(over=["far"])
 @pytest.mark.parametrize("how", ["reset", "close", "stall"])
 def test_the_parts_of_a_written_stream_are_sent_again(far: Far, proxy: TcpProxy, how: How) -> None:
     data = os.urandom(4 * STREAM_CHUNK_BYTES + 5)
@@ -86,6 +88,7 @@ def test_the_parts_of_a_written_stream_are_sent_again(far: Far, proxy: TcpProxy,
     assert proxy.struck == 2
 
 
+@pytest.mark.soak(over=["far", "before"])
 @pytest.mark.parametrize("how", ["reset", "stall"])
 @pytest.mark.parametrize("before", [None, b"another"])
 def test_an_upload_whose_last_answer_got_lost_is_found_complete(
@@ -116,6 +119,7 @@ def test_an_upload_that_was_not_completed_is_an_error(far: Far, proxy: TcpProxy)
     assert far.direct.get("k") == b"before"
 
 
+@pytest.mark.soak(over=["far"])
 @pytest.mark.parametrize("how", ["reset", "stall"])
 def test_a_create_whose_answer_got_lost_is_ours(far: Far, proxy: TcpProxy, how: How) -> None:
     store = far.through(proxy.port, timeout_seconds=2)
@@ -125,6 +129,7 @@ def test_a_create_whose_answer_got_lost_is_ours(far: Far, proxy: TcpProxy, how: 
     assert proxy.struck == 1
 
 
+@pytest.mark.soak(over=["far"])
 @pytest.mark.parametrize("name", CALLS)
 def test_every_call_outlives_an_outage(far: Far, proxy: TcpProxy, name: str) -> None:
     far.direct.put("k", b"x")
@@ -136,6 +141,7 @@ def test_every_call_outlives_an_outage(far: Far, proxy: TcpProxy, name: str) -> 
     recovery.join()
 
 
+@pytest.mark.soak(over=["far"])
 def test_an_upload_is_given_up_when_the_store_stays_away(far: Far, proxy: TcpProxy) -> None:
     far.direct.put("k", b"before")
     taken = count()
@@ -192,6 +198,7 @@ UNWILLING = {
 }
 
 
+@pytest.mark.soak(over=["any_far"])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_store_that_is_unwilling_now_and_then_is_asked_again(any_far: Far, name: str) -> None:
     any_far.direct.put("k", b"x")
@@ -201,6 +208,7 @@ def test_a_store_that_is_unwilling_now_and_then_is_asked_again(any_far: Far, nam
         assert len(front.requests) >= 2
 
 
+@pytest.mark.soak(over=["any_far", "cut_after"])
 @pytest.mark.parametrize("cut_after", [0, 1_000_000])
 @pytest.mark.parametrize("name", ["get", "get_stream", "get_ranges"])
 def test_a_body_that_is_cut_short_is_never_the_whole(any_far: Far, name: str, cut_after: int) -> None:
@@ -238,6 +246,7 @@ def denied_from(number_of_writes: int) -> Judge:
     return judge
 
 
+@pytest.mark.soak(over=["any_far"])
 @pytest.mark.parametrize("number", [1, 2, 4, 6])
 def test_a_right_that_is_lost_half_way_leaves_what_was_there(any_far: Far, number: int) -> None:
     any_far.direct.put("k", b"before")
@@ -253,6 +262,7 @@ def test_a_right_that_is_lost_half_way_leaves_what_was_there(any_far: Far, numbe
 READS: dict[str, Callable[[Store], object]] = {name: CALLS[name] for name in ("get", "get_stream", "get_ranges", "head", "list")}
 
 
+@pytest.mark.soak(over=["any_far"])
 @pytest.mark.parametrize("name", READS)
 def test_a_right_to_read_that_is_lost_is_said(any_far: Far, name: str) -> None:
     any_far.direct.put("k", b"x")
