@@ -231,6 +231,24 @@ def test_lost_is_lost_even_when_the_store_comes_back(memory: MemoryStore, clock:
         lease.check()
 
 
+def test_a_renewal_that_waits_for_the_store_is_waited_for(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
+    """A minute's outage: the dump goes on a moment before the renewal does, which has the longer pause."""
+
+    class Away(WrapperStore):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            if threading.current_thread().name == "lease-dump" and clock.monotonic() < SECONDS:
+                clock.sleep(SECONDS - THIRD + 5)  # as a retrying store does
+            return super().list(prefix)
+
+    lease = hold(keeper, Away(memory), clock)
+    clock.advance(SECONDS + 1)
+    try:
+        lease.check()
+        assert "locks/dump/0000000001/renewal-1" in keys(memory)
+    finally:
+        clock.advance(SECONDS)  # releasing it waits for the thread
+
+
 def test_a_store_that_does_not_answer_when_asked_is_no_yes(memory: MemoryStore, clock: SteppedClock, keeper: ExitStack) -> None:
     class Unreachable(WrapperStore):
         down = False

@@ -80,6 +80,8 @@ class Lease:
         self._holder = holder
         self._renewed_at = clock.monotonic()
         self._lost: str | None = None
+        self._idle = threading.Event()
+        self._idle.set()
         self._stop = threading.Event()
         self._released = False
         self._renewals = 0
@@ -99,7 +101,10 @@ class Lease:
         """Ask the store that it is still ours; LeaseLostError otherwise. Call it before every commit."""
         if self._lost is None:
             self._look()
-        if self._lost is None and self._clock.monotonic() - self._renewed_at > self._seconds:
+        if self._lost is None and self._is_overdue():
+            # The store answers again: a renewal that waits for it is about to succeed, or to learn who took the lease.
+            self._clock.wait(self._idle, self._seconds)
+        if self._lost is None and self._is_overdue():
             self._lost = f"it could not be renewed for {show_seconds(self._seconds)}"
         if self._lost is not None:
             raise LeaseLostError(
@@ -125,6 +130,7 @@ class Lease:
         while not self._clock.wait(self._stop, self._seconds / RENEWALS_PER_LEASE):
             if self._lost is not None:
                 return
+            self._idle.clear()
             # A renewal that fails is tried again at the next third; `check` counts how long none succeeded.
             with suppress(ClipperError):
                 self._look()
@@ -133,6 +139,10 @@ class Lease:
                     began = self._clock.monotonic()  # the answer may take long; the store counts from when it was written
                     self._store.put(_key(self._name, self._epoch, f"renewal-{self._renewals}"), b"renewed\n")
                     self._renewed_at = began
+            self._idle.set()
+
+    def _is_overdue(self) -> bool:
+        return self._clock.monotonic() - self._renewed_at > self._seconds
 
     def _look(self) -> None:
         highest = _highest(self._store, self._name)
