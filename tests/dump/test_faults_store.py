@@ -21,7 +21,6 @@ from fixtures.dump import (
     begun_dumps,
     check_told,
     check_whole,
-    chosen,
     committed_dumps,
     count_calls,
     ended,
@@ -32,23 +31,29 @@ from fixtures.dump import (
     wait_for_session,
 )
 from fixtures.fronts import Answer, HttpFront, Judge
+from fixtures.keys import Key, opening
 from fixtures.proxy import Direction, How, TcpProxy
 from fixtures.stores import S3Server, StorePlace, place_in
+from fixtures.sweeps import chosen
 
-FAILURES = 6
+FAILURES = 3
 
 
 # -- failing at each of its calls
 
 
 @pytest.mark.soak
-def test_a_store_that_fails_at_any_call_leaves_no_dump_or_a_whole_one(site: Site) -> None:
-    calls = count_calls(site, "dump", "create")
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed and signed"])
+def test_a_store_that_fails_at_any_call_leaves_no_dump_or_a_whole_one(
+    site: Site, keys: dict[str, Key], sealing: dict[str, str], sealed: bool
+) -> None:
+    settings = {**sealing, "SIGNING_KEY_FILE": str(keys["signer"].path)} if sealed else {}
+    calls = count_calls(site, "dump", "create", **settings)
     for fault in chosen(
         [f"*:{n}{fault}" for n in range(1, calls + 1) for fault in (":broken", ":denied", "+:unavailable")], FAILURES
     ):
         committed, begun = site.dumps, begun_dumps(site.objects)
-        outcome = site.run("dump", "create", STORE_RETRY_SECONDS="0", **{FAULTS: fault})
+        outcome = site.run("dump", "create", STORE_RETRY_SECONDS="0", **settings, **{FAULTS: fault})
         site.check_untouched()
         if outcome.code == 0:  # it failed after the commit, or where that does not matter
             assert len(site.dumps) == len(committed) + 1
@@ -58,7 +63,10 @@ def test_a_store_that_fails_at_any_call_leaves_no_dump_or_a_whole_one(site: Site
             assert site.dumps == committed
             assert begun_dumps(site.objects) == begun or "+" in fault, "the store works again, and what was begun is left in it"
         let_time_pass(site.folder, hours=1, below="locks")  # a store that failed to the end could not be told of the release
-    site.check_recovers()
+    site.check_recovers(**settings)
+    reading = {**opening(keys["operator"]), "SIGNATURE_KEYS": keys["signer"].public} if sealed else {}
+    outcome = site.run("dump", "verify", site.dumps[-1], **reading)
+    assert outcome.code == 0, outcome
 
 
 def test_a_store_that_fails_every_second_time_is_asked_again(site: Site) -> None:

@@ -10,48 +10,14 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.format.documents import DumpSummary, decode, encode
-from clipper_backup.format.sealing import Identity
-from clipper_backup.format.signing import SigningKey
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.cli import Outcome
 from fixtures.dump import FAULTS, SUMMARY_SUFFIX, Site, check_told, ended
+from fixtures.keys import Key, opening
 from fixtures.oracle import content_now
 from fixtures.postgres import server_binaries, sql
 
 PLAIN = ("backup.json", "backup.json.sig", "intent")
-
-
-@dataclass(frozen=True)
-class Key:
-    """A secret key in a file, and its public half."""
-
-    path: Path
-    public: str
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> dict[str, Key]:
-    """Two keys that dumps are sealed to, another one, and two that sign."""
-    made = {}
-    for name in ("operator", "recovery", "stranger"):
-        identity = Identity.make()
-        made[name] = Key(tmp_path / f"{name}.key", identity.recipient)
-        made[name].path.write_text(f"# public key: {identity.recipient}\n{identity.reveal()}\n")
-    for name in ("signer", "forger"):
-        signing = SigningKey.make()
-        made[name] = Key(tmp_path / f"{name}.key", signing.public)
-        made[name].path.write_bytes(signing.reveal())
-    return made
-
-
-@pytest.fixture
-def sealing(keys: dict[str, Key]) -> dict[str, str]:
-    """The settings of a job that seals."""
-    return {"ENCRYPTION_RECIPIENTS": f"{keys['operator'].public}, {keys['recovery'].public}"}
-
-
-def opening(key: Key) -> dict[str, str]:
-    return {"ENCRYPTION_IDENTITY_FILE": str(key.path)}
 
 
 def dumped(site: Site, **settings: str) -> str:

@@ -183,6 +183,14 @@ def explained_damage() -> Iterator[None]:
         raise IntegrityError(error.message, hints=LOST_HINTS) from error
 
 
+def other_bytes(key: str) -> StoreError:
+    """For an object that was written and is not what is read."""
+    return StoreError(
+        f"{key}: the store gave back other bytes than it was given",
+        hints=["`clipper-backup bucket check` tries whether the store keeps what it is given, over the same network"],
+    )
+
+
 class DumpWriter:
     """One dump being written, from taking its id to its commit."""
 
@@ -223,7 +231,7 @@ class DumpWriter:
             key, signature = names.dump_key(self.dump_id, names.SIGNATURE), sign(document)
             self._store.put(key, signature)
             if self._store.get(key) != signature:
-                raise StoreError(f"{key}: the store gave back other bytes than it was given")
+                raise other_bytes(key)
         key = names.dump_key(self.dump_id, names.SUMMARY)
         # A request that was sent may be served after we gave it up: nothing that its summary names may be gone then.
         self._left_alone = self._store.capabilities.writes_late
@@ -240,7 +248,7 @@ class DumpWriter:
             raise
         self._left_alone = False
         if self._store.get(key) != document:
-            raise StoreError(f"{key}: the store gave back other bytes than it was given")
+            raise other_bytes(key)
 
     def abandon(self) -> None:
         """Remove what was written, as far as the store lets us; prune removes the rest later.

@@ -35,7 +35,7 @@ from clipper_backup.store.protocol import (
     check_prefix,
     is_key,
 )
-from clipper_backup.store.remote_errors import Place, is_beyond_end, translated
+from clipper_backup.store.remote_errors import BUSY_HINTS, Place, is_beyond_end, translated
 from clipper_backup.values import show_bytes
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class ObstoreStore:
         info = _info(key, result.meta)
         data = bytes(result.bytes())
         if len(data) != min(length, info.size_bytes - start):
-            raise StoreUnavailableError(f"{self._name(key)} broke off after {start + len(data)} bytes")
+            raise StoreUnavailableError(f"{self._name(key)} broke off after {start + len(data)} bytes", hints=BUSY_HINTS)
         return data, info
 
     def _check_same(self, expected: ObjectInfo | None, seen: ObjectInfo) -> None:

@@ -55,6 +55,9 @@ _NOT_IMPLEMENTED = (
     "a server that cannot create only where nothing is needs STORE_CONDITIONAL_CREATE=no",
     "one that cannot remove many objects at once needs S3_BULK_DELETE=no",
 )
+BUSY_HINTS = (
+    "what does the provider's status page, or the server's log, say? STORE_RETRY_SECONDS is for how long it is tried again",
+)
 _NEVER_MENDED = frozenset({"its certificate is not trusted", "it does not speak TLS"})
 
 
@@ -115,7 +118,7 @@ def translated(text: str, name: str, place: Place) -> ClipperError:
     if failure.status in {401, 403} or failure.code in _ACCESS_CODES:
         return AccessError(f"the store refused {name}: {answer}", hints=cloud.access_hints)
     if failure.status in _TEMPORARY_STATUS or failure.code in _TEMPORARY_CODES:
-        return StoreUnavailableError(f"the store cannot serve {name} now: {answer}")
+        return StoreUnavailableError(f"the store cannot serve {name} now: {answer}", hints=BUSY_HINTS)
     if failure.status in {409, 412} and failure.code in _EXISTS_CODES:
         # The only condition we ever set is "create only".
         return ObjectExistsError(f"there is an object {name} already")

@@ -24,6 +24,7 @@ from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.archive import Contents, read_contents
 from clipper_backup.postgres.programs import READ_BYTES, Program
 from clipper_backup.postgres.snapshot import Snapshot
+from clipper_backup.repository.dumps import other_bytes
 from clipper_backup.values import DumpId, show_bytes
 
 _PG_DUMP_LOCK_WAIT_MS = 5_000
@@ -145,7 +146,7 @@ class Writing:
             for _ in chunks:
                 pass
             if (meter.size_bytes, meter.sha256) != (stored.size_bytes, stored.sha256):
-                raise StoreError(f"{self._key}: the store gave back other bytes than it was given")
+                raise other_bytes(self._key)
             if isinstance(contents, ClipperError):
                 raise ToolError(f"database {self._name}: what was dumped cannot be read again: {contents}") from contents
             running.done = f"{self._name}: stored bytes are equal, {contents.entries} entries in the archive"
@@ -232,7 +233,7 @@ def store_whole(work: Work, source: Source, key: str, plain: bytes, *, role: Lit
     for _ in meter.pass_through([data]):
         work.store.put(key, data)
     if work.store.get(key) != data:
-        raise StoreError(f"{key}: the store gave back other bytes than it was given")
+        raise other_bytes(key)
     if source.sealer is not None and b"".join(source.sealer.unseal([data], key)) != packed:
         raise StoreError(f"{key}: what was sealed opens to something else")
     return StoredObject(key=key, role=role, size_bytes=len(data), plain_bytes=len(plain), sha256=meter.sha256)
