@@ -257,9 +257,10 @@ def test_a_bucket_that_goes_away_on_the_way_is_named_and_when_it_is_back_the_nex
     check_whole(far_bucket.objects())
 
 
-# -- each cloud, with answers that are no help
+# -- each cloud, with answers that are no help (more of them: test_faults_clouds.py)
 
 
+@pytest.mark.soak(over=["kind"])
 @pytest.mark.parametrize("kind", ["gcs", "azure"])
 def test_a_cloud_that_is_busy_now_and_then_gets_a_whole_dump(site: Site, kind: str, request: pytest.FixtureRequest) -> None:
     place = place_in(request, kind)
@@ -270,27 +271,6 @@ def test_a_cloud_that_is_busy_now_and_then_gets_a_whole_dump(site: Site, kind: s
     found = objects_of(place)
     check_whole(found)
     assert len(committed_dumps(found)) == 1
-
-
-@pytest.mark.parametrize("kind", ["gcs", "azure"])
-@pytest.mark.parametrize("allowed", [4, 8, 12])
-def test_a_cloud_that_takes_the_right_away_half_way_has_no_dump(
-    site: Site, kind: str, allowed: int, request: pytest.FixtureRequest
-) -> None:
-    place = place_in(request, kind)
-    numbers = itertools.count()
-    refused = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Not any more.</Message></Error>")
-    with front_before(place, lambda asked: refused if asked.changes and next(numbers) >= allowed else None) as endpoint:
-        outcome = site.run("dump", "create", **{**place.environment, "BACKUP_ENDPOINT": endpoint, "LEASE_SECONDS": "2"})
-    found = objects_of(place)
-    check_whole(found)
-    if outcome.code == 0:  # the commit was among the allowed ones
-        assert len(committed_dumps(found)) == 1
-    else:
-        check_told(outcome, 12, "403 AccessDenied", hint="what")
-        assert committed_dumps(found) == []
-    assert site.run("dump", "create", **place.environment, LEASE_SECONDS="2").code == 0
-    check_whole(objects_of(place))
 
 
 BUSY = Answer(503, b"<Error><Code>ServerBusy</Code></Error>", {"Retry-After": "1"})
