@@ -36,6 +36,7 @@ OTHER_NAMES = {
     "CLIPPER_BACKUP_DEBUG": "no setting: see the reference page",
     "CLIPPER_BACKUP_PROGRESS_SECONDS": "the same",
     "CLIPPER_BACKUP_FAULTS": "of the test suite",
+    "CLIPPER_BACKUP_SEED": "of the test suite",
     "CLIPPER_BACKUP_SOAK": "of the test suite",
     "NO_COLOR": "everybody's",
     "POSTGRES_USER": "a key of the Secret",
