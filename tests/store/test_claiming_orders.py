@@ -24,7 +24,7 @@ from clipper_backup.store.claiming import CLAIM_SECONDS, ClaimingStore
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import ObjectInfo
 from clipper_backup.store.wrapper import WrapperStore
-from fixtures.dump import SOAK
+from fixtures.sweeps import SOAK
 
 NOW = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
 KEY = "k"

@@ -237,6 +237,8 @@ class DumpWriter:
         self._left_alone = self._store.capabilities.writes_late
         try:
             self._store.put(key, document, create=True)
+            self._left_alone = False
+            stored = self._store.get(key)
         except ObjectExistsError:
             self._left_alone = True  # somebody else's: nothing under this id is ours to remove
             raise
@@ -246,8 +248,7 @@ class DumpWriter:
         except ClipperError:
             self._left_alone = False  # the store answered
             raise
-        self._left_alone = False
-        if self._store.get(key) != document:
+        if stored != document:
             raise other_bytes(key)
 
     def abandon(self) -> None:
