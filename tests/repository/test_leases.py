@@ -391,6 +391,12 @@ def test_a_holder_whose_record_is_gone_has_lost_it(memory: MemoryStore, clock: S
         lease.check()
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_record_that_was_misread_once_is_read_again(memory: MemoryStore, clock: SteppedClock, number: int) -> None:
+    with take(FaultyStore(memory, f"get:{number}:flip", clock), clock) as lease:
+        lease.check()
+
+
 @pytest.mark.parametrize("fault", ["get:1:unavailable", "list:2:unavailable", "list:3:denied", "now:1:unavailable"])
 def test_who_fails_while_taking_it_holds_nothing(memory: MemoryStore, clock: SteppedClock, fault: str) -> None:
     take(memory, clock).release()
