@@ -26,22 +26,19 @@ from clipper_backup.repository.dumps import (
     DumpWriter,
     delete_objects,
     find_dump,
-    held_dumps,
-    hold_dump,
     list_dumps,
     newest,
     read_checked,
     read_details,
     read_object,
     read_summary,
-    release_dump,
 )
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import DumpId
-from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump, make_unfinished, put_parts
+from fixtures.catalog import DATABASES, INTENT, is_whole, make_dump, make_unfinished, put_parts
 from fixtures.clocks import START
 from fixtures.proxy import TcpProxy
 from fixtures.stores import S3Server
@@ -384,90 +381,6 @@ def test_deleting_takes_nothing_that_others_put_beside_it(store: MemoryStore) ->
     store.put(theirs, b"theirs")
     delete_objects(store, FIRST)
     assert keys(store) == [theirs]
-
-
-# -- holds
-
-
-def test_a_hold_is_kept_until_it_is_released(store: MemoryStore) -> None:
-    make_dump(store)
-    hold_dump(store, FIRST, HOLD)
-    assert held_dumps(store) == {FIRST: HOLD}
-    release_dump(store, FIRST)
-    assert held_dumps(store) == {}
-
-
-def test_only_a_committed_dump_can_be_held(store: MemoryStore) -> None:
-    make_unfinished(store)
-    with pytest.raises(MissingError, match=f"there is no dump {FIRST}"):
-        hold_dump(store, FIRST, HOLD)
-    assert held_dumps(store) == {}
-
-
-class Pruned(WrapperStore):
-    """Somebody's prune, which has listed the holds before, removes the dump just before or after the mark is written."""
-
-    def __init__(self, inner: Store, *, before: bool) -> None:
-        super().__init__(inner)
-        self._before = before
-
-    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
-        if self._before:
-            delete_objects(self._inner, FIRST)
-        super().put(key, data, create=create)
-        if not self._before:
-            delete_objects(self._inner, FIRST)
-
-
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.rule(77)
-def test_a_dump_that_is_removed_while_it_is_being_held_is_not_said_to_be_held(store: MemoryStore, before: bool) -> None:
-    make_dump(store)
-    with pytest.raises(MissingError, match=f"{FIRST} was removed while it was being held"):
-        hold_dump(Pruned(store, before=before), FIRST, HOLD)
-    assert keys(store) == []
-
-
-def test_what_is_not_held_cannot_be_released(store: MemoryStore) -> None:
-    make_dump(store)
-    with pytest.raises(MissingError, match=f"the dump {FIRST} is not held"):
-        release_dump(store, FIRST)
-
-
-def test_what_others_put_into_the_folder_holds_nothing(store: MemoryStore) -> None:
-    store.put("holds/README", b"not ours")
-    assert held_dumps(store) == {}
-
-
-@pytest.mark.parametrize("mark", [b"", b"\xff", b'{"schema": 2}'], ids=["empty", "damaged", "newer"])
-def test_a_hold_that_cannot_be_read_still_holds(store: MemoryStore, clock: VirtualClock, mark: bytes) -> None:
-    make_dump(store)
-    clock.advance(60)
-    store.put(names.hold_key(FIRST), mark)
-    held = held_dumps(store)
-    assert list(held) == [FIRST]
-    assert held[FIRST].held_at == START + timedelta(seconds=60)
-    assert "cannot be read" in held[FIRST].reason
-
-
-def test_a_store_that_does_not_answer_is_not_an_empty_folder_of_holds(store: MemoryStore, clock: VirtualClock) -> None:
-    make_dump(store)
-    hold_dump(store, FIRST, HOLD)
-    for fault in ("get:1:unavailable", "list:1:unavailable", "get:1:denied"):
-        with pytest.raises(ClipperError):
-            held_dumps(FaultyStore(store, fault, clock))
-
-
-def test_a_hold_released_while_it_is_read_is_none(store: MemoryStore) -> None:
-    make_dump(store)
-    hold_dump(store, FIRST, HOLD)
-
-    class Releasing(WrapperStore):
-        def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-            release_dump(store, FIRST)
-            return super().get(key, start=start, length=length)
-
-    assert held_dumps(Releasing(store)) == {}
 
 
 # -- a commit of which nobody knows whether it took place

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -446,56 +446,6 @@ def test_old_epochs_are_swept(memory: MemoryStore, clock: SteppedClock) -> None:
         clock.advance(SECONDS)
         lease.release()
     assert keys(memory) == ["locks/dump/0000000012/holder", "locks/dump/0000000012/released"]
-
-
-# -- racing, on real time
-
-
-def race(stores: Sequence[Store], rounds: int) -> int:
-    """Let a thread for each of *stores* try to take the lease at the same moment, *rounds* times; how often it was taken."""
-    barrier = threading.Barrier(len(stores))
-    holders, taken, together = 0, 0, 0
-    counting = threading.Lock()
-    errors: list[BaseException] = []
-
-    def contend(store: Store) -> None:
-        nonlocal holders, taken, together
-        try:
-            for number in range(rounds):
-                barrier.wait(30)
-                try:
-                    lease = take(store, SystemClock(), holder=f"round {number}")
-                except LockedError:
-                    continue
-                with lease:
-                    with counting:
-                        holders, taken = holders + 1, taken + 1
-                        together = max(together, holders)
-                    lease.check()
-                    with counting:
-                        holders -= 1
-        except BaseException as error:  # noqa: BLE001  a thread's error is the test's
-            errors.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=contend, args=(store,)) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert together == 1, "two held it at once"
-    return taken
-
-
-@pytest.mark.parametrize("racers", [2, 5])
-def test_racing_there_is_never_a_second_holder(racers: int) -> None:
-    store = MemoryStore(SystemClock())
-    assert 50 <= race([store] * racers, 50) <= 50 * racers
-
-
-def test_racing_in_a_folder_there_is_never_a_second_holder(tmp_path: Path) -> None:
-    assert 50 <= race([LocalStore(tmp_path), LocalStore(tmp_path)], 50) <= 100
 
 
 # -- on a real folder
