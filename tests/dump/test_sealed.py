@@ -131,6 +131,9 @@ def test_rule_86_what_is_configured_for_secrecy_never_ends_in_a_plain_dump(
     dump_id = dumped(site, **sealing)
     forgotten = site.run("dump", "create")
     check_told(forgotten, 2, dump_id, "is sealed", hint="ENCRYPTION_RECIPIENTS")
+    for path in (site.folder / "database").glob(f"{dump_id}.*.age"):
+        path.unlink()
+    check_told(site.run("dump", "create"), 2, dump_id, "is sealed", hint="ENCRYPTION_RECIPIENTS")
     assert site.dumps[-1] == dump_id
     assert dumped(site, ENCRYPTION_RECIPIENTS="none") > dump_id
     assert site.run("dump", "create").code == 0
@@ -140,6 +143,8 @@ def test_an_unsigned_dump_never_follows_a_signed_one_by_mistake(site: Site, keys
     dump_id = dumped(site, SIGNING_KEY_FILE=str(keys["signer"].path))
     forgotten = site.run("dump", "create")
     check_told(forgotten, 2, dump_id, "is signed", hint="SIGNING_KEY_FILE")
+    (site.folder / "database" / f"{dump_id}.backup.json.sig").unlink()
+    check_told(site.run("dump", "create"), 2, dump_id, "is signed", hint="SIGNING_KEY_FILE")
     assert site.dumps[-1] == dump_id
     assert dumped(site, SIGNING_KEY_FILE="none") > dump_id
     assert site.run("dump", "create").code == 0

@@ -63,7 +63,7 @@ def test_every_cut_and_every_flip_is_found(size: int) -> None:
 
 @pytest.mark.parametrize("more", [b"x", b"x" * CHUNK])
 def test_nothing_may_follow(more: bytes) -> None:
-    with pytest.raises(IntegrityError, match="this cannot be decrypted"):
+    with pytest.raises(IntegrityError, match="this is damaged, it cannot be decrypted"):
         opened(sealed(b"secret", MINE) + more, MINE)
 
 

@@ -9,18 +9,19 @@ import pytest
 from clipper_backup.cli.show_dump import entries_text, entry_document
 from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import Settings
-from clipper_backup.errors import ClipperError, MissingError, UsageError
+from clipper_backup.errors import ClipperError, MissingError, StoreError, UsageError
 from clipper_backup.format import names
 from clipper_backup.ops.dump.create import take_dump_lease
-from clipper_backup.ops.dump.prune import Plan, check_deletable, delete_dump, execute_prune, plan_prune
+from clipper_backup.ops.dump.prune import Plan, check_deletable, delete_dump, execute_prune, hold, plan_prune, release
 from clipper_backup.ops.dump.read import catalog, choose_database, summary_of
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, ignore
 from clipper_backup.ops.work import Work
-from clipper_backup.repository.dumps import DumpWriter, hold_dump, list_dumps
+from clipper_backup.repository.dumps import DumpWriter, delete_objects, hold_dump, list_dumps
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.metering import MeteringStore
 from clipper_backup.store.protocol import Store
+from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import DumpId
 from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump
 from fixtures.clocks import START
@@ -253,6 +254,65 @@ def test_beside_a_dump_of_the_future_the_newest_one_of_the_past_is_not_deleted(s
     with pytest.raises(UsageError, match=f"{dumps[1]} is the newest good dump"):
         check_deletable(work_on(store), dumps[1])
     check_deletable(work_on(store), dumps[0])
+
+
+def test_the_only_dump_is_not_deleted_because_a_clock_says_that_it_lies_ahead(store: MemoryStore) -> None:
+    only = future_dump(store)
+    with pytest.raises(UsageError, match=f"no good dump but {only} holds .*, and it lies ahead of the store's clock") as raised:
+        check_deletable(work_on(store), only)
+    assert "is that clock right" in raised.value.hints[0]
+    delete(work_on(store), only, last=True)
+    assert left(store) == []
+
+
+def test_a_dump_that_only_a_newer_version_can_read_is_no_damaged_one(store: MemoryStore, clock: VirtualClock) -> None:
+    older, newest = daily_dumps(store, clock, 2)
+    for dump_id in (older, newest):
+        key = names.dump_key(dump_id, names.SUMMARY)
+        store.put(key, store.get(key).replace(b'"schema": 1', b'"schema": 2'))
+    with pytest.raises(UsageError, match=f"no good dump but {newest} holds any database, and it cannot be read here"):
+        check_deletable(work_on(store), newest)
+    check_deletable(work_on(store), newest, last=True)
+
+
+class Removing(WrapperStore):
+    """Somebody removes a dump while its summary is asked for."""
+
+    def __init__(self, inner: Store, removed: DumpId) -> None:
+        super().__init__(inner)
+        self.removed = removed
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        if key == names.dump_key(self.removed, names.SUMMARY):
+            delete_objects(self._inner, self.removed)
+        return super().get(key, start=start, length=length)
+
+
+def test_a_dump_that_is_removed_while_the_catalog_is_read_is_not_damaged(store: MemoryStore, clock: VirtualClock) -> None:
+    older, newest = daily_dumps(store, clock, 2)
+    assert [entry.listed.dump_id for entry in catalog(work_on(Removing(store, older)))] == [newest]
+
+
+def test_a_version_that_must_not_write_removes_and_holds_nothing(store: MemoryStore, clock: VirtualClock) -> None:
+    """Prunes of a newer layout follow rules that an older version does not know."""
+    dumps = daily_dumps(store, clock, 40)
+    work = work_on(store)
+    plan = plan_prune(work)
+    assert plan.going
+    store.put(names.REPOSITORY, store.get(names.REPOSITORY).replace(b'"min_writer_version": 1', b'"min_writer_version": 2'))
+    before = [info.key for info in store.list(names.DATABASE_FOLDER)]
+    with take_dump_lease(work, "a test", work.clock) as lease:
+        writing: list[Callable[[], object]] = [
+            lambda: execute_prune(work, plan, lease),
+            lambda: delete_dump(work, dumps[0], lease),
+            lambda: hold(work, dumps[0], "a test"),
+            lambda: release(work, dumps[0]),
+        ]
+        for write in writing:
+            with pytest.raises(StoreError, match="has format 2, this version knows 1"):
+                write()
+    assert [info.key for info in store.list(names.DATABASE_FOLDER)] == before
+    assert len(catalog(work)) == len(dumps), "it may look"
 
 
 def test_a_dump_whose_id_is_ahead_because_others_took_its_second_is_not_one_of_the_future(store: MemoryStore) -> None:

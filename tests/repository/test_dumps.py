@@ -2,6 +2,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -35,7 +36,7 @@ from clipper_backup.repository.dumps import (
 )
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.memory import MemoryStore
-from clipper_backup.store.protocol import Store
+from clipper_backup.store.protocol import Capabilities, Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import DumpId
 from fixtures.catalog import DATABASES, INTENT, is_whole, make_dump, make_unfinished, put_parts
@@ -316,7 +317,7 @@ def test_an_abandoned_dump_leaves_nothing_and_no_other_dump_loses_anything(store
 
 
 def test_abandoning_on_a_store_that_fails_says_nothing(store: MemoryStore, clock: VirtualClock) -> None:
-    DumpWriter(FaultyStore(store, "delete:1+:unavailable", clock), make_unfinished(store)).abandon()
+    DumpWriter(FaultyStore(store, "delete:1+:unavailable", clock), make_unfinished(store), encode(INTENT)).abandon()
     assert [each.committed for each in list_dumps(store)] == [False]
 
 
@@ -404,7 +405,7 @@ def test_a_commit_whose_answer_never_came_loses_none_of_its_objects(s3_server: S
 def test_a_summary_of_somebody_else_and_its_objects_are_not_ours_to_remove(store: MemoryStore) -> None:
     writer = DumpWriter.take_id(store, INTENT)
     summary = put_parts(store, writer.dump_id)
-    DumpWriter(store, writer.dump_id).commit(summary)
+    DumpWriter(store, writer.dump_id, encode(INTENT)).commit(summary)
     with pytest.raises(ObjectExistsError):
         writer.commit(summary)
     writer.abandon()
@@ -414,7 +415,7 @@ def test_a_summary_of_somebody_else_and_its_objects_are_not_ours_to_remove(store
 def test_a_commit_that_the_store_refused_leaves_nothing(store: MemoryStore, clock: VirtualClock) -> None:
     writer = DumpWriter.take_id(store, INTENT)
     summary = put_parts(store, writer.dump_id)
-    refusing = DumpWriter(FaultyStore(store, "put:1:denied", clock), writer.dump_id)
+    refusing = DumpWriter(FaultyStore(store, "put:1:denied", clock), writer.dump_id, encode(INTENT))
     with pytest.raises(ClipperError, match="scripted fault"):
         refusing.commit(summary)
     refusing.abandon()
@@ -424,8 +425,66 @@ def test_a_commit_that_the_store_refused_leaves_nothing(store: MemoryStore, cloc
 def test_a_summary_that_comes_back_otherwise_is_no_commit(store: MemoryStore, clock: VirtualClock) -> None:
     writer = DumpWriter.take_id(store, INTENT)
     summary = put_parts(store, writer.dump_id)
-    lied_to = DumpWriter(FaultyStore(store, "get:1:flip", clock), writer.dump_id)
+    lied_to = DumpWriter(FaultyStore(store, "get:1:flip", clock), writer.dump_id, encode(INTENT))
     with pytest.raises(ClipperError, match="gave back other bytes"):
         lied_to.commit(summary)
     lied_to.abandon()
     assert keys(store) == []
+
+
+class Late(WrapperStore):
+    """One whose requests may be served after they were given up, like a bucket's."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, writes_late=True)
+
+
+def test_a_refusal_may_be_that_of_a_repetition(store: MemoryStore, clock: VirtualClock) -> None:
+    """The first attempt, which nobody answered, is served after the second was refused."""
+    writer = DumpWriter.take_id(store, INTENT)
+    summary = put_parts(store, writer.dump_id)
+    refusing = DumpWriter(Late(FaultyStore(store, "put:1:denied", clock)), writer.dump_id, encode(INTENT))
+    with pytest.raises(ClipperError, match="scripted fault"):
+        refusing.commit(summary)
+    refusing.abandon()
+    writer.commit(summary)
+    assert is_whole(store, writer.dump_id)
+
+
+def test_a_dump_whose_summary_cannot_be_read_back_is_one_all_the_same(store: MemoryStore, clock: VirtualClock) -> None:
+    writer = DumpWriter.take_id(store, INTENT)
+    summary = put_parts(store, writer.dump_id)
+    away = DumpWriter(FaultyStore(store, "get:1:unavailable", clock), writer.dump_id, encode(INTENT))
+    with pytest.raises(StoreUnavailableError, match=rf"{writer.dump_id} is committed, its summary could not be read back"):
+        away.commit(summary)
+    away.abandon()
+    assert is_whole(store, writer.dump_id)
+
+
+# -- an id that a store without exclusive create gave to two
+
+
+class NotExclusive(WrapperStore):
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        del create
+        super().put(key, data)
+
+
+def test_who_was_written_over_removes_nothing(store: MemoryStore) -> None:
+    first = DumpWriter.take_id(store, INTENT)
+    second = DumpWriter.take_id(NotExclusive(store), msgspec.structs.replace(INTENT, run_id="second"))
+    assert second.dump_id == first.dump_id
+    second.commit(put_parts(store, second.dump_id))
+    first.abandon()
+    assert is_whole(store, second.dump_id)
+
+
+def test_who_is_written_over_while_taking_an_id_takes_the_next(store: MemoryStore) -> None:
+    class Overwritten(WrapperStore):
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            super().put(key, data, create=create)
+            if key == names.dump_key(FIRST, names.INTENT):
+                DumpWriter.take_id(NotExclusive(store), msgspec.structs.replace(INTENT, run_id="second"))
+
+    assert DumpWriter.take_id(Overwritten(store), INTENT).dump_id == FIRST.next()

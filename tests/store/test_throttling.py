@@ -60,6 +60,11 @@ def test_both_ways_share_one_limit(clock: VirtualClock, store: ThrottledStore) -
     assert clock.monotonic() == pytest.approx((1_500_000 + 1_500_000 + 2_100_000) / RATE)
 
 
+def test_a_stream_of_small_chunks_is_limited_too(clock: VirtualClock, store: ThrottledStore) -> None:
+    store.put_stream("k", [bytes(20_000)] * 101)
+    assert clock.monotonic() == pytest.approx(2)
+
+
 def test_time_that_was_not_used_is_not_saved_up(clock: VirtualClock, store: ThrottledStore) -> None:
     clock.advance(100)
     store.put("k", bytes(2000_000))

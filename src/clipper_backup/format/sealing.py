@@ -84,6 +84,6 @@ def unseal(chunks: Iterable[bytes], identities: Sequence[Identity], name: str) -
         except (pyrage.DecryptError, OSError) as error:  # of the bytes: what the chunks themselves raise never comes here
             if _NO_KEY in str(error):
                 raise AccessError(f"{name} is sealed to other keys") from None
-            raise IntegrityError(f"{name} cannot be decrypted: {error}") from error
+            raise IntegrityError(f"{name} is damaged, it cannot be decrypted: {str(error).partition(chr(10))[0]}") from error
 
     yield from converted(chunks, decrypt)

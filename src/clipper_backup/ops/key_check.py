@@ -96,6 +96,7 @@ def _record(work: Work, recipients: Sequence[str], dump_id: DumpId) -> bool:
         key = f"{names.KEY_CHECKS_FOLDER}{recipient}"
         mark = encode(KeyCheck(recipient=recipient, dump_id=str(dump_id), checked_at=now, checked_by=this_process()))
         try:
+            open_repository(work.store, writing=True)
             work.store.put(key, mark)
         except ClipperError as error:
             told = f"the key opens the dump all the same; whoever may write into the store can record it, as the object {key}:"

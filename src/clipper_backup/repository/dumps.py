@@ -194,9 +194,10 @@ def other_bytes(key: str) -> StoreError:
 class DumpWriter:
     """One dump being written, from taking its id to its commit."""
 
-    def __init__(self, store: Store, dump_id: DumpId) -> None:
+    def __init__(self, store: Store, dump_id: DumpId, intent: bytes) -> None:
         self._store = store
         self.dump_id = dump_id
+        self._intent = intent
         self._left_alone = False
 
     @classmethod
@@ -216,13 +217,20 @@ class DumpWriter:
         if last is not None and dump_id <= last:
             dump_id = last.next()
         for _ in range(_ID_ATTEMPTS):
-            try:
+            with suppress(ObjectExistsError):
                 store.put(names.dump_key(dump_id, names.INTENT), encode(intent), create=True)
-            except ObjectExistsError:
-                dump_id = dump_id.next()
-            else:
-                return cls(store, dump_id)
+                writer = cls(store, dump_id, encode(intent))
+                if writer.is_ours():
+                    return writer
+            dump_id = dump_id.next()
         raise ClipperError(f"{_ID_ATTEMPTS} dump ids from {DumpId.at_time(moment)} on are taken", hints=["wait a minute"])
+
+    def is_ours(self) -> bool:
+        """Whether the id is: a store whose create is not exclusive gives one to two, and the bytes that stayed decide."""
+        try:
+            return self._store.get(names.dump_key(self.dump_id, names.INTENT)) == self._intent
+        except ObjectMissingError:
+            return False
 
     def commit(self, summary: DumpSummary, sign: Callable[[bytes], bytes] | None = None) -> None:
         """Make the dump exist, signed by *sign*. Every object must have been read back before (D1)."""
@@ -233,33 +241,42 @@ class DumpWriter:
             if self._store.get(key) != signature:
                 raise other_bytes(key)
         key = names.dump_key(self.dump_id, names.SUMMARY)
-        # A request that was sent may be served after we gave it up: nothing that its summary names may be gone then.
+        # A request that was sent may be served after we gave it up, whatever a repetition of it was answered: nothing that its
+        # summary names may be gone then.
         self._left_alone = self._store.capabilities.writes_late
         try:
             self._store.put(key, document, create=True)
-            self._left_alone = False
-            stored = self._store.get(key)
         except ObjectExistsError:
             self._left_alone = True  # somebody else's: nothing under this id is ours to remove
             raise
         except StoreUnavailableError as error:
             told = f"{error.message}; whether {self.dump_id} was committed, `clipper-backup dump list` says"
             raise StoreUnavailableError(told, hints=error.hints) from error
+        try:
+            stored = self._store.get(key)
+        except StoreUnavailableError as error:
+            self._left_alone = True  # all it names was read back: it is a dump
+            told = f"{error.message}; {self.dump_id} is committed, its summary could not be read back"
+            hints = [f"`clipper-backup dump verify {self.dump_id}` reads it", *error.hints]
+            raise StoreUnavailableError(told, hints=hints) from error
         except ClipperError:
-            self._left_alone = False  # the store answered
+            self._left_alone = False
             raise
         if stored != document:
+            self._left_alone = False
             raise other_bytes(key)
 
     def abandon(self) -> None:
         """Remove what was written, as far as the store lets us; prune removes the rest later.
 
-        Nothing while a summary may be on its way (D3): should it arrive, it commits a whole dump.
+        Nothing while a summary may be on its way (D3): should it arrive, it commits a whole dump. Nothing under an id that is
+        another's too.
         """
         if self._left_alone:
             return
         with suppress(ClipperError):
-            delete_objects(self._store, self.dump_id)
+            if self.is_ours():
+                delete_objects(self._store, self.dump_id)
 
 
 def delete_objects(store: Store, dump_id: DumpId) -> None:

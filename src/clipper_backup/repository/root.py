@@ -11,8 +11,10 @@ from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.store.protocol import Store
 
 
-def open_repository(store: Store) -> Repository:
+def open_repository(store: Store, *, writing: bool = False) -> Repository:
     """Read what the store is; NoRepositoryError when it is none, StoreError when this version is too old for it.
+
+    *writing* is for whoever will write or remove anything: an old version may be fit to read it and not to do that.
 
     IntegrityError where dumps lie and it does not: with a new id, each of them would be another repository's.
     """
@@ -25,21 +27,20 @@ def open_repository(store: Store) -> Repository:
             hints=["check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET)", "the first `clipper-backup dump create` makes one"],
         ) from error
     repository = decode(data, Repository, names.REPOSITORY)
-    _check_version(store, repository, repository.min_reader_version)
+    needed = max(repository.min_reader_version, repository.min_writer_version) if writing else repository.min_reader_version
+    _check_version(store, repository, needed)
     return repository
 
 
 def open_or_create_repository(store: Store, clock: Clock, software: str) -> Repository:
     """For writing commands: make the repository by conditional create unless it exists."""
     try:
-        repository = open_repository(store)
+        return open_repository(store, writing=True)
     except NoRepositoryError:
         made = Repository(id=uuid.uuid4().hex, created_at=clock.now(), created_by=software)
         with suppress(ObjectExistsError):  # somebody else was first: theirs it is
             store.put(names.REPOSITORY, encode(made), create=True)
-        repository = open_repository(store)
-    _check_version(store, repository, repository.min_writer_version)
-    return repository
+        return open_repository(store, writing=True)
 
 
 def _check_never_was(store: Store) -> None:

@@ -51,17 +51,18 @@ class ThrottledStore(WrapperStore):
 
     def _paid(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
-            self._pay(len(chunk))
+            self._pay(len(chunk), waits=True)
             yield chunk
 
-    def _pay(self, size_bytes: int) -> None:
+    def _pay(self, size_bytes: int, *, waits: bool = False) -> None:
         """Wait until everything before is paid for, then owe for *size_bytes*.
 
-        What is small is owed for and never waits: a lease that is renewed behind a dump's parts would count as abandoned.
+        A small object is owed for and, unless it *waits*, passes at once: a lease that is renewed behind a dump's parts would
+        count as abandoned.
         """
         with self._lock:
             now = self._clock.monotonic()
             begin = max(self._paid_until, now)
             self._paid_until = begin + size_bytes / self._bytes_per_second
-        if size_bytes >= _SMALL_BYTES:
+        if waits or size_bytes >= _SMALL_BYTES:
             self._clock.sleep(begin - now)

@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import ToolError, UsageError
+from clipper_backup.errors import ClipperError, ToolError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.documents import (
     DumpDetails,
@@ -23,7 +23,7 @@ from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.connection import dbname_argument
 from clipper_backup.postgres.programs import run
-from clipper_backup.repository.dumps import DumpWriter, list_dumps
+from clipper_backup.repository.dumps import DumpWriter, Listed, list_dumps, read_summary
 from clipper_backup.repository.leases import Lease, acquire_lease
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.values import show_bytes
@@ -111,9 +111,8 @@ def _check_meant_to_be_plain(work: Work, source: Source) -> None:
     """UsageError when dumps were sealed until now and nobody said that they no longer are to be (S2)."""
     if source.sealer is not None or work.settings.encryption_recipients:
         return
-    # By its names alone: a newest dump that is damaged, or signed by somebody else, was sealed all the same.
-    last = next((listed for listed in reversed(list_dumps(work.store)) if listed.committed), None)
-    if last is not None and any(names.is_sealed(info.key) for info in last.objects):
+    last, summary = _newest(work)
+    if last is not None and (any(names.is_sealed(info.key) for info in last.objects) or (summary is not None and summary.sealed)):
         raise UsageError(
             f"the newest dump, {last.dump_id}, is sealed, and there are no ENCRYPTION_RECIPIENTS to seal the next one to",
             hints=[  # without the keys that the store names: anybody may have put them there
@@ -123,12 +122,24 @@ def _check_meant_to_be_plain(work: Work, source: Source) -> None:
         )
 
 
+def _newest(work: Work) -> tuple[Listed | None, DumpSummary | None]:
+    """The newest dump, good or not, signed by whomever; and what it says of itself, when that can be read."""
+    last = next((listed for listed in reversed(list_dumps(work.store)) if listed.committed), None)
+    try:
+        return last, None if last is None else read_summary(work.store, last.dump_id)
+    except ClipperError as error:
+        if error.temporary:
+            raise
+        return last, None
+
+
 def _check_meant_to_be_unsigned(work: Work, source: Source) -> None:
     """UsageError when dumps were signed until now and nobody said that they no longer are to be: readers would refuse them."""
     if source.signing is not None or work.settings.signing_key_file is not None:
         return
-    last = next((listed for listed in reversed(list_dumps(work.store)) if listed.committed), None)
-    if last is not None and any(info.key.endswith(names.SIGNATURE) for info in last.objects):
+    last, summary = _newest(work)
+    signed = summary is not None and summary.signed_by is not None
+    if last is not None and (signed or any(info.key.endswith(names.SIGNATURE) for info in last.objects)):
         raise UsageError(
             f"the newest dump, {last.dump_id}, is signed, and there is no SIGNING_KEY_FILE to sign the next one with",
             hints=[

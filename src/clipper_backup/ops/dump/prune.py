@@ -59,6 +59,7 @@ def execute_prune(work: Work, plan: Plan, lease: Lease) -> Plan:
 
     Returns the plan as it was carried out: a dump that somebody held since it was made is kept.
     """
+    open_repository(work.store, writing=True)
     held_since: set[DumpId] = set()
     with step(work, "prune", "remove what is no longer kept") as running:
         for number, decision in enumerate(plan.going, 1):
@@ -106,17 +107,17 @@ def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
     """UsageError when a dump must not be deleted by hand. MissingError when there is none.
 
     That is one that is held, the newest good one, and, unless *last*, the newest good one that holds some database, and one
-    that is not trusted while no trusted one holds its databases: SIGNATURE_KEYS may be what is wrong.
-    One whose id lies ahead of the clock may go, and protects no other: while it is there, no dump can be taken.
+    of which only we may be wrong while no other holds its databases: that is not trusted (SIGNATURE_KEYS), whose id lies ahead of
+    the clock, or that cannot be read here. One that lies ahead protects no other: while it is there, no dump can be taken.
     """
-    open_repository(work.store)
+    open_repository(work.store, writing=True)
     dumps = list_dumps(work.store)
     if not any(listed.dump_id == dump_id for listed in dumps):
         summary_of(work, dump_id)
     _check_not_held(work, dump_id)
-    if work.trusted and not last:
-        _check_trusted_hold(catalog(work), dump_id)
     now = work.store.now()
+    if not last:
+        _check_dispensable(catalog(work), dump_id, now)
     newer: set[str] = set()
     for summary in good_dumps(work, [each for each in dumps if each.dump_id >= dump_id and not is_ahead(each.dump_id, now)]):
         if summary.id == str(dump_id):
@@ -124,20 +125,27 @@ def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
         newer.update(summary.databases)
 
 
-def _check_trusted_hold(entries: Collection[Entry], dump_id: DumpId) -> None:
-    """UsageError when *dump_id* is not trusted, and neither is any other dump of what it holds."""
-    wanted = next((entry for entry in entries if entry.listed.dump_id == dump_id and entry.untrusted), None)
-    if wanted is None:
+def _check_dispensable(entries: Collection[Entry], dump_id: DumpId, now: datetime) -> None:
+    """UsageError when it may be we who are wrong about *dump_id*, and no good dump holds what it holds."""
+    wanted = next((entry for entry in entries if entry.listed.dump_id == dump_id), None)
+    if wanted is None or not wanted.listed.committed:
         return
-    good = {name for e in entries if e.summary is not None and e.problem is None for name in e.summary.databases}
+    if wanted.untrusted:
+        what = f"is not trusted: {wanted.problem}"
+        hint = "is SIGNATURE_KEYS right? with the key that signed it, it may be good"
+    elif wanted.unreadable:
+        what, hint = f"cannot be read here: {wanted.problem}", "whoever can read it may find it good"
+    elif is_ahead(dump_id, now):
+        what, hint = "lies ahead of the store's clock", "is that clock right? if it runs behind, this may be the newest good dump"
+    else:
+        return
+    others = [e for e in entries if e is not wanted and not is_ahead(e.listed.dump_id, now) and e.problem is None]
+    good = {name for e in others if e.summary is not None for name in e.summary.databases}
     only = [name for name in (wanted.summary.databases if wanted.summary is not None else ()) if name not in good]
     if only or not good:
         raise UsageError(
-            f"{dump_id} is not trusted, and no trusted dump holds {show_names(only) or 'any database'}: {wanted.problem}",
-            hints=[
-                "is SIGNATURE_KEYS right? with the key that signed it, it may be good",
-                "--last removes it all the same",
-            ],
+            f"no good dump but {dump_id} holds {show_names(only) or 'any database'}, and it {what}",
+            hints=[hint, "--last removes it all the same"],
         )
 
 
@@ -173,6 +181,7 @@ def delete_dump(work: Work, dump_id: DumpId, lease: Lease, *, last: bool = False
 
 def hold(work: Work, dump_id: DumpId, reason: str) -> None:
     """Keep a dump, whatever its age, until it is released. One that is not trusted is kept too, and that is said."""
+    open_repository(work.store, writing=True)
     try:
         summary_of(work, dump_id)
     except UntrustedError as error:
@@ -182,5 +191,5 @@ def hold(work: Work, dump_id: DumpId, reason: str) -> None:
 
 def release(work: Work, dump_id: DumpId) -> None:
     """Take a hold back."""
-    open_repository(work.store)
+    open_repository(work.store, writing=True)
     release_dump(work.store, dump_id)

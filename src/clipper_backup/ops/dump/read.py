@@ -41,7 +41,8 @@ class Entry:
     """One dump id in the catalog. `summary` is None while it is unfinished, or when it cannot be read.
 
     `problem` says what is wrong with a damaged one: with its summary, or with the objects that the listing shows of it. It also
-    says why one is `untrusted`, whose summary is then what somebody wrote there.
+    says why one is `untrusted`, whose summary is then what somebody wrote there, and why one is `unreadable` here although it
+    may be good: a newer version wrote it, or the store does not let us read it.
     """
 
     listed: Listed
@@ -49,6 +50,7 @@ class Entry:
     problem: str | None
     hold: HoldMark | None
     untrusted: bool = False
+    unreadable: bool = False
 
 
 def catalog(work: Work) -> list[Entry]:
@@ -57,7 +59,8 @@ def catalog(work: Work) -> list[Entry]:
     holds = held_dumps(work.store)
     with ThreadPoolExecutor(_READERS) as pool:
         dumps = list_dumps(work.store)
-        return list(pool.map(lambda listed: _entry(work, listed, holds.get(listed.dump_id), repository.id), dumps))
+        found = pool.map(lambda listed: _entry(work, listed, holds.get(listed.dump_id), repository.id), dumps)
+        return [entry for entry in found if entry is not None]
 
 
 def good_dumps(work: Work, dumps: Sequence[Listed]) -> Iterator[DumpSummary]:
@@ -65,11 +68,12 @@ def good_dumps(work: Work, dumps: Sequence[Listed]) -> Iterator[DumpSummary]:
     repository = open_repository(work.store)
     for listed in reversed(dumps):
         entry = _entry(work, listed, None, repository.id)
-        if entry.summary is not None and entry.problem is None:
+        if entry is not None and entry.summary is not None and entry.problem is None:
             yield entry.summary
 
 
-def _entry(work: Work, listed: Listed, hold: HoldMark | None, repository_id: str) -> Entry:
+def _entry(work: Work, listed: Listed, hold: HoldMark | None, repository_id: str) -> Entry | None:
+    """None for a dump that was removed since the listing."""
     if not listed.committed:
         return Entry(listed, None, None, hold)
     try:
@@ -77,12 +81,16 @@ def _entry(work: Work, listed: Listed, hold: HoldMark | None, repository_id: str
         return Entry(listed, summary, lost_objects(listed, summary), hold)
     except UntrustedError as error:
         return Entry(listed, _unsigned_summary(work, listed.dump_id), str(error), hold, untrusted=True)
-    except (IntegrityError, MissingError) as error:
+    except IntegrityError as error:
+        return Entry(listed, None, str(error), hold)
+    except MissingError as error:
+        if not any(again.dump_id == listed.dump_id and again.committed for again in list_dumps(work.store)):
+            return None
         return Entry(listed, None, str(error), hold)
     except ClipperError as error:
         if error.temporary:
             raise
-        return Entry(listed, None, str(error), hold)
+        return Entry(listed, None, str(error), hold, unreadable=True)
 
 
 def _unsigned_summary(work: Work, dump_id: DumpId) -> DumpSummary | None:
