@@ -298,6 +298,9 @@ def test_the_maintenance_database_itself_can_be_replaced(postgres15: PrivateServ
     sql(postgres15, "postgres", "CREATE TABLE IF NOT EXISTS ours AS SELECT 1 AS n")
     env = _environment(postgres15, f"file://{tmp_path}/store", "postgres")
     run_cli("dump", "create", env=env, check=True)
+    for template in ("template0", "template1"):
+        refused = run_cli("dump", "restore", "latest", "--into", template, "--replace", "--yes", env=env)
+        check_told(refused, 2, template, "is a template", hint="--into another name")
     done = run_cli("dump", "restore", "latest", "--into", "postgres", "--replace", "--yes", "--json", env=env, check=True)
     replaced = done.document["replaced"]
     assert sql(postgres15, "postgres", "SELECT n FROM ours") == [(1,)]

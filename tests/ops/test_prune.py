@@ -1,9 +1,11 @@
 """What prune and `dump delete` take away, and what they leave, of dumps made of a few bytes."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from clipper_backup.cli.show_dump import entries_text, entry_document
@@ -14,16 +16,16 @@ from clipper_backup.format import names
 from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import Plan, check_deletable, delete_dump, execute_prune, hold, plan_prune, release
 from clipper_backup.ops.dump.read import catalog, choose_database, summary_of
-from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, ignore
+from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, Warned, ignore
 from clipper_backup.ops.work import Work
-from clipper_backup.repository.dumps import DumpWriter, delete_objects, hold_dump, list_dumps
+from clipper_backup.repository.dumps import DumpWriter, delete_objects, held_dumps, hold_dump, list_dumps
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.metering import MeteringStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
-from clipper_backup.values import DumpId
-from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump
+from clipper_backup.values import DumpId, show_time
+from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump, put_parts
 from fixtures.clocks import START
 
 DAY_SECONDS = 86_400
@@ -335,6 +337,28 @@ def holding(store: Store, dump_id: DumpId, moment: type[Event]) -> Callable[[Eve
 
 
 @pytest.mark.rule(77)
+def test_somebody_else_s_hold_stays_his(store: MemoryStore, clock: VirtualClock) -> None:
+    (dump_id,) = daily_dumps(store, clock, 1)
+    told: list[Event] = []
+    work = work_on(store, told.append)
+    hold(work, dump_id, "the audit")
+    assert told == []
+    hold(work, dump_id, "restoring production")
+    assert held_dumps(store)[dump_id].reason == "the audit"
+    (warned,) = told
+    assert isinstance(warned, Warned)
+    assert re.search("is held already, by .* since .*: the audit", warned.text)
+
+
+def test_people_are_shown_when_a_dump_was_taken_by_the_store_s_clock(store: MemoryStore) -> None:
+    writer = DumpWriter.take_id(store, INTENT)
+    elsewhere = datetime(2031, 1, 1, tzinfo=UTC)
+    writer.commit(msgspec.structs.replace(put_parts(store, writer.dump_id), begun_at=elsewhere))
+    shown = entries_text(catalog(work_on(store)))
+    assert show_time(writer.dump_id.at) in shown
+    assert "2031" not in shown
+
+
 def test_a_dump_held_while_prune_removes_others_stays_and_is_said_to(store: MemoryStore, clock: VirtualClock) -> None:
     dumps = daily_dumps(store, clock, 5)
     clock.advance(100 * DAY_SECONDS)

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.clock import SystemClock
-from clipper_backup.errors import AccessError, ClipperError, MissingError, ObjectMissingError, StoreUnavailableError, UsageError
+from clipper_backup.errors import (
+    AccessError,
+    ClipperError,
+    MissingError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
 from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from fixtures.azurite import AzureServer
@@ -266,6 +274,48 @@ def test_a_token_file_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     environment = {"AZURE_CLIENT_ID": "c", "AZURE_TENANT_ID": "t", "AZURE_FEDERATED_TOKEN_FILE": "/no/such/file"}
     with pytest.raises(AccessError, match="cannot read the file that AZURE_FEDERATED_TOKEN_FILE names"):
         opened("az://clipper", environment).get("k")
+
+
+@pytest.mark.parametrize(("url", "blank", "begins"), [
+    ("s3://clipper", ["AWS_SESSION_TOKEN"], "AWS4-HMAC-SHA256 Credential=an-id/"),
+    ("az://clipper", ["AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_ID"], f"SharedKey {ACCOUNT}:"),
+    ("gs://clipper", ["GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_SERVICE_ACCOUNT"], "Bearer ey"),
+])  # fmt: skip
+@pytest.mark.parametrize("nothing", ["", " "], ids=["empty", "blank"])
+def test_a_variable_that_is_there_and_empty_is_not_set(
+    monkeypatch: pytest.MonkeyPatch, gcs_server: GcsServer, url: str, blank: list[str], begins: str, nothing: str
+) -> None:
+    """A Secret's key without a value must not stand before the identity that there is; obstore reads the process's variables."""
+    keys = {"AZURE_STORAGE_ACCOUNT_KEY": A_KEY, "AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "s"}
+    keys |= gcs_server.environment
+    for name in blank:
+        monkeypatch.setenv(name, nothing)
+    with recorder() as (address, seen), pytest.raises(ObjectMissingError):
+        opened(url, keys | dict.fromkeys(blank, nothing), address=address).get("k")
+    assert seen[-1].startswith(begins)
+
+
+def test_keys_that_are_empty_do_not_stand_before_the_identity_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"]
+    for name in empty:
+        monkeypatch.setenv(name, "")
+    with recorder() as (address, seen):
+        monkeypatch.setenv("AZURE_MSI_ENDPOINT", f"http://{address}/token")
+        with pytest.raises(ObjectMissingError):
+            opened("az://clipper", dict.fromkeys(empty, ""), address=address).get("k")
+    assert seen[-1] == "Bearer a-token"
+
+
+def test_a_server_that_is_no_store_has_no_empty_repository() -> None:
+    """404 to a listing: the bucket's name in BACKUP_ENDPOINT, or the console's address."""
+    keys = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "s"}
+    with (
+        recorder() as (address, _),
+        pytest.raises(StoreError, match=f"what answers at http://{address} has no listing") as caught,
+    ):
+        list(opened("s3://clipper", keys, address=address).list("database/"))
+    assert not isinstance(caught.value, ObjectMissingError)
+    assert "BACKUP_ENDPOINT" in caught.value.hints[0]
 
 
 LEFT_OVER = {

@@ -54,7 +54,7 @@ def summary_text(summary: DumpSummary) -> str:
     return pairs(
         [
             ("dump", summary.id),
-            ("taken", f"{show_time(summary.begun_at)}, in {show_seconds(summary.seconds)}"),
+            ("taken", f"{show_time(summary.taken_at)}, in {show_seconds(summary.seconds)}"),
             ("databases", show_names(summary.databases)),
             ("rows", _rows(summary) + {"hash": ", every row hashed"}.get(summary.fingerprint, "")),
             ("size", f"{show_bytes(summary.stored_bytes)} stored, {show_bytes(summary.plain_bytes)} dumped"),
@@ -107,7 +107,7 @@ def entries_text(entries: list[Entry]) -> str:
             rows.append(
                 (
                     entry.summary.id,
-                    show_time(entry.summary.begun_at),
+                    show_time(entry.summary.taken_at),
                     show_seconds(entry.summary.seconds),
                     show_bytes(entry.summary.stored_bytes),
                     _rows(entry.summary),

@@ -8,7 +8,7 @@ from clipper_backup.cli.tables import pairs, table
 from clipper_backup.config import Settings
 from clipper_backup.format.documents import DumpSummary
 from clipper_backup.ops.findings import SKEW
-from clipper_backup.ops.status import Newest, OpenedBy, Status, taken_at
+from clipper_backup.ops.status import Newest, OpenedBy, Status
 from clipper_backup.values import json_time, show_bytes, show_names, show_seconds, show_time
 
 _SHOWN = 5
@@ -22,7 +22,7 @@ def status_document(status: Status, url: str) -> dict[str, Any]:
         "schema": 1,
         "url": url,
         "recoverable": status.recoverable,
-        "recoverable_from": json_time(taken_at(whole[0])) if whole else None,
+        "recoverable_from": json_time(whole[0].taken_at) if whole else None,
         "recoverable_to": None if to is None else json_time(to),
         "proven_at": None,
         "missing": list(status.missing),
@@ -34,7 +34,7 @@ def status_document(status: Status, url: str) -> dict[str, Any]:
                 "taken_at": json_time(each.taken_at),
                 "age_seconds": _age(status, each.taken_at),
                 "dumps": len(each.dumps),
-                "oldest_at": json_time(taken_at(each.dumps[0])),
+                "oldest_at": json_time(each.dumps[0].taken_at),
                 "stored_bytes": each.stored_bytes,
                 "recipients": list(each.summary.recipients),
                 "signed_by": each.summary.signed_by,
@@ -127,12 +127,12 @@ def _first_line(status: Status) -> str:
         lacking = f"holds {show_names(status.missing)}" if status.missing else "is there"
         return f"NOT RECOVERABLE: no good dump {lacking}"
     whole = status.whole
-    if not whole or taken_at(whole[-1]) != to:
+    if not whole or whole[-1].taken_at != to:
         moments = f", each database to its own moments: all of them to {show_time(to)}"
     elif len(whole) == 1:
         moments = f" to the moment of 1 dump: {show_time(to)}"
     else:
-        moments = f" to the moments of {len(whole)} dumps: from {show_time(taken_at(whole[0]))} to {show_time(to)}"
+        moments = f" to the moments of {len(whole)} dumps: from {show_time(whole[0].taken_at)} to {show_time(to)}"
     key = " with a key" if status.keys else ""
     return f"RECOVERABLE{key}{moments}, {_ago(status, to)}; proven: never"
 
@@ -144,7 +144,7 @@ def _note(status: Status, each: Newest) -> str:
     if each.dumps == status.whole:
         return ""
     counted = "1 dump" if len(each.dumps) == 1 else f"{len(each.dumps)} dumps"
-    return f"in {counted}, from {show_time(taken_at(each.dumps[0]))}"
+    return f"in {counted}, from {show_time(each.dumps[0].taken_at)}"
 
 
 def _gone(status: Status) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.values import DumpId
 
 SCHEMA = 1
 FORMAT_VERSION = 1
@@ -103,6 +104,11 @@ class DumpSummary(Document, kw_only=True, frozen=True):
     def databases(self) -> list[str]:
         """Names of the databases in it."""
         return [o.database for o in self.objects if o.database is not None]
+
+    @property
+    def taken_at(self) -> datetime:
+        """When it was begun, as its id says: by the store's clock, like retention. Its snapshots came after."""
+        return DumpId.parse(self.id).at
 
     @property
     def sealed(self) -> bool:

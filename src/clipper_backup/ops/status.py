@@ -36,12 +36,7 @@ class Newest:
     @property
     def taken_at(self) -> datetime:
         """When it was begun, by the store's clock: its snapshots came after."""
-        return taken_at(self.summary)
-
-
-def taken_at(summary: DumpSummary) -> datetime:
-    """When a dump was begun, as its id says: by the store's clock, like retention."""
-    return DumpId.parse(summary.id).at
+        return self.summary.taken_at
 
 
 @dataclass(frozen=True, slots=True)

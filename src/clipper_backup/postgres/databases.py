@@ -31,6 +31,13 @@ def database_exists(connection: Connection, name: str) -> bool:
         return bool(rows(connection, "SELECT 1 FROM pg_database WHERE datname = %s", [name]))
 
 
+def is_template(connection: Connection, name: str) -> bool:
+    """Whether new databases are made from it, or nobody may connect to it."""
+    with translated("looking for the database"):
+        asked = "SELECT 1 FROM pg_database WHERE datname = %s AND (datistemplate OR NOT datallowconn)"
+        return bool(rows(connection, asked, [name]))
+
+
 def database_oid(connection: Connection, name: str) -> int | None:
     """The object id of the database of that name; it stays the same when it is renamed."""
     with translated("looking for the database"):

@@ -38,7 +38,7 @@ S3 = Cloud(
         "or give this machine or its Kubernetes service account a role that may use the bucket",
     ),
     place_hints=("set AWS_REGION to the bucket's region, or correct BACKUP_ENDPOINT",),
-    host_hints=(),
+    host_hints=("AWS's own host names hold the region: check AWS_REGION",),
     # AWS_METADATA_ENDPOINT moves it; elsewhere nobody answers there.
     metadata=re.compile(r"//(169\.254\.\d+\.\d+|\[?fd00:ec2::|[^/]+/latest/(api/token|meta-data/))"),
     tokens=re.compile(r"//sts\.|AssumeRoleWithWebIdentity"),

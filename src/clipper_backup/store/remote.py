@@ -35,7 +35,7 @@ from clipper_backup.store.protocol import (
     check_prefix,
     is_key,
 )
-from clipper_backup.store.remote_errors import BUSY_HINTS, Place, is_beyond_end, translated
+from clipper_backup.store.remote_errors import BUSY_HINTS, Place, is_beyond_end, no_store, translated
 from clipper_backup.values import show_bytes
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class ObstoreStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Store.list`."""
         check_prefix(prefix)
-        found = self._ask(prefix, lambda: obstore.list(self._single, self._path(prefix) or None, chunk_size=1000).collect())
+        found = self._listed(prefix, self._path(prefix))
         infos = (_info(meta["path"].removeprefix(self._prefix), meta) for meta in found)
         # Not every S3 server lists in the order of whole keys, and the clock and others' objects are no keys.
         return iter(sorted((info for info in infos if is_key(info.key)), key=lambda info: info.key))
@@ -212,11 +212,17 @@ class ObstoreStore:
             self._check_bucket()
             raise
 
+    def _listed(self, name: str, path: str) -> "Sequence[ObjectMeta]":
+        try:
+            return self._ask(name, lambda: obstore.list(self._single, path or None, chunk_size=1000).collect())
+        except ObjectMissingError as error:
+            raise no_store(self._place) from error
+
     def _check_bucket(self) -> None:
         if self._bucket_seen:
             return
         try:
-            self._ask("", lambda: obstore.list(self._single, self._path(f"{CLOCK_KEY}/")).collect())
+            self._listed("", self._path(f"{CLOCK_KEY}/"))
         except AccessError:
             # Who may not list cannot tell; then the object is what is missing.
             return

@@ -55,6 +55,10 @@ _NOT_IMPLEMENTED = (
     "a server that cannot create only where nothing is needs STORE_CONDITIONAL_CREATE=no",
     "one that cannot remove many objects at once needs S3_BULK_DELETE=no",
 )
+_ENDPOINT_HINTS = (
+    "BACKUP_ENDPOINT is the address of the server alone: without the bucket, and not that of its console or of another service",
+    "an emulator of Azure's wants the account's name behind the host",
+)
 BUSY_HINTS = (
     "what does the provider's status page, or the server's log, say? STORE_RETRY_SECONDS is for how long it is tried again",
 )
@@ -134,7 +138,13 @@ def translated(text: str, name: str, place: Place) -> ClipperError:
     if "federated token file" in text:
         return AccessError(f"no credentials for {place.url}: cannot read the file that AZURE_FEDERATED_TOKEN_FILE names")
     said = " ".join(text.partition("Debug source:")[0].split())
-    return StoreError(f"cannot use {name}: {said[:200] or 'unknown error'}")
+    return StoreError(f"cannot use {name}: {said[:200] or 'unknown error'}", hints=_ENDPOINT_HINTS if place.endpoint else ())
+
+
+def no_store(place: Place) -> ClipperError:
+    """For a listing that is answered with 404 by what knows of no missing bucket: an empty folder would be listed as empty."""
+    server = place.endpoint or "the provider's endpoint"
+    return StoreError(f"what answers at {server} has no listing of {place.url} (404)", hints=_ENDPOINT_HINTS)
 
 
 def no_client(text: str, place: Place) -> ClipperError:

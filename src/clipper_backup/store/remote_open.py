@@ -5,6 +5,7 @@ said, and that requests are signed: no leftover variable may send a repository e
 of connections, AWS_PROXY_URL or AWS_ALLOW_INVALID_CERTIFICATES, counts for nothing as soon as any option is given here.)
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -124,6 +125,7 @@ def _store(
     if reach.authorities is not None:
         options["root_certificate"] = reach.authorities
     place = Place(f"{cloud.scheme}://{bucket}/{prefix}".rstrip("/"), bucket, reach.endpoint or "", cloud, proxied=reach.proxied)
+    _forget_blank_variables()
     try:
         return ObstoreStore(
             lambda retry: client(options, retry),
@@ -134,6 +136,13 @@ def _store(
         )
     except (BaseError, ValueError) as error:
         raise no_client(str(error), place) from error
+
+
+def _forget_blank_variables() -> None:
+    """What is there and empty is not set, as for our own settings; to obstore it is a key of no characters."""
+    for name, value in list(os.environ.items()):
+        if name.startswith(("AWS_", "AZURE_", "GOOGLE_")) and not value.strip():
+            del os.environ[name]
 
 
 def _with_bucket(endpoint: str, bucket: str) -> str:

@@ -22,7 +22,7 @@ from clipper_backup.repository.dumps import (
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.retention import Decision, plan_retention
 from clipper_backup.repository.root import open_repository
-from clipper_backup.values import DumpId, show_bytes, show_names
+from clipper_backup.values import DumpId, show_bytes, show_names, show_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,10 @@ def hold(work: Work, dump_id: DumpId, reason: str) -> None:
         summary_of(work, dump_id)
     except UntrustedError as error:
         work.emit(Warned(str(error), error.hints[:1]))
+    if (mark := held_dumps(work.store).get(dump_id)) is not None:
+        told = f"{dump_id} is held already, by {mark.held_by} since {show_time(mark.held_at)}: {mark.reason}"
+        work.emit(Warned(told, ("that hold stays as it is: release it only when nobody needs it any more",)))
+        return
     hold_dump(work.store, dump_id, HoldMark(reason=reason, held_by=this_process(), held_at=work.clock.now()))
 
 

@@ -131,6 +131,11 @@ def _look_at_target(maintenance: Connection, login: Login, request: Request) -> 
     """Whether a database in use must give way at the end. UsageError when it may not."""
     if not databases.database_exists(maintenance, request.into):
         return False
+    if databases.is_template(maintenance, request.into):
+        raise UsageError(
+            f"{request.into!r} is a template: every database that is made from it later would hold what is restored",
+            hints=["restore beside it: --into another name"],
+        )
     with closing(connect(login, request.into)) as inside:
         if databases.is_empty(inside):
             return False
