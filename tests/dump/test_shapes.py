@@ -19,6 +19,7 @@ from clipper_backup.ops.events import Event, StepDone
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import DumpId
 from fixtures.cli import RunCli
+from fixtures.dump import check_told
 from fixtures.oracle import content_now, settings_for, work_for
 from fixtures.postgres import client_environment, fresh_database, running_server, server_binaries, sql
 from fixtures.stores import StorePlace
