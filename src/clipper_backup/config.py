@@ -119,7 +119,7 @@ class Settings:
     lease_seconds: int = setting(
         60,
         integer(2, 3600, "seconds"),
-        "after how long without renewal a lease counts as abandoned",
+        "after how long without renewal a lease counts as abandoned; where its holder set it to more, after that",
         "renewed three times within it, so two lost renewals are survived",
     )
     backup_databases: tuple[str, ...] = setting(

@@ -107,6 +107,10 @@ def test_the_golden_details_mean_what_they_meant() -> None:
     assert [grant.grantee for grant in record.properties.grants] == [None, "reader"]
 
 
+def test_the_golden_lease_is_of_a_time_when_nobody_said_for_how_long() -> None:
+    assert decode(golden_bytes("holder.json"), LeaseHolder, "holder").lease_seconds is None
+
+
 def test_people_can_read_it_in_their_bucket() -> None:
     text = golden_bytes("backup.json").decode()
     assert '\n  "rows": 1203,\n' in text

@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.clock import Clock, SystemClock
-from clipper_backup.errors import ClipperError, LeaseLostError, LockedError, StoreUnavailableError, exit_code_of
+from clipper_backup.errors import (
+    AccessError,
+    ClipperError,
+    LeaseLostError,
+    LockedError,
+    StoreError,
+    StoreUnavailableError,
+    exit_code_of,
+)
 from clipper_backup.repository.leases import Lease, acquire_lease
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.local import LocalStore
@@ -45,12 +53,19 @@ def keeper() -> Iterator[ExitStack]:
         yield stack
 
 
-def take(store: Store, clock: Clock, *, wait_seconds: float = 0, holder: str = "backup-29 pid 7") -> Lease:
+def take(
+    store: Store,
+    clock: Clock,
+    *,
+    wait_seconds: float = 0,
+    holder: str = "backup-29 pid 7",
+    lease_seconds: float = SECONDS,
+) -> Lease:
     return acquire_lease(
         store,
         clock,
         "dump",
-        lease_seconds=SECONDS,
+        lease_seconds=lease_seconds,
         wait_seconds=wait_seconds,
         holder=holder,
         run_id=f"run of {holder}",
@@ -181,6 +196,62 @@ def test_a_store_clock_that_jumps_back_frees_nothing(clock: SteppedClock) -> Non
     store.put("locks/dump/0000000001/holder", b"")
     with pytest.raises(LockedError, match=r"last seen 0\.0 s ago"):
         take(store, clock)
+
+
+def test_a_sign_of_life_while_the_store_is_asked_its_time_keeps_it(
+    memory: MemoryStore, clock: SteppedClock, keeper: ExitStack
+) -> None:
+    class SlowClock(WrapperStore):
+        def now(self) -> datetime:
+            clock.sleep(SECONDS + 5)  # the holder renews three times
+            return super().now()
+
+    first = hold(keeper, memory, clock)
+    with pytest.raises(LockedError):
+        take(SlowClock(memory), clock, holder="second")
+    first.check()
+
+
+def test_a_holder_with_longer_lease_seconds_keeps_it_for_so_long(memory: MemoryStore, clock: SteppedClock) -> None:
+    first = take(memory, clock, lease_seconds=5 * SECONDS, holder="patient")
+    clock.until_waiting(1)
+    clock.advance(SECONDS + 1)
+    with pytest.raises(LockedError, match=r"held by patient .*, last seen 1 min 1 s ago") as raised:
+        take(memory, clock)
+    assert raised.value.hints == ("wait for it to end; if it is dead, the lease frees itself in 3 min 59 s",)
+    left = memory.get("locks/dump/0000000001/holder")
+    first.release()
+    memory.put("locks/dump/0000000002/holder", left)  # and one who died so
+    clock.advance(5 * SECONDS)
+    with pytest.raises(LockedError):
+        take(memory, clock)
+    clock.advance(0.1)
+    take(memory, clock).release()
+
+
+def test_a_record_of_before_leases_named_their_seconds_goes_stale_by_ours(memory: MemoryStore, clock: SteppedClock) -> None:
+    memory.put("locks/dump/0000000001/holder", b'{"schema": 1, "run_id": "1c", "holder": "old", "purpose": "prune"}')
+    clock.advance(SECONDS)
+    with pytest.raises(LockedError, match="held by old"):
+        take(memory, clock)
+    clock.advance(0.1)
+    take(memory, clock).release()
+
+
+@pytest.mark.parametrize("effect", ["unavailable", "denied", "broken"])
+def test_of_a_holder_whose_record_does_not_come_nothing_is_assumed(memory: MemoryStore, clock: SteppedClock, effect: str) -> None:
+    memory.put("locks/dump/0000000001/holder", b"")
+    clock.advance(SECONDS + 1)
+    before = keys(memory)
+    with pytest.raises((StoreError, AccessError)):
+        take(FaultyStore(memory, f"get:1:{effect}", clock), clock)
+    assert keys(memory) == before
+
+
+def test_what_is_left_of_an_epoch_without_its_record_goes_stale(memory: MemoryStore, clock: SteppedClock) -> None:
+    memory.put("locks/dump/0000000001/renewal-3", b"")
+    clock.advance(SECONDS + 1)
+    take(memory, clock).release()
 
 
 # -- renewing

@@ -284,12 +284,16 @@ class HoldMark(Document, kw_only=True, frozen=True):
 
 
 class LeaseHolder(Document, kw_only=True, frozen=True):
-    """`locks/<name>/<epoch>/holder`: who holds a lease, for people and for telling our own epochs from others'."""
+    """`locks/<name>/<epoch>/holder`: who holds a lease, for people and for telling our own epochs from others'.
+
+    `lease_seconds` is the LEASE_SECONDS that its holder renews by; whoever has fewer waits for that long.
+    """
 
     schema: int = SCHEMA
     run_id: str
     holder: str
     purpose: str
+    lease_seconds: float | None = None
 
 
 D = TypeVar("D", bound=Document)

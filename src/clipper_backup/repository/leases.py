@@ -4,7 +4,7 @@ import re
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -33,18 +33,23 @@ class _Epoch:
 class Held:
     """A lease that nobody has released: who took it, for what, and its signs of life, by the store's clock.
 
-    Who it was is empty where it cannot be read.
+    Who it was is empty where it cannot be read, and the LEASE_SECONDS that they renew by is 0.
     """
 
     holder: str
     purpose: str
     taken_at: datetime
     last_sign_at: datetime
+    lease_seconds: float
 
     @property
     def who(self) -> str:
         """The holder, for messages."""
         return f"{self.holder} ({self.purpose})" if self.holder else "somebody"
+
+    def stale_after(self, lease_seconds: float) -> float:
+        """Seconds of silence after which one whose own LEASE_SECONDS is *lease_seconds* may take it: the larger of the two."""
+        return max(self.lease_seconds, lease_seconds)
 
 
 def _folder(name: str) -> str:
@@ -157,15 +162,15 @@ def acquire_lease(
 ) -> Lease:
     """Take the lease *name*, waiting for its present holder for at most *wait_seconds*.
 
-    LockedError names the holder, the age of its last sign of life and when it frees itself.
+    A holder whose own *lease_seconds* are more keeps it for so long. LockedError names the holder, the age of its last sign of
+    life and when it frees itself.
     """
     deadline = clock.monotonic() + wait_seconds
-    mine = encode(LeaseHolder(run_id=run_id, holder=holder, purpose=purpose))
+    mine = encode(LeaseHolder(run_id=run_id, holder=holder, purpose=purpose, lease_seconds=lease_seconds))
     pause = threading.Event()
     while True:
         current = _highest(store, name)
-        # Asked after the listing: the store's clock may only make the present holder look older than it was.
-        if current is None or current.released or _age(store, current) > timedelta(seconds=lease_seconds):
+        if current is None or current.released or _is_stale(store, name, current, lease_seconds):
             epoch = current.number + 1 if current else 1
             began = clock.monotonic()
             try:
@@ -190,6 +195,17 @@ def acquire_lease(
         clock.wait(pause, min(_POLL_SECONDS, max(0.05, deadline - clock.monotonic())))
 
 
+def _is_stale(store: Store, name: str, seen: _Epoch, lease_seconds: float) -> bool:
+    silent_seconds = _silent_seconds(store, seen)
+    if silent_seconds <= lease_seconds:
+        return False
+    by = _read_holder(store, name, seen)  # it may renew by more seconds than ours
+    if by is not None and by.lease_seconds is not None and silent_seconds <= by.lease_seconds:
+        return False
+    # The answers may have taken long: whoever gave a sign of life meanwhile keeps it.
+    return _highest(store, name) == seen
+
+
 def _holds(store: Store, name: str, epoch: int, holder: bytes) -> bool:
     # A store whose create is not exclusive after all lets two take one epoch: then the bytes that stayed decide. Who is told of
     # other bytes looks again: of what was only misread nobody else would ever let go.
@@ -206,11 +222,23 @@ def held_lease(store: Store, name: str) -> Held | None:
 
 
 def _held(store: Store, name: str, epoch: _Epoch) -> Held:
+    by = None
+    with suppress(ClipperError):  # whoever it is holds it all the same
+        by = _read_holder(store, name, epoch)
+    if by is None:
+        return Held("", "", epoch.taken_at, epoch.last_sign_at, 0)
+    return Held(by.holder, by.purpose, epoch.taken_at, epoch.last_sign_at, by.lease_seconds or 0)
+
+
+def _read_holder(store: Store, name: str, epoch: _Epoch) -> LeaseHolder | None:
+    # None of a record that is gone or makes no sense: that will not get better. A store that does not answer raises.
     try:
-        by = decode(store.get(_key(name, epoch.number, "holder")), LeaseHolder, name)
-    except ClipperError:  # whoever it is holds it all the same
-        return Held("", "", epoch.taken_at, epoch.last_sign_at)
-    return Held(by.holder, by.purpose, epoch.taken_at, epoch.last_sign_at)
+        data = store.get(_key(name, epoch.number, "holder"))
+    except ObjectMissingError:
+        return None
+    with suppress(ClipperError):
+        return decode(data, LeaseHolder, name)
+    return None
 
 
 def _free(store: Store, name: str, epoch: int) -> None:
@@ -218,16 +246,19 @@ def _free(store: Store, name: str, epoch: int) -> None:
         store.put(_key(name, epoch, "released"), b"released\n")
 
 
-def _age(store: Store, epoch: _Epoch) -> timedelta:
-    return store.now() - epoch.last_sign_at
+def _silent_seconds(store: Store, epoch: _Epoch) -> float:
+    return (store.now() - epoch.last_sign_at).total_seconds()
 
 
 def _locked(store: Store, name: str, epoch: _Epoch, lease_seconds: float) -> LockedError:
-    who = _held(store, name, epoch).who
-    age = _age(store, epoch).total_seconds()
+    held = _held(store, name, epoch)
+    age = _silent_seconds(store, epoch)
     return LockedError(
-        f"the lease {name} is held by {who}, last seen {show_seconds(max(0.0, age))} ago",
-        hints=[f"wait for it to end; if it is dead, the lease frees itself in {show_seconds(max(0.0, lease_seconds - age))}"],
+        f"the lease {name} is held by {held.who}, last seen {show_seconds(max(0.0, age))} ago",
+        hints=[
+            "wait for it to end; if it is dead, the lease frees itself in "
+            + show_seconds(max(0.0, held.stale_after(lease_seconds) - age))
+        ],
     )
 
 

@@ -92,7 +92,7 @@ def _lease(here: Surroundings) -> Finding:
     if held is None:
         return green("free")
     silent = status.now - held.last_sign_at
-    if silent > timedelta(seconds=here.settings.lease_seconds):
+    if silent.total_seconds() > held.stale_after(here.settings.lease_seconds):
         return yellow(f"left by {held.who}, silent for {show_seconds(silent.total_seconds())}: the next run takes it over")
     if status.now - held.taken_at > _HELD_TOO_LONG:
         return red(f"held by {held.who} since {show_time(held.taken_at)}, and it lives: no other run gets it")
