@@ -103,13 +103,22 @@ class Lease:
             self.release()  # a signal that came meanwhile must not leave the next one waiting until it is stale
 
     def check(self) -> None:
-        """Ask the store that it is still ours; LeaseLostError otherwise. Call it before every commit."""
+        """Ask the store that it is still ours; LeaseLostError otherwise. Call it before every commit.
+
+        Always ends with a look that began after the renewal it counts on.
+        """
+        renewed_at = self._renewed_at
         if self._lost is None:
             self._look()
-        if self._lost is None and self._is_overdue():
+        if self._lost is None and self._is_overdue(renewed_at):
             # The store answers again: a renewal that waits for it is about to succeed, or to learn who took the lease.
             self._clock.wait(self._idle, self._seconds)
-        if self._lost is None and self._is_overdue():
+            if self._is_overdue(self._renewed_at):
+                self._renew()  # a single renewal without an answer took all the time there was; nobody took the lease for that
+            renewed_at = self._renewed_at
+            if self._lost is None:
+                self._look()
+        if self._lost is None and self._is_overdue(renewed_at):
             self._lost = f"it could not be renewed for {show_seconds(self._seconds)}"
         if self._lost is not None:
             raise LeaseLostError(
@@ -136,18 +145,22 @@ class Lease:
             if self._lost is not None:
                 return
             self._idle.clear()
-            # A renewal that fails is tried again at the next third; `check` counts how long none succeeded.
-            with suppress(ClipperError):
-                self._look()
-                if self._lost is None:
-                    self._renewals += 1
-                    began = self._clock.monotonic()  # the answer may take long; the store counts from when it was written
-                    self._store.put(_key(self._name, self._epoch, f"renewal-{self._renewals}"), b"renewed\n")
-                    self._renewed_at = began
+            self._renew()
             self._idle.set()
 
-    def _is_overdue(self) -> bool:
-        return self._clock.monotonic() - self._renewed_at > self._seconds
+    def _renew(self) -> None:
+        # One that fails is tried again at the next third; `check` counts how long none succeeded. Two at once, of the thread and
+        # of `check`, are as good as one: they may even have one number.
+        with suppress(ClipperError):
+            self._look()
+            if self._lost is None:
+                self._renewals += 1
+                began = self._clock.monotonic()  # the answer may take long; the store counts from when it was written
+                self._store.put(_key(self._name, self._epoch, f"renewal-{self._renewals}"), b"renewed\n")
+                self._renewed_at = max(began, self._renewed_at)
+
+    def _is_overdue(self, renewed_at: float) -> bool:
+        return self._clock.monotonic() - renewed_at > self._seconds
 
     def _look(self) -> None:
         highest = _highest(self._store, self._name)
