@@ -8,6 +8,7 @@ from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import sealer_of, signer_of
+from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.repository.retention import GARBAGE_AGE
 from clipper_backup.values import show_names, show_seconds, show_time
 
@@ -183,10 +184,15 @@ def _signing(here: Surroundings) -> Finding:
     except MissingError as error:
         return red(error.message, *error.hints)
     if signing is None:
+        # By its names alone, and as `dump create` asks.
+        committed = [listed for listed in list_dumps(here.store) if listed.committed]
+        signed = bool(committed) and any(info.key.endswith(names.SIGNATURE) for info in committed[-1].objects)
+        if signed and here.settings.signing_key_file is None:
+            return red("the newest dump is signed, and no SIGNING_KEY_FILE is set: the next run refuses to dump")
         return yellow("dumps are not signed: whoever can write into the store can make one that is restored")
     untrusted = here.status.untrusted
-    committed = [entry for entry in here.status.entries if entry.listed.committed]
-    if untrusted and untrusted[-1] is committed[-1]:
+    entries = [entry for entry in here.status.entries if entry.listed.committed]
+    if untrusted and untrusted[-1] is entries[-1]:
         return red(
             f"the newest dump is not trusted: {untrusted[-1].problem}", "take another dump; see who could write into the store"
         )
