@@ -146,6 +146,11 @@ def one_key_alone(case: Case) -> Mapping[str, str]:
     return {"ENCRYPTION_RECIPIENTS": Identity.make().recipient}
 
 
+@breaks("identity", RED, "there is no key file /nonexistent")
+def the_identity_is_not_mounted(case: Case) -> Mapping[str, str]:
+    return {"ENCRYPTION_IDENTITY_FILE": "/nonexistent", "ENCRYPTION_RECIPIENTS": "none"}
+
+
 @breaks("key check", RED, "no check of a key is recorded")
 def no_key_was_ever_tried(case: Case) -> Mapping[str, str]:
     return seal_newest(case, Identity.make().recipient, Identity.make().recipient)

@@ -7,7 +7,9 @@ import pytest
 
 from clipper_backup.clock import VirtualClock
 from clipper_backup.config import Settings
+from clipper_backup.errors import MissingError
 from clipper_backup.format import names
+from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Surroundings
 from clipper_backup.ops.doctor.examine import CHECKS
@@ -16,7 +18,7 @@ from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
-from fixtures.catalog import make_dump
+from fixtures.catalog import make_dump, make_sealed_dump
 from fixtures.clocks import START
 
 
@@ -48,3 +50,22 @@ def test_a_signed_newest_dump_and_no_key_to_sign_the_next_is_red(store: MemorySt
     found = look("signing", store, clock)
     assert (found.colour, "the next run refuses to dump" in found.text) == (Colour.RED, True)
     assert look("signing", store, clock, signing_key_file=Path(NONE)).colour is Colour.YELLOW, "that is meant"
+
+
+def test_an_identity_that_does_not_open_the_newest_dump_is_red(store: MemoryStore, clock: VirtualClock, tmp_path: Path) -> None:
+    ours, other = Identity.make(), Identity.make()
+    for name, identity in (("ours", ours), ("other", other)):
+        (tmp_path / name).write_text(identity.reveal())
+    assert look("identity", store, clock).colour is Colour.GREEN, "nobody reads here"
+    sealed = make_sealed_dump(store, ours.recipient)
+    assert look("identity", store, clock, encryption_identity_file=tmp_path / "ours").colour is Colour.GREEN
+    found = look("identity", store, clock, encryption_identity_file=tmp_path / "other")
+    assert found == Finding(Colour.RED, f"{sealed} is sealed to other keys: {tmp_path / 'other'} holds {other.recipient}")
+
+
+def test_a_missing_key_file_is_red_with_the_hint_for_its_kind(store: MemoryStore, clock: VirtualClock, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="there is no key file") as identity:
+        look("identity", store, clock, encryption_identity_file=tmp_path / "identity")
+    assert "SIGNATURE_KEYS" not in " ".join(identity.value.hints)
+    found = look("signing", store, clock, signing_key_file=tmp_path / "signing.key")
+    assert (found.colour, "SIGNATURE_KEYS" in " ".join(found.todo)) == (Colour.RED, True)

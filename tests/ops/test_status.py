@@ -17,13 +17,13 @@ from clipper_backup.ops.dump.create import DUMP_LEASE, take_dump_lease
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.status import Status, look_at_repository
 from clipper_backup.ops.work import Work
-from clipper_backup.repository.dumps import DumpWriter, hold_dump
+from clipper_backup.repository.dumps import hold_dump
 from clipper_backup.repository.leases import held_lease
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.readonly import ReadOnlyStore
 from clipper_backup.values import DumpId, json_time, show_time
-from fixtures.catalog import HOLD, INTENT, make_dump, make_unfinished, put_parts
+from fixtures.catalog import HOLD, make_dump, make_sealed_dump, make_unfinished
 from fixtures.clocks import START
 
 HOUR_SECONDS = 3600
@@ -50,16 +50,6 @@ def look(store: MemoryStore, clock: VirtualClock, *, trusted: tuple[str, ...] = 
 
 def first_line(status: Status) -> str:
     return status_text(status, URL, Settings()).partition("\n")[0]
-
-
-def sealed_dump(store: MemoryStore, *recipients: str) -> DumpId:
-    writer = DumpWriter.take_id(store, INTENT)
-    writer.commit(type(summary := put_parts(store, writer.dump_id))(**{**_fields(summary), "recipients": list(recipients)}))
-    return writer.dump_id
-
-
-def _fields(summary: Any) -> dict[str, Any]:
-    return {name: getattr(summary, name) for name in summary.__struct_fields__}
 
 
 def checked(store: MemoryStore, recipient: str, dump_id: DumpId, clock: VirtualClock) -> None:
@@ -215,7 +205,7 @@ def test_an_old_dump_is_a_problem_from_its_age_on(store: MemoryStore, clock: Vir
 
 def test_a_sealed_dump_is_recoverable_with_a_key_and_says_when_one_opened_it(store: MemoryStore, clock: VirtualClock) -> None:
     ours, offline = Identity.make().recipient, Identity.make().recipient
-    first = sealed_dump(store, ours, offline)
+    first = make_sealed_dump(store, ours, offline)
     found = look(store, clock)
     assert first_line(found).startswith("RECOVERABLE with a key to the moment of 1 dump")
     assert found.problems == (f"{first} is sealed, and no check of a key is recorded: `key check --identity FILE`",)
@@ -228,7 +218,7 @@ def test_a_sealed_dump_is_recoverable_with_a_key_and_says_when_one_opened_it(sto
     assert f"{ours}: opened the newest good dump 2 h 0 min ago" in screen
     assert f"{offline}: no check recorded" in screen
 
-    sealed_dump(store, ours, offline)
+    make_sealed_dump(store, ours, offline)
     assert f"{ours}: opened {first} 2 h 0 min ago" in status_text(look(store, clock), URL, Settings()), "of another dump"
 
 
@@ -241,7 +231,7 @@ def test_a_check_that_cannot_be_read_is_none_and_is_named(
     store: MemoryStore, clock: VirtualClock, changed: bytes, words: str
 ) -> None:
     ours = Identity.make().recipient
-    dump_id = sealed_dump(store, ours)
+    dump_id = make_sealed_dump(store, ours)
     checked(store, ours, dump_id, clock)
     key = f"{names.KEY_CHECKS_FOLDER}{ours}"
     mark = json.loads(store.get(key)) if changed != b"{" else {}

@@ -103,7 +103,7 @@ def read_identities(path: Path) -> "tuple[Identity, ...]":
     """The identities in a file as age-keygen writes it. UsageError for anything else, without what stands there."""
     from clipper_backup.format.sealing import Identity  # noqa: PLC0415  only sealed dumps need it
 
-    data = read_key_file(path)
+    data = read_key_file(path, "a dump opens with any key that it is sealed to: the operator's, or the recovery key")
     if data.startswith(_ENCRYPTED):
         raise UsageError(
             f"the identity in {path} is itself encrypted with a passphrase",
@@ -125,7 +125,9 @@ def signing_key_of(settings: Settings) -> "SigningKey | None":
         return None
     from clipper_backup.format.signing import SigningKey  # noqa: PLC0415  only signed dumps need it
 
-    data = read_key_file(settings.signing_key_file)
+    data = read_key_file(
+        settings.signing_key_file, "to read dumps, SIGNATURE_KEYS with the public key does instead of SIGNING_KEY_FILE"
+    )
     with _named(str(settings.signing_key_file)):
         return SigningKey.parse(data)
 
@@ -160,8 +162,8 @@ def signer_of(settings: Settings) -> "SigningKey | None":
     return signing
 
 
-def read_key_file(path: Path) -> bytes:
-    """What stands in a file with a key; no error repeats it."""
+def read_key_file(path: Path, *hints: str) -> bytes:
+    """What stands in a file with a key; no error repeats it. *hints* say what may stand in for one that is missing."""
     if "AGE-SECRET-KEY-" in str(path).upper():
         raise UsageError(
             "a secret key was given where the path of its file is needed",
@@ -172,10 +174,7 @@ def read_key_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise MissingError(
             f"there is no key file {path}",
-            hints=[
-                "is the Secret mounted?",
-                "to read dumps, SIGNATURE_KEYS with the public key does instead of SIGNING_KEY_FILE",
-            ],
+            hints=["is the Secret mounted?", *hints],
         ) from error
     except PermissionError as error:
         raise AccessError(

@@ -103,6 +103,11 @@ class Status:
         return tuple(summary for summary in self.good if wanted <= set(summary.databases))
 
     @property
+    def sealed(self) -> tuple[DumpSummary, ...]:
+        """Those of the newest good dumps of the wanted databases that open with a key only, oldest first."""
+        return _sealed(self.newest)
+
+    @property
     def recoverable(self) -> bool:
         """Whether each database that should be in a dump is in a good one."""
         return bool(self.good) and not self.missing
@@ -168,6 +173,11 @@ def _newest(good: Sequence[DumpSummary], configured: Sequence[str]) -> tuple[tup
         assert archive is not None  # noqa: S101  it names the database
         found.append(Newest(name, tuple(summaries), archive.size_bytes, name in wanted))
     return tuple(found), tuple(name for name in wanted if name not in holding)
+
+
+def _sealed(newest: Sequence[Newest]) -> tuple[DumpSummary, ...]:
+    found = {each.summary.id: each.summary for each in newest if each.wanted and each.summary.sealed}
+    return tuple(found[dump_id] for dump_id in sorted(found))
 
 
 def _problems(status: Status, longest: timedelta) -> list[str]:

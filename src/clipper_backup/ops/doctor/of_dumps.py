@@ -7,7 +7,7 @@ from clipper_backup.format import names
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, red, yellow
-from clipper_backup.ops.keys import sealer_of, signer_of
+from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
 from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.repository.retention import GARBAGE_AGE
 from clipper_backup.values import show_names, show_seconds, show_time
@@ -147,6 +147,23 @@ def _recipients(here: Surroundings) -> Finding:
     if len(set(sealer.recipients)) == 1:
         return yellow("one key opens dumps: when it is lost, so is every dump")
     return green(f"{len(set(sealer.recipients))} keys, each of which opens dumps alone")
+
+
+@check(
+    "identity",
+    "whether ENCRYPTION_IDENTITY_FILE, where it is set, opens the newest good dump of each database",
+    "set ENCRYPTION_IDENTITY_FILE to a file with a key that dumps are sealed to; where none are read, leave it out",
+    needs=["repository"],
+)
+def _identity(here: Surroundings) -> Finding:
+    path = here.settings.encryption_identity_file
+    if path is None:
+        return green("ENCRYPTION_IDENTITY_FILE is not set: no sealed dump is read from here")
+    have = {identity.recipient for identity in read_identities(path)}
+    closed = [summary for summary in here.status.sealed if have.isdisjoint(summary.recipients)]
+    if closed:
+        return red(f"{closed[-1].id} is sealed to other keys: {path} holds {', '.join(sorted(have))}")
+    return green(f"{path} holds {len(have)} keys" + (", the newest dumps open with them" if here.status.sealed else ""))
 
 
 @check(
