@@ -15,6 +15,7 @@ from clipper_backup.ops.doctor.declared import Surroundings
 from clipper_backup.ops.doctor.examine import CHECKS
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Colour, Finding
+from clipper_backup.ops.key_check import check_key
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
@@ -69,3 +70,17 @@ def test_a_missing_key_file_is_red_with_the_hint_for_its_kind(store: MemoryStore
     assert "SIGNATURE_KEYS" not in " ".join(identity.value.hints)
     found = look("signing", store, clock, signing_key_file=tmp_path / "signing.key")
     assert (found.colour, "SIGNATURE_KEYS" in " ".join(found.todo)) == (Colour.RED, True)
+
+
+def test_a_plain_dump_of_one_database_does_not_hide_an_unchecked_key(
+    store: MemoryStore, clock: VirtualClock, tmp_path: Path
+) -> None:
+    ours = Identity.make()
+    (tmp_path / "ours").write_text(ours.reveal())
+    sealed = make_sealed_dump(store, ours.recipient, databases=["clipper", "shop"])
+    clock.advance(3600)
+    make_dump(store, ["clipper"])
+    found = look("key check", store, clock, backup_databases=("clipper", "shop"))
+    assert found == Finding(Colour.RED, f"{sealed} is sealed, and no check of a key is recorded")
+    assert check_key(Work(Settings(), store, clock, ignore), tmp_path / "ours").dump_id == sealed, "what it says to do"
+    assert look("key check", store, clock, backup_databases=("clipper", "shop")).colour is Colour.GREEN

@@ -313,3 +313,14 @@ def test_many_of_a_kind_are_counted_not_listed(store: MemoryStore, clock: Virtua
     screen = status_text(look(store, clock), URL, Settings())
     assert "8 damaged: " in screen
     assert screen.count("and 3 more") == 3  # in the count of dumps, of holds, and of problems
+
+
+def test_a_plain_dump_of_one_database_does_not_hide_the_keys_of_the_others(store: MemoryStore, clock: VirtualClock) -> None:
+    ours = Identity.make().recipient
+    sealed = make_sealed_dump(store, ours, databases=["clipper", "shop"])
+    clock.advance(HOUR_SECONDS)
+    make_dump(store, ["clipper"])
+    found = look(store, clock, backup_databases=("clipper", "shop"))
+    assert first_line(found).startswith("RECOVERABLE with a key to ")
+    assert [key.recipient for key in found.keys] == [ours]
+    assert found.problems == (f"{sealed} is sealed, and no check of a key is recorded: `key check --identity FILE`",)

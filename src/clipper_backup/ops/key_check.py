@@ -40,17 +40,19 @@ class Checked:
 
 
 def check_key(work: Work, identity_file: Path) -> Checked:
-    """Open the newest good dump with the identity in a file: its details whole, of every other object the beginning.
+    """Open the newest good sealed dump with the identity in a file: its details whole, of every other object the beginning.
 
-    Of several identities each is tried alone. AccessError when none opens it; UsageError when that dump is not sealed.
+    Of several identities each is tried alone. AccessError when none opens it; UsageError when no dump is sealed.
     """
     identities = read_identities(identity_file)
     open_repository(work.store)
-    newest = next(good_dumps(work, list_dumps(work.store)), None)
-    if newest is None:
+    good = good_dumps(work, list_dumps(work.store))
+    last = next(good, None)
+    if last is None:
         raise MissingError(f"there is no good dump in {work.store.url}", hints=["`clipper-backup dump create` takes one"])
-    if not newest.sealed:
-        raise UsageError(f"the newest dump, {newest.id}, is not sealed: it opens without a key")
+    newest = last if last.sealed else next((summary for summary in good if summary.sealed), None)
+    if newest is None:
+        raise UsageError(f"the newest dump, {last.id}, is not sealed, nor is another: they open without a key")
     with step(work, "check key", f"open {newest.id} with {identity_file}") as running:
         recipients = tuple(identity.recipient for identity in identities if _opens(work, newest, identity))
         if not recipients:

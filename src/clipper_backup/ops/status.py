@@ -41,7 +41,7 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class OpenedBy:
-    """A key that the newest good dump is sealed to, and the last time it is recorded to have opened a dump, if it is.
+    """A key that a newest good dump is sealed to, and the last time it is recorded to have opened a dump, if it is.
 
     `unread` says why the mark of that cannot be read, None where it can, or where there is none.
     """
@@ -60,7 +60,7 @@ class Status:
     """What the repository holds, judged at `now`.
 
     `missing` are the databases that should be in a dump and are in no good one. `gone` are those that the newest good dump no
-    longer holds, where nobody said which there should be. `keys` are those of the newest good dump.
+    longer holds, where nobody said which there should be. `keys` are those of the dumps `sealed`.
     `holds` may name dumps that are not there. `pruned` is what the last prune left, None before the first.
     """
 
@@ -129,7 +129,8 @@ def look_at_repository(work: Work) -> Status:
     configured = work.settings.backup_databases
     good = [e.summary for e in entries if e.summary is not None and e.problem is None]
     newest_of_each, missing = _newest(good, configured)
-    checks, unread_checks = key_checks(work) if good and good[-1].sealed else ({}, {})
+    recipients = list(dict.fromkeys(key for summary in reversed(_sealed(newest_of_each)) for key in summary.recipients))
+    checks, unread_checks = key_checks(work) if recipients else ({}, {})
     pruned, unread = _last_prune(work)
     status = Status(
         now=work.store.now(),
@@ -137,7 +138,7 @@ def look_at_repository(work: Work) -> Status:
         newest=newest_of_each,
         missing=missing,
         gone=() if configured else tuple(each for each in newest_of_each if not each.wanted),
-        keys=tuple(OpenedBy(key, checks.get(key), unread_checks.get(key)) for key in (good[-1].recipients if good else ())),
+        keys=tuple(OpenedBy(key, checks.get(key), unread_checks.get(key)) for key in recipients),
         holds=held_dumps(work.store),
         lease=held_lease(work.store, DUMP_LEASE),
         pruned=pruned,
@@ -200,5 +201,5 @@ def _problems(status: Status, longest: timedelta) -> list[str]:
     problems += [f"{entry.listed.dump_id} is not trusted: {entry.problem}" for entry in status.untrusted]
     problems += [f"{key.unread}; `key check --identity FILE` writes it anew" for key in status.keys if key.unread]
     if status.keys and not any(key.check or key.unread for key in status.keys):
-        problems.append(f"{status.good[-1].id} is sealed, and no check of a key is recorded: `key check --identity FILE`")
+        problems.append(f"{status.sealed[-1].id} is sealed, and no check of a key is recorded: `key check --identity FILE`")
     return problems

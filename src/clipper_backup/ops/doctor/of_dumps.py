@@ -168,19 +168,19 @@ def _identity(here: Surroundings) -> Finding:
 
 @check(
     "key check",
-    "when it was last recorded that a key opens a dump, for each key of the newest good one",
+    "when it was last recorded that a key opens a dump, for each key of the newest good dump of each database",
     "`clipper-backup key check --identity FILE`, wherever that key is; monthly",
     needs=["repository"],
 )
 def _key_check(here: Surroundings) -> Finding:
     status = here.status
     if not status.keys:
-        return green("the newest good dump opens without a key" if status.good else "there is no good dump to open")
+        return green("the newest good dumps open without a key" if status.good else "there is no good dump to open")
     moments = {key.recipient: key.check.checked_at for key in status.keys if key.check is not None}
     if unread := [key.unread for key in status.keys if key.unread is not None]:
         return yellow(unread[0], "`clipper-backup key check --identity FILE` writes it anew")
     if not moments:
-        return red(f"{status.good[-1].id} is sealed, and no check of a key is recorded")
+        return red(f"{status.sealed[-1].id} is sealed, and no check of a key is recorded")
     never = [key.recipient for key in status.keys if key.recipient not in moments]
     if never:
         return yellow(f"no check of {never[0]} is recorded")
