@@ -83,6 +83,12 @@ def a_run_was_killed_two_days_ago(case: Case) -> Mapping[str, str]:
     return {}
 
 
+@breaks("last prune", RED, "retention.json is damaged")
+def what_the_last_prune_left_is_damaged(case: Case) -> Mapping[str, str]:
+    (case.folder / "retention.json").write_text("{")
+    return {}
+
+
 def take_lease(case: Case, *, hours_ago: float) -> Path:
     epoch = case.folder / "locks/dump/0000000099"
     epoch.mkdir(parents=True)

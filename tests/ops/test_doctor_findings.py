@@ -7,7 +7,7 @@ import pytest
 
 from clipper_backup.clock import VirtualClock
 from clipper_backup.config import Settings
-from clipper_backup.errors import MissingError
+from clipper_backup.errors import IntegrityError, MissingError, StoreError
 from clipper_backup.format import names
 from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
@@ -84,3 +84,12 @@ def test_a_plain_dump_of_one_database_does_not_hide_an_unchecked_key(
     assert found == Finding(Colour.RED, f"{sealed} is sealed, and no check of a key is recorded")
     assert check_key(Work(Settings(), store, clock, ignore), tmp_path / "ours").dump_id == sealed, "what it says to do"
     assert look("key check", store, clock, backup_databases=("clipper", "shop")).colour is Colour.GREEN
+
+
+@pytest.mark.parametrize("unreadable", [b"{", b'{"schema": 2}'])
+def test_what_stops_every_prune_is_red_with_what_to_do(store: MemoryStore, clock: VirtualClock, unreadable: bytes) -> None:
+    assert look("last prune", store, clock) == Finding(Colour.GREEN, "never pruned")
+    store.put(names.RETENTION, unreadable)
+    with pytest.raises((IntegrityError, StoreError), match=names.RETENTION) as raised:
+        look("last prune", store, clock)
+    assert raised.value.hints

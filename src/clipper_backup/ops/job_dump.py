@@ -46,7 +46,7 @@ def run_postgres_backup(work: Work) -> Done:
             except ClipperError as error:
                 raise IncompleteError(
                     f"the dump {written.summary.id} is good, but old ones were not removed: {error}",
-                    hints=[*error.hints, "`clipper-backup prune` removes them; the next run tries again"],
+                    hints=[*error.hints, "when nothing is in its way, `clipper-backup prune` removes them, or the next run"],
                 ) from error
     except LockedError:
         raise

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from clipper_backup.errors import IntegrityError, ObjectMissingError, StoreError
-from clipper_backup.format import names
-from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark, decode
+from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark
 from clipper_backup.ops.dump.create import DUMP_LEASE
+from clipper_backup.ops.dump.prune import last_prune
 from clipper_backup.ops.dump.read import Entry, catalog
 from clipper_backup.ops.key_check import key_checks
 from clipper_backup.ops.work import Work
@@ -152,13 +152,11 @@ def look_at_repository(work: Work) -> Status:
 def _last_prune(work: Work) -> tuple[RetentionMark | None, tuple[str, ...]]:
     """What the last prune left for the next, None before the first; and what is wrong with it."""
     try:
-        data = work.store.get(names.RETENTION)
-    except ObjectMissingError:
-        return None, ()
-    try:
-        return decode(data, RetentionMark, names.RETENTION), ()
+        return last_prune(work.store), ()
     except (IntegrityError, StoreError) as error:
-        return None, (f"{error.message}; no prune runs until it is removed",)
+        if error.temporary:
+            raise
+        return None, (error.message,)
 
 
 def _newest(good: Sequence[DumpSummary], configured: Sequence[str]) -> tuple[tuple[Newest, ...], tuple[str, ...]]:

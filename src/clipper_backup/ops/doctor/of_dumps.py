@@ -6,6 +6,7 @@ from clipper_backup.errors import MissingError
 from clipper_backup.format import names
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
+from clipper_backup.ops.dump.prune import last_prune
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
 from clipper_backup.repository.dumps import list_dumps
@@ -80,6 +81,17 @@ def _unfinished_dumps(here: Surroundings) -> Finding:
     if left:
         return yellow(f"{len(left)}, the newest of them {left[-1].listed.dump_id}")
     return green(f"{len(status.unfinished)}, none older than a day" if status.unfinished else "none")
+
+
+@check(
+    "last prune",
+    "whether what the last prune left for the next can be read: no other runs before",
+    "look at retention.json in the store",
+    needs=["repository"],
+)
+def _last_prune(here: Surroundings) -> Finding:
+    mark = last_prune(here.store)
+    return green("never pruned" if mark is None else f"last pruned {show_time(mark.pruned_at)}")
 
 
 @check(

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from clipper_backup.errors import ObjectMissingError, UsageError
+from clipper_backup.errors import IntegrityError, ObjectMissingError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.documents import DumpSummary, HoldMark, RetentionMark, decode, encode
 from clipper_backup.ops.dump.read import Entry, catalog, good_dumps, summary_of
@@ -22,6 +22,7 @@ from clipper_backup.repository.dumps import (
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.retention import Decision, plan_retention
 from clipper_backup.repository.root import open_repository
+from clipper_backup.store.protocol import Store
 from clipper_backup.values import DumpId, show_bytes, show_names, show_time
 
 
@@ -42,7 +43,8 @@ class Plan:
 def plan_prune(work: Work) -> Plan:
     """Decide, by the store's clock, without changing anything but the store's `clock` object."""
     entries = catalog(work)
-    last = _last_retention_days(work)
+    mark = last_prune(work.store)
+    last = None if mark is None else mark.retention_days
     wanted = work.settings.retention_days
     now = work.store.now()
     effective = max(wanted, last) if last is not None else wanted
@@ -95,12 +97,17 @@ def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[
     )
 
 
-def _last_retention_days(work: Work) -> int | None:
+def last_prune(store: Store) -> RetentionMark | None:
+    """What the last prune left for the next, None before the first. IntegrityError or StoreError while no prune may run."""
     try:
-        data = work.store.get(names.RETENTION)
+        data = store.get(names.RETENTION)
     except ObjectMissingError:
         return None
-    return decode(data, RetentionMark, names.RETENTION).retention_days
+    try:
+        return decode(data, RetentionMark, names.RETENTION)
+    except IntegrityError as error:
+        hint = f"remove the object {names.RETENTION}: the next prune goes by RETENTION_DAYS, and announces nothing before"
+        raise IntegrityError(f"{error.message}; no prune runs until it is removed", hints=[hint]) from error
 
 
 def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
