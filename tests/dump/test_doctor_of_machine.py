@@ -8,8 +8,18 @@ import pytest
 from clipper_backup.ops.doctor import of_machine
 from fixtures.doctor import RED, YELLOW, Breaks, Broken, Case, names_in
 from fixtures.dump import SUMMARY_SUFFIX
+from fixtures.postgres import server_binaries
 
 breaks = Breaks()
+
+
+@breaks("restore programs", RED, "is older than 18")
+def the_newest_dump_was_made_by_newer_programs(case: Case) -> Mapping[str, str]:
+    path = case.object(case.site.recent, SUMMARY_SUFFIX[1:])
+    summary = json.loads(path.read_bytes())
+    summary["versions"]["client"] = "18.6"
+    path.write_text(json.dumps(summary))
+    return {"PG_BINDIR": str(server_binaries(15).bindir)}
 
 
 @breaks("scratch", RED, "cannot use /nonexistent as scratch space")

@@ -7,7 +7,7 @@ import pytest
 
 from clipper_backup.clock import VirtualClock
 from clipper_backup.config import Settings
-from clipper_backup.errors import IntegrityError, MissingError, StoreError
+from clipper_backup.errors import IntegrityError, MissingError, StoreError, ToolMissingError
 from clipper_backup.format import names
 from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
@@ -21,6 +21,7 @@ from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
 from fixtures.catalog import make_dump, make_sealed_dump
 from fixtures.clocks import START
+from fixtures.postgres import server_binaries
 
 
 @pytest.fixture
@@ -93,3 +94,10 @@ def test_what_stops_every_prune_is_red_with_what_to_do(store: MemoryStore, clock
     with pytest.raises((IntegrityError, StoreError), match=names.RETENTION) as raised:
         look("last prune", store, clock)
     assert raised.value.hints
+
+
+def test_dumps_of_newer_programs_than_are_there_are_red(store: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(store)  # by client programs 18
+    assert look("restore programs", store, clock, pg_bindir=server_binaries(18).bindir).colour is Colour.GREEN
+    with pytest.raises(ToolMissingError, match="is older than 18"):
+        look("restore programs", store, clock, pg_bindir=server_binaries(15).bindir)

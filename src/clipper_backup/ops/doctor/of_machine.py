@@ -1,4 +1,4 @@
-"""Checks of this machine and of who is told: room for a restore, and the Pushgateway."""
+"""Checks of this machine and of who is told: programs and room for a restore, and the Pushgateway."""
 
 import shutil
 
@@ -6,9 +6,28 @@ from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, red, yellow
 from clipper_backup.ops.keys import trusted_of
 from clipper_backup.ops.scratch import scratch_folder
+from clipper_backup.ops.work import login_of
+from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.values import show_bytes
 
 check = Declaring()
+
+
+@check(
+    "restore programs",
+    "whether pg_restore is there, of the major version that reads the newest dumps",
+    "install postgresql-client of that major version or a newer one, or set PG_BINDIR",
+    needs=["repository"],
+)
+def _restore_programs(here: Surroundings) -> Finding:
+    needed = max((each.summary.versions.needed_major for each in here.status.newest if each.wanted), default=None)
+    found = find_binaries(
+        tools=("pg_restore",),
+        bindir=here.settings.pg_bindir,
+        environment=login_of(here.settings).environment(),
+        at_least=needed,
+    )
+    return green(f"{found.version} in {found.bindir}" + ("" if needed is None else f", the newest dumps need {needed}"))
 
 
 @check(
