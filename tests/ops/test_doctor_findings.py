@@ -1,22 +1,26 @@
 """What `doctor`'s checks make of repositories whose dumps are made of a few bytes, and of key files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from clipper_backup.clock import VirtualClock
 from clipper_backup.config import Settings
-from clipper_backup.errors import IntegrityError, MissingError, StoreError, ToolMissingError
+from clipper_backup.errors import ClipperError, IntegrityError, MissingError, StoreError, ToolMissingError
 from clipper_backup.format import names
 from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Surroundings
 from clipper_backup.ops.doctor.examine import CHECKS
+from clipper_backup.ops.dump.read import archive_in_scratch
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.ops.key_check import check_key
-from clipper_backup.ops.work import Work
+from clipper_backup.ops.work import Work, step
+from clipper_backup.repository.dumps import read_summary
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
 from fixtures.catalog import make_dump, make_sealed_dump
@@ -101,3 +105,35 @@ def test_dumps_of_newer_programs_than_are_there_are_red(store: MemoryStore, cloc
     assert look("restore programs", store, clock, pg_bindir=server_binaries(18).bindir).colour is Colour.GREEN
     with pytest.raises(ToolMissingError, match="is older than 18"):
         look("restore programs", store, clock, pg_bindir=server_binaries(15).bindir)
+
+
+def test_a_directory_that_scratch_has_no_room_for_is_red_since_every_restore_needs_it(
+    store: MemoryStore, clock: VirtualClock
+) -> None:
+    key = names.dump_key(make_dump(store, ["clipper"]), names.SUMMARY)
+    summary = json.loads(store.get(key))
+    stored = summary["objects"][0]
+    stored["plain_bytes"] = 10**17
+    store.put(key, json.dumps(summary).encode())
+    found = look("scratch", store, clock)
+    assert (found.colour, "restore with --jobs 1" in found.text) == (Colour.YELLOW, True)
+    stored["archive"] = "directory"
+    store.put(key, json.dumps(summary).encode())
+    found = look("scratch", store, clock)
+    assert (found.colour, "for every restore" in found.text, "--jobs 1" in found.text) == (Colour.RED, True, False)
+
+
+@pytest.mark.parametrize(("kind", "avoidable"), [("custom", True), ("directory", False)])
+def test_one_job_is_offered_only_where_it_needs_no_scratch(
+    store: MemoryStore, clock: VirtualClock, kind: str, avoidable: bool
+) -> None:
+    work = Work(Settings(), store, clock, ignore)
+    summary = read_summary(store, make_dump(store, ["clipper"]))
+    stored = replace(summary.objects[0], archive=kind, plain_bytes=10**17)
+    with (
+        step(work, "restore", "restore") as running,
+        pytest.raises(ClipperError, match="of scratch space") as raised,
+        archive_in_scratch(work, summary, stored, running),
+    ):
+        raise AssertionError("it was let in")
+    assert ("one job" in raised.value.hints[0]) is avoidable

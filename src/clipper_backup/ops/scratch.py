@@ -12,19 +12,22 @@ from pathlib import Path
 from clipper_backup.errors import ClipperError
 from clipper_backup.values import show_bytes
 
+ONE_JOB = "use one job, which needs none"
+
 _PREFIX = "clipper-backup-scratch-"
 
 
 @contextmanager
-def scratch_folder(parent: Path | None, needed_bytes: int, purpose: str) -> Iterator[Path]:
-    """A private folder with room for *needed_bytes*; ClipperError says how much is missing for what *purpose*.
+def scratch_folder(parent: Path | None, needed_bytes: int, purpose: str, *, instead: str | None = None) -> Iterator[Path]:
+    """A private folder with room for *needed_bytes*; ClipperError says how much is missing for what *purpose*, and what
+    needs no room *instead*.
 
     A folder is locked while its process lives; unlocked ones were left by a killed run and are removed first.
     """
     # Named before it is made: a signal's exception may come between any two lines, and nothing may be left then.
     folder = (parent or Path(tempfile.gettempdir())) / f"{_PREFIX}{uuid.uuid4().hex}"
     try:
-        with _made(folder, needed_bytes, purpose):
+        with _made(folder, needed_bytes, purpose, instead):
             yield folder
     finally:
         try:
@@ -34,7 +37,7 @@ def scratch_folder(parent: Path | None, needed_bytes: int, purpose: str) -> Iter
 
 
 @contextmanager
-def _made(folder: Path, needed_bytes: int, purpose: str) -> Iterator[None]:
+def _made(folder: Path, needed_bytes: int, purpose: str, instead: str | None) -> Iterator[None]:
     base = folder.parent
     with ExitStack() as until_used:
         try:
@@ -44,7 +47,7 @@ def _made(folder: Path, needed_bytes: int, purpose: str) -> Iterator[None]:
                 if free < needed_bytes:
                     raise ClipperError(
                         f"{purpose} needs {show_bytes(needed_bytes)} of scratch space, {base} has {show_bytes(free)}",
-                        hints=["set SCRATCH_DIR to a folder with more room, or use one job, which needs none"],
+                        hints=["set SCRATCH_DIR to a folder with more room" + ("" if instead is None else f", or {instead}")],
                     )
                 folder.mkdir(0o700)
                 until_used.enter_context(_locked(folder))

@@ -39,10 +39,12 @@ def _restore_programs(here: Surroundings) -> Finding:
 def _scratch(here: Surroundings) -> Finding:
     with scratch_folder(here.settings.scratch_dir, 0, "a restore") as folder:
         place = folder.parent
-    archives = [each.summary.archive_of(each.database) for each in here.status.newest if each.wanted]
-    needed = max((archive.plain_bytes for archive in archives if archive is not None), default=0)
+    found = [each.summary.archive_of(each.database) for each in here.status.newest if each.wanted]
+    archives = [archive for archive in found if archive is not None]
+    needed = max((archive.plain_bytes for archive in archives), default=0)
+    by_folder = max((archive.plain_bytes for archive in archives if archive.archive == "directory"), default=0)
     free = shutil.disk_usage(place).free
-    used = trusted_of(here.settings) or here.settings.dump_jobs > 1
+    used = trusted_of(here.settings) or here.settings.dump_jobs > 1 or by_folder
     if free >= needed and used and "KUBERNETES_SERVICE_HOST" in here.environment:
         # A Pod sees its node's disk; one that outgrows its volume is evicted.
         return yellow(
@@ -57,6 +59,8 @@ def _scratch(here: Surroundings) -> Finding:
         return red(f"{text}: with SIGNATURE_KEYS every restore needs that room")
     if here.settings.dump_jobs > 1:
         return red(f"{text}: with DUMP_JOBS > 1 every dump needs that room")
+    if free < by_folder:
+        return red(f"{text}: one that was made with DUMP_JOBS > 1 needs that room for every restore")
     return yellow(f"{text}: restore with --jobs 1, which needs none")
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import takewhile
 
 from clipper_backup.format.documents import DumpSummary, StoredObject
-from clipper_backup.ops.dump.read import archive_in_scratch, plain_stream
+from clipper_backup.ops.dump.read import archive_in_scratch, must_be_whole, plain_stream
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Step, Work, step, together
 from clipper_backup.postgres import databases, globals_script, server_facts, statistics
@@ -67,7 +67,7 @@ def _restore_directly(work: Work, login: Login, name: str, filling: Filling, opt
     pg_restore = filling.binaries.program("pg_restore")
     environment = login.environment(name)
     arguments = [*options, "--exit-on-error", dbname_argument(name)]
-    if filling.jobs > 1 or _checked_first(work, filling):
+    if filling.jobs > 1 or must_be_whole(work, filling.stored):
         with archive_in_scratch(work, filling.summary, filling.stored, running) as path:
             run(pg_restore, [*arguments, f"--jobs={filling.jobs}", str(path)], environment)
     else:
@@ -79,15 +79,6 @@ def _restore_directly(work: Work, login: Login, name: str, filling: Filling, opt
             for _ in chunks:
                 pass
             program.finish()
-
-
-def _checked_first(work: Work, filling: Filling) -> bool:
-    """Whether the archive must be whole in scratch before any of it is run.
-
-    A directory must be. And where signatures matter, its SHA-256 is what is signed: of a stream it is known after the last
-    byte, when SQL of whoever can write into the store would have run as us, who may be a superuser.
-    """
-    return filling.stored.archive == "directory" or bool(work.trusted)
 
 
 def _restore_by_script(work: Work, login: Login, name: str, filling: Filling, options: Sequence[str], running: Step) -> None:
@@ -104,7 +95,7 @@ def _restore_by_script(work: Work, login: Login, name: str, filling: Filling, op
     stopped = threading.Event()
     with ExitStack() as stack:
         where = []
-        if _checked_first(work, filling):
+        if must_be_whole(work, filling.stored):
             where.append(str(stack.enter_context(archive_in_scratch(work, filling.summary, filling.stored, running))))
         writing = Program(binaries.program("pg_restore"), [*options, "--file=-", *where], environment, feed=not where)
         stack.enter_context(writing)

@@ -14,7 +14,7 @@ from clipper_backup.feed import Feed
 from clipper_backup.format.compression import READ_BYTES, decompress
 from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, StoredObject
 from clipper_backup.ops.keys import opener_of
-from clipper_backup.ops.scratch import scratch_folder
+from clipper_backup.ops.scratch import ONE_JOB, scratch_folder
 from clipper_backup.ops.work import Step, Work
 from clipper_backup.postgres.archive_offsets import write_archive
 from clipper_backup.repository.dumps import (
@@ -142,10 +142,20 @@ def plain_stream(work: Work, summary: DumpSummary, stored: StoredObject, running
             raise IntegrityError(f"{stored.key} decompresses to {passed} bytes, {stored.plain_bytes} were committed")
 
 
+def must_be_whole(work: Work, stored: StoredObject) -> bool:
+    """Whether an archive must be whole in scratch before any of it is run.
+
+    A directory must be. And where signatures matter, its SHA-256 is what is signed: of a stream it is known after the last
+    byte, when SQL of whoever can write into the store would have run as us, who may be a superuser.
+    """
+    return stored.archive == "directory" or bool(work.trusted)
+
+
 @contextmanager
 def archive_in_scratch(work: Work, summary: DumpSummary, stored: StoredObject, running: Step) -> Iterator[Path]:
     """The archive as a file (custom format) or folder (directory format) in scratch, checked; gone afterwards."""
-    with scratch_folder(work.settings.scratch_dir, stored.plain_bytes, f"a copy of {stored.key}") as folder:
+    instead = None if must_be_whole(work, stored) else ONE_JOB
+    with scratch_folder(work.settings.scratch_dir, stored.plain_bytes, f"a copy of {stored.key}", instead=instead) as folder:
         target = folder / "archive"
         chunks = plain_stream(work, summary, stored, running)
         if stored.archive == "directory":

@@ -19,7 +19,7 @@ from clipper_backup.format.documents import StoredObject
 from clipper_backup.format.tar import tar_of_folder
 from clipper_backup.ops.dump.source import Source
 from clipper_backup.ops.keys import Sealer
-from clipper_backup.ops.scratch import scratch_folder
+from clipper_backup.ops.scratch import ONE_JOB, scratch_folder
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.archive import Contents, read_contents
 from clipper_backup.postgres.programs import READ_BYTES, Program
@@ -180,7 +180,8 @@ def write_directory(
 ) -> Iterator[Writing]:
     """`pg_dump -Fd --jobs` into scratch, then as one tar into the store; scratch must hold the database's *size_bytes*."""
     environment = source.login.environment(name)
-    with scratch_folder(work.settings.scratch_dir, size_bytes, f"a dump of {name} with DUMP_JOBS") as folder:
+    purpose = f"a dump of {name} with DUMP_JOBS"
+    with scratch_folder(work.settings.scratch_dir, size_bytes, purpose, instead=ONE_JOB) as folder:
         target = folder / "archive"
         arguments = [*_arguments(snapshot), "--format=directory", f"--jobs={work.settings.dump_jobs}", f"--file={target}"]
         with Program(source.binaries.program("pg_dump"), arguments, environment, of=f"database {name}") as program:
