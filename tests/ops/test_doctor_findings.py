@@ -15,6 +15,7 @@ from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Surroundings
 from clipper_backup.ops.doctor.examine import CHECKS
+from clipper_backup.ops.doctor.of_store import PROBE
 from clipper_backup.ops.dump.read import archive_in_scratch
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Colour, Finding
@@ -137,3 +138,34 @@ def test_one_job_is_offered_only_where_it_needs_no_scratch(
     ):
         raise AssertionError("it was let in")
     assert ("one job" in raised.value.hints[0]) is avoidable
+
+
+class _Beside(MemoryStore):
+    """Another doctor runs its check *name* just before every write of ours is done."""
+
+    def __init__(self, clock: VirtualClock, name: str) -> None:
+        super().__init__(clock)
+        self._name, self._clock, self._other = name, clock, False
+
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        super().put(key, data, create=create)
+        if not self._other:
+            self._other = True
+            assert look(self._name, self, self._clock).colour is Colour.GREEN
+            self._other = False
+
+
+@pytest.mark.parametrize("name", ["write", "conditional create"])
+def test_two_doctors_at_once_are_not_in_each_others_way(clock: VirtualClock, name: str) -> None:
+    store = _Beside(clock, name)
+    assert look(name, store, clock).colour is Colour.GREEN
+    assert list(store.list("")) == []
+
+
+def test_probes_of_a_killed_doctor_are_removed_an_hour_later(store: MemoryStore, clock: VirtualClock) -> None:
+    store.put(f"{PROBE}-0", b"left")
+    look("write", store, clock)
+    assert [info.key for info in store.list("doctor/")] == [f"{PROBE}-0"], "it may be of one that runs"
+    clock.advance(3601)
+    look("write", store, clock)
+    assert list(store.list("doctor/")) == []

@@ -2,6 +2,7 @@
 
 import uuid
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -15,7 +16,9 @@ from clipper_backup.ops.work import skew
 from clipper_backup.repository.dumps import is_ahead, list_dumps, newest
 
 PROBE = "doctor/probe"
-"""The object that is written to see that it can be: always the same one, so that at most one is left behind."""
+"""How the keys begin of what is written to see that it can be; one that ran at the same time would find that in its way."""
+_LEFTOVER_AGE = timedelta(hours=1)
+"""A probe is there for as long as its check takes; older ones are left by a run that was killed, and removed."""
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 _ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs"})
@@ -51,14 +54,24 @@ def _store(here: Surroundings) -> Finding:
     needs=["store"],
 )
 def _write(here: Surroundings) -> Finding:
-    data = uuid.uuid4().bytes
-    here.store.put(PROBE, data)
-    if here.store.get(PROBE) != data:
-        return red(
-            f"{PROBE}: the store gave back other bytes than it was given", "use another store: this one keeps nothing safe"
-        )
-    here.store.delete([PROBE])
-    return green(f"{PROBE} was written, read back and removed")
+    data, probe = uuid.uuid4().bytes, _probe()
+    here.store.put(probe, data)
+    try:
+        if here.store.get(probe) != data:
+            return red(
+                f"{probe}: the store gave back other bytes than it was given", "use another store: this one keeps nothing safe"
+            )
+    finally:
+        here.store.delete([probe])
+    now = here.store.now()
+    left = [info.key for info in here.store.list(f"{PROBE.partition('/')[0]}/") if now - info.modified_at > _LEFTOVER_AGE]
+    if left:
+        here.store.delete(left)
+    return green(f"{probe} was written, read back and removed")
+
+
+def _probe() -> str:
+    return f"{PROBE}-{uuid.uuid4().hex[:16]}"
 
 
 @check(
@@ -68,15 +81,16 @@ def _write(here: Surroundings) -> Finding:
     needs=["store", "write"],
 )
 def _conditional_create(here: Surroundings) -> Finding:
-    here.store.put(PROBE, uuid.uuid4().bytes)
+    probe = _probe()
+    here.store.put(probe, uuid.uuid4().bytes)
     try:
-        here.store.put(PROBE, uuid.uuid4().bytes, create=True)
+        here.store.put(probe, uuid.uuid4().bytes, create=True)
     except ObjectExistsError:
         return green("an object that is there is not created again")
     else:
         return red("the store created an object where one was: two jobs could write one dump")
     finally:
-        here.store.delete([PROBE])
+        here.store.delete([probe])
 
 
 @check(
