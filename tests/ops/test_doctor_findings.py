@@ -1,6 +1,7 @@
 """What `doctor`'s checks make of repositories whose dumps are made of a few bytes, and of key files."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from clipper_backup.clock import VirtualClock
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IntegrityError, MissingError, StoreError, ToolMissingError
 from clipper_backup.format import names
+from clipper_backup.format.documents import KeyCheck, encode
 from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Surroundings
@@ -169,3 +171,12 @@ def test_probes_of_a_killed_doctor_are_removed_an_hour_later(store: MemoryStore,
     clock.advance(3601)
     look("write", store, clock)
     assert list(store.list("doctor/")) == []
+
+
+def test_a_key_check_that_lies_ahead_is_not_green_for_ever(store: MemoryStore, clock: VirtualClock) -> None:
+    ours = Identity.make().recipient
+    dump_id = make_sealed_dump(store, ours)
+    for ahead, colour in ((timedelta(seconds=60), Colour.GREEN), (timedelta(seconds=61), Colour.YELLOW)):
+        mark = KeyCheck(recipient=ours, dump_id=str(dump_id), checked_at=clock.now() + ahead, checked_by="somebody")
+        store.put(f"{names.KEY_CHECKS_FOLDER}{ours}", encode(mark))
+        assert look("key check", store, clock).colour is colour

@@ -7,7 +7,7 @@ from clipper_backup.format import names
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.dump.prune import last_prune
-from clipper_backup.ops.findings import Finding, green, red, yellow
+from clipper_backup.ops.findings import SKEW, Finding, green, red, yellow
 from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
 from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.repository.retention import GARBAGE_AGE
@@ -193,6 +193,11 @@ def _key_check(here: Surroundings) -> Finding:
         return yellow(unread[0], "`clipper-backup key check --identity FILE` writes it anew")
     if not moments:
         return red(f"{status.sealed[-1].id} is sealed, and no check of a key is recorded")
+    if ahead := [recipient for recipient, moment in moments.items() if moment - status.now > SKEW]:
+        return yellow(
+            f"the check of {ahead[0]} is dated {show_time(moments[ahead[0]])}, ahead of the clock: nobody knows when it was",
+            "`clipper-backup key check --identity FILE` records it anew; the check `clock` says whether one runs wrong",
+        )
     never = [key.recipient for key in status.keys if key.recipient not in moments]
     if never:
         return yellow(f"no check of {never[0]} is recorded")
