@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from clipper_backup.clock import VirtualClock
+from clipper_backup.clock import Clock, VirtualClock
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IntegrityError, MissingError, StoreError, ToolMissingError
 from clipper_backup.format import names
@@ -45,7 +45,7 @@ def store(clock: VirtualClock) -> MemoryStore:
     return store
 
 
-def look(name: str, store: MemoryStore, clock: VirtualClock, **settings: Any) -> Finding:
+def look(name: str, store: MemoryStore, clock: Clock, **settings: Any) -> Finding:
     """What the check *name* finds."""
     (check,) = (each for each in CHECKS if each.name == name)
     here = Surroundings(lambda: Settings(**settings), clock, {})
@@ -147,7 +147,7 @@ class _Beside(MemoryStore):
 
     def __init__(self, clock: VirtualClock, name: str) -> None:
         super().__init__(clock)
-        self._name, self._clock, self._other = name, clock, False
+        self._name, self._other = name, False
 
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
         super().put(key, data, create=create)

@@ -19,10 +19,10 @@ _PREFIX = "clipper-backup-scratch-"
 
 @contextmanager
 def scratch_folder(parent: Path | None, needed_bytes: int, purpose: str, *, instead: str | None = None) -> Iterator[Path]:
-    """A private folder with room for *needed_bytes*; ClipperError says how much is missing for what *purpose*, and what
-    needs no room *instead*.
+    """A private folder with room for *needed_bytes*; ClipperError says how much is missing for what *purpose*.
 
-    A folder is locked while its process lives; unlocked ones were left by a killed run and are removed first.
+    Its hint offers what needs no room *instead*, where something does. A folder is locked while its process lives;
+    unlocked ones were left by a killed run and are removed first.
     """
     # Named before it is made: a signal's exception may come between any two lines, and nothing may be left then.
     folder = (parent or Path(tempfile.gettempdir())) / f"{_PREFIX}{uuid.uuid4().hex}"
