@@ -71,6 +71,7 @@ def test_a_real_database(postgres: PrivateServer, clipper: str, tmp_path: Path) 
     assert without_time(piped.read_bytes()) == without_time(written.read_bytes())
 
 
+@pytest.mark.soak(over=["postgres"])
 def test_a_large_object_that_looks_like_the_next_table(postgres: PrivateServer, shaped: str, tmp_path: Path) -> None:
     piped, _ = dump(postgres, shaped, tmp_path)
     archive = piped.read_bytes()
@@ -84,6 +85,7 @@ def test_a_large_object_that_looks_like_the_next_table(postgres: PrivateServer, 
     assert without_time(piped.read_bytes()) == without_time(written.read_bytes())
 
 
+@pytest.mark.soak(over=["postgres"])
 def test_chunks_of_any_size(postgres: PrivateServer, shaped: str, tmp_path: Path) -> None:
     piped, written = dump(postgres, shaped, tmp_path)
     archive = piped.read_bytes()

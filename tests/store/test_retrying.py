@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,6 +88,25 @@ def test_patience_ends_in_time_and_says_how_often_it_tried(seed: int, retry_seco
     assert at.clock.monotonic() > retry_seconds - LONGEST_PAUSE_SECONDS
     if at.faulty.calls > 1:
         assert f"tried {at.faulty.calls} times" in caught.value.message
+
+
+def test_who_waits_is_told_once_why_and_for_how_long() -> None:
+    told: list[str] = []
+    at = stack("get:1+:unavailable")
+    store = RetryingStore(at.reading, retry_seconds=180, clock=at.clock, rng=random.Random(1), tell=told.append)
+    with pytest.raises(StoreUnavailableError):
+        store.get("k")
+    (line,) = told
+    assert re.fullmatch(r"scripted fault .*; tried again for up to 3 min.* \(STORE_RETRY_SECONDS\)", line), line
+
+
+def test_what_is_over_soon_is_not_told() -> None:
+    told: list[str] = []
+    at = stack("get:1-2:unavailable")
+    at.memory.put("k", b"v")
+    store = RetryingStore(at.reading, retry_seconds=180, clock=at.clock, rng=random.Random(1), tell=told.append)
+    assert store.get("k") == b"v"
+    assert told == []
 
 
 def test_no_patience_means_one_try() -> None:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from clipper_backup import __version__
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings, repository_url
-from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone
+from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone, Warned
 from clipper_backup.ops.keys import trusted_of
 from clipper_backup.postgres.connection import Login
 from clipper_backup.store.opening import Options, open_store
@@ -56,6 +56,7 @@ def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool, 
             unsafe_http=settings.unsafe_http,
             max_bytes_per_second=settings.store_max_bytes_per_second,
         ),
+        tell=lambda text: emit(Warned(text)),
     )
     return Work(
         settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit, () if unsigned else trusted_of(settings)

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,7 +12,7 @@ from clipper_backup.clock import Clock
 from clipper_backup.errors import MissingError, UsageError
 from clipper_backup.store.local import LocalStore
 from clipper_backup.store.protocol import Store, is_key
-from clipper_backup.store.retrying import RetryingStore
+from clipper_backup.store.retrying import RetryingStore, nobody
 from clipper_backup.store.throttling import ThrottledStore
 
 FAULTS_VARIABLE = "CLIPPER_BACKUP_FAULTS"
@@ -61,13 +61,14 @@ def open_store(
     clock: Clock,
     environment: Mapping[str, str],
     options: Options = _USUAL,
+    tell: Callable[[str], None] = nobody,
 ) -> Store:
     """The store at *url*; nothing is asked of it yet.
 
     *endpoint* is the URL of another server than the provider's own: S3-compatible, an emulator, a private endpoint.
     Static credentials come from *environment* (see `credentials.py`); without them the identity of the pod or the machine
-    is asked for. UsageError for a URL or endpoint that makes no sense or would send backups unencrypted, AccessError for
-    credentials that are not of their form.
+    is asked for. *tell* is given a line about each call that is tried for long. UsageError for a URL or endpoint that makes
+    no sense or would send backups unencrypted, AccessError for credentials that are not of their form.
     """
     parts = _split(url)
     if parts.scheme == "file":
@@ -94,7 +95,7 @@ def open_store(
         store = ClaimingStore(store, clock, rng)
     if options.max_bytes_per_second is not None:
         store = ThrottledStore(store, options.max_bytes_per_second, clock)
-    return RetryingStore(store, retry_seconds=retry_seconds, clock=clock, rng=rng)
+    return RetryingStore(store, retry_seconds=retry_seconds, clock=clock, rng=rng, tell=tell)
 
 
 def _split(url: str) -> SplitResult:

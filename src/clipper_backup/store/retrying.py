@@ -17,8 +17,14 @@ from clipper_backup.values import show_seconds
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 15.0
+SILENT_SECONDS = 5.0
+"""How long a call may fail before whoever waits is told of it."""
 
 Result = TypeVar("Result")
+
+
+def nobody(_: str) -> None:
+    """Nobody waits, or nobody wants to know."""
 
 
 class RetryingStore(WrapperStore):
@@ -26,11 +32,14 @@ class RetryingStore(WrapperStore):
 
     Pauses grow exponentially with full jitter, so that many clients do not come back at once. A read that breaks off
     goes on after the last byte received; each byte received starts the patience anew. A streamed write is tried once:
-    its source cannot be asked again.
+    its source cannot be asked again. *tell* is given a line about each call that is still tried after SILENT_SECONDS.
     """
 
-    def __init__(self, inner: Store, *, retry_seconds: float, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, inner: Store, *, retry_seconds: float, clock: Clock, rng: random.Random, tell: Callable[[str], None] = nobody
+    ) -> None:
         super().__init__(inner)
+        self._tell = tell
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._rng = rng
@@ -118,13 +127,14 @@ class RetryingStore(WrapperStore):
                 patience.wait_after(error)
 
     def _patience(self) -> "_Patience":
-        return _Patience(self._clock, self._rng, self._retry_seconds)
+        return _Patience(self._clock, self._rng, self._retry_seconds, self._tell)
 
 
 class _Patience:
     """How often one call has failed, and since when."""
 
-    def __init__(self, clock: Clock, rng: random.Random, seconds: float) -> None:
+    def __init__(self, clock: Clock, rng: random.Random, seconds: float, tell: Callable[[str], None]) -> None:
+        self._tell: Callable[[str], None] | None = tell
         self._clock = clock
         self._rng = rng
         self._begun = clock.monotonic()
@@ -144,4 +154,7 @@ class _Patience:
                 raise error
             tried = f"tried {self._failures} times in {show_seconds(elapsed)}"
             raise StoreUnavailableError(f"{error.message}; {tried}", hints=error.hints) from error
+        if self._tell is not None and elapsed + pause >= SILENT_SECONDS:
+            self._tell(f"{error.message}; tried again for up to {show_seconds(self._seconds)} (STORE_RETRY_SECONDS)")
+            self._tell = None
         self._clock.sleep(pause)

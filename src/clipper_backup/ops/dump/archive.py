@@ -92,7 +92,8 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
                 writing.cancel()
                 cancel_query(snapshot.connection)
 
-            together([writing.upload, writing.check, lambda: measure(work, snapshot, name, measured)], cancel=give_up)
+            # Measuring first: its error ends the transaction, and pg_dump's, that the snapshot is gone, says less.
+            together([lambda: measure(work, snapshot, name, measured), writing.upload, writing.check], cancel=give_up)
             snapshot.check_alive(name)
         # The locks are gone from here on: reading back takes a while and needs none.
         stored, contents = writing.read_back()
