@@ -4,7 +4,6 @@ Documents are additive within one `schema` number: a reader ignores fields it do
 """
 
 import re
-import threading
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -308,29 +307,24 @@ def encode(document: Document) -> bytes:
 def decode(data: bytes, kind: type[D], key: str) -> D:
     """Read a document; IntegrityError when it is damaged, StoreError when a newer version wrote it."""
     try:
-        number = _decoder(_Schema).decode(data).schema
+        number = _DECODERS[_Schema].decode(data).schema
         if number > SCHEMA:
             raise StoreError(
                 f"{key} was written by a newer version (schema {number}, this one reads up to {SCHEMA})",
                 hints=["install the version of clipper-backup that wrote it, or a newer one"],
             )
-        return _decoder(kind).decode(data)
+        document: D = _DECODERS[kind].decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{key} is damaged: {error}") from error
+    else:
+        return document
 
 
 class _Schema(msgspec.Struct):
     schema: int = SCHEMA
 
 
-S = TypeVar("S", bound=msgspec.Struct)
-_decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {}
-_making_decoders = threading.Lock()
-
-
-def _decoder(kind: type[S]) -> "msgspec.json.Decoder[S]":
-    # One thread at a time: the first look at a type fills it in, and msgspec (0.22) crashes when two do so at once.
-    with _making_decoders:
-        if kind not in _decoders:
-            _decoders[kind] = msgspec.json.Decoder(kind)
-        return _decoders[kind]
+# Made while this is imported, by one thread: the first look at a type fills it in, and msgspec (0.22) crashes when two threads
+# meet there.
+_KINDS: tuple[type[msgspec.Struct], ...] = (_Schema, *Document.__subclasses__())
+_DECODERS: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS}
