@@ -65,9 +65,9 @@ def spawn(
     *,
     output: int | IO[bytes],
     environment: Mapping[str, str],
-    death_signal: signal.Signals,
+    death_signal: signal.Signals | None,
 ) -> "subprocess.Popen[bytes]":
-    """Start *command* under *account*; it gets *death_signal* when this process ends.
+    """Start *command* under *account*; it gets *death_signal* when this process ends, None: it lives on.
 
     The process id is the program's own. It gets a session of its own: Ctrl-C at a terminal reaches us, and what it
     means for the server is ours to say. Variables of libpq (PG…) do not reach it: the postmaster would obey PGPORT

@@ -1,7 +1,7 @@
 """A private PostgreSQL server: made, started, stopped and killed by us, for tests, the demo and proofs of a restore.
 
 It lives in one folder, is reached through a Unix socket that only its account may use (and 127.0.0.1 where asked
-for), takes its settings from its command line alone, and dies with this process.
+for), takes its settings from its command line alone, and dies with this process unless it is to last.
 """
 
 import contextlib
@@ -41,7 +41,8 @@ class PrivateServer:
     only, 0 on a free port of 127.0.0.1 as well, which stays the same until `close`. *settings* go on the command line
     of every start; the data folder's own files are never written. *environment* is what the server's own commands
     (archive_command, restore_command) will see. As root everything runs as another user (see `server_account`), who
-    becomes the owner of *directory* and must be able to enter the folders above it.
+    becomes the owner of *directory* and must be able to enter the folders above it. Without *listens* the port only names
+    the socket. One that is *lasting* outlives this process; `leave` ends our part in it.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class PrivateServer:
         superuser: str = "postgres",
         settings: Mapping[str, str] | None = None,
         clock: Clock | None = None,
+        listens: bool = True,
+        lasting: bool = False,
     ) -> None:
         self.directory = directory.absolute()
         self.data = (data or directory / "data").absolute()
@@ -67,6 +70,8 @@ class PrivateServer:
         self._account = server_account()
         self._clock = clock or SystemClock()
         self._wanted_port = port
+        self._listens = listens and port is not None
+        self._lasting = lasting
         self._reserved: socket.socket | None = None
         self._socket_folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,26 +118,40 @@ class PrivateServer:
         ServerError with the tail of its log when it ends instead, or has not come so far within *timeout_seconds*;
         it is not running then.
         """
+        process = self.launch()
+        deadline = self._clock.monotonic() + timeout_seconds
+        while not self.is_ready:
+            if process.poll() is not None:
+                raise self.failure(f"ended with code {process.returncode} while starting")
+            if self._clock.monotonic() >= deadline:
+                status = self.status()
+                self.kill9()
+                said = f"its status: {status or 'none yet'}"
+                raise self.failure(f"did not accept connections within {timeout_seconds:g} s ({said}), and was killed")
+            self._clock.sleep(_POLL_SECONDS)
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start it and wait for nothing: `status` and its log say how far it is."""
         if self.is_running:
             raise UsageError(f"the server in {self.directory} runs already")
         binaries = self._prepare()
         command: list[str | Path] = [binaries.program("postgres"), "-D", self.data]
         for name, value in (self.settings | self._private_settings()).items():
             command += ["-c", f"{name}={value}"]
+        death_signal = None if self._lasting else signal.SIGQUIT
         with self.log.open("ab") as log:
             self._log_start = log.tell()
-            process = self._process = spawn(
-                command, self._account, output=log, environment=self._environment, death_signal=signal.SIGQUIT
-            )
-        deadline = self._clock.monotonic() + timeout_seconds
-        while (status := self.status()) != _ACCEPTING:
-            if process.poll() is not None:
-                raise self._failed(f"ended with code {process.returncode} while starting")
-            if self._clock.monotonic() >= deadline:
-                self.kill9()
-                said = f"its status: {status or 'none yet'}"
-                raise self._failed(f"did not accept connections within {timeout_seconds:g} s ({said}), and was killed")
-            self._clock.sleep(_POLL_SECONDS)
+            self._process = spawn(command, self._account, output=log, environment=self._environment, death_signal=death_signal)
+        return self._process
+
+    def leave(self) -> None:
+        """Let it run without us: nothing here stops it or removes its socket folder any more."""
+        process = self._running()
+        process.returncode = 0  # else Popen warns of a process that still runs
+        self._process = self._socket_folder = None
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast", *, timeout_seconds: float = 60.0) -> None:
         """Stop it and wait for its end; nothing to do when it does not run.
@@ -148,7 +167,7 @@ class PrivateServer:
             process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             self.kill9()
-            raise self._failed(f"did not stop within {timeout_seconds:g} s, and was killed") from None
+            raise self.failure(f"did not stop within {timeout_seconds:g} s, and was killed") from None
 
     def kill9(self) -> None:
         """Kill all its processes at once, as a power loss would, and wait until the last is gone.
@@ -200,6 +219,11 @@ class PrivateServer:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it lets clients in, after any recovery; of a standby, to read."""
+        return self.status() == _ACCEPTING
+
+    @property
     def pid(self) -> int:
         """The postmaster's process id, while it runs."""
         return self._running().pid
@@ -224,7 +248,7 @@ class PrivateServer:
 
     def tcp_connection(self, dbname: str = "postgres") -> dict[str, str]:
         """The libpq keywords for 127.0.0.1, while it runs; without the password. UsageError when it does not listen there."""
-        if self._wanted_port is None:
+        if not self._listens:
             raise UsageError(f"the server in {self.directory} listens on its socket only")
         return self.connection(dbname) | {"host": "127.0.0.1"}
 
@@ -239,7 +263,7 @@ class PrivateServer:
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._process.poll() is not None:
-            raise self._failed("is not running")
+            raise self.failure("is not running")
         return self._process
 
     @property
@@ -264,7 +288,7 @@ class PrivateServer:
     def _private_settings(self) -> dict[str, str]:
         """What makes it private; stronger than anything the data folder's files or the caller's settings say."""
         return {
-            "listen_addresses": "127.0.0.1" if self._reserved is not None else "",
+            "listen_addresses": "127.0.0.1" if self._listens else "",
             "port": str(self._port),
             "unix_socket_directories": f'"{self._socket_folder}"',
             "unix_socket_group": "",  # of the machine the data came from
@@ -274,7 +298,8 @@ class PrivateServer:
             "lc_messages": "C",
         }
 
-    def _failed(self, what: str) -> ServerError:
+    def failure(self, what: str) -> ServerError:
+        """An error that says *what* happened to it, with the end of its log."""
         tail = self.log_tail()
         return ServerError(
             f"PostgreSQL {self._installed.version} in {self.directory} {what}" + (f"; its log ends:\n{tail}" if tail else ""),

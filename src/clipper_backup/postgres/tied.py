@@ -4,7 +4,7 @@
 
 Run by path as a process of its own, so it may import nothing but the standard library. The kernel then sends SIGNAL
 to PROGRAM when the thread that started this process ends, however it ends, SIGKILL included (prctl(2),
-PR_SET_PDEATHSIG). The order matters: changing the user clears that request.
+PR_SET_PDEATHSIG), 0 for none. The order matters: changing the user clears that request.
 """
 
 import ctypes
@@ -17,12 +17,12 @@ _PR_SET_PDEATHSIG = 1
 PARENT_GONE, CANNOT_RUN = 125, 126
 
 
-def launcher(death_signal: signal.Signals, uid: int, gid: int) -> list[str]:
-    """What goes before a program and its arguments; the process id stays the program's own.
+def launcher(death_signal: signal.Signals | None, uid: int, gid: int) -> list[str]:
+    """What goes before a program and its arguments; the process id stays the program's own. None: it may outlive us.
 
     The thread that starts it must live as long as the program may.
     """
-    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(death_signal)), str(uid), str(gid)]
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(death_signal or 0)), str(uid), str(gid)]
 
 
 def main(arguments: Sequence[str]) -> int:

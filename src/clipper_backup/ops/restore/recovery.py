@@ -1,0 +1,145 @@
+"""What PostgreSQL is told before its first start: recovery settings in postgresql.auto.conf, and one signal file.
+
+Nothing else of the restored configuration is changed. What only a private start needs goes on the server's command line
+(`start.py`).
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipper_backup.errors import IntegrityError
+from clipper_backup.format.base_documents import ServerSettings
+from clipper_backup.ops.restore.target_dir import sync_folder
+from clipper_backup.ops.restore.targets import Target
+from clipper_backup.postgres.account import Account
+from clipper_backup.values import Timeline
+
+AUTO_CONF = "postgresql.auto.conf"
+SIGNALS = ("recovery.signal", "standby.signal")
+_HEADING = "# written by clipper-backup restore; ALTER SYSTEM RESET takes a line away"
+
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.$]*)\s*(?:=|\s)")
+_TARGETS = ("recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid")
+_FORMER = {"archive_cleanup_command": "", "recovery_end_command": "", "recovery_min_apply_delay": "0", "primary_slot_name": ""}
+"""What the source may have had as a standby: its clean-up would delete from an archive, its delay would hold up recovery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How the restored server is to recover. A `standby` follows the newest timeline, and goes on for ever."""
+
+    target: Target
+    timeline: Timeline
+    restore_command: str
+    source: ServerSettings
+    standby: bool = False
+
+    def settings(self) -> dict[str, str]:
+        """What stands in postgresql.auto.conf, in this order.
+
+        Targets that are not meant are emptied first: one that is left from an earlier recovery would contradict, and PostgreSQL
+        takes an empty one that comes behind for "no target at all" (assign_recovery_target_… in guc_tables.c).
+        """
+        target = {} if self.standby else self.target.settings()
+        return {
+            **_FORMER,
+            **{name: "" for name in _TARGETS if name not in target},
+            **target,
+            "recovery_target_timeline": "latest" if self.standby else str(int(self.timeline)),
+            "recovery_target_action": "promote",
+            "restore_command": self.restore_command,
+            "archive_mode": "off",
+            "max_connections": str(self.source.max_connections),
+            "max_worker_processes": str(self.source.max_worker_processes),
+            "max_wal_senders": str(self.source.max_wal_senders),
+            "max_prepared_transactions": str(self.source.max_prepared_transactions),
+            "max_locks_per_transaction": str(self.source.max_locks_per_transaction),
+        }
+
+
+def write_recovery(data: Path, recovery: Recovery, account: Account) -> None:
+    """Write settings and signal file into *data*, synced. What postgresql.auto.conf says of other settings stays."""
+    path = data / AUTO_CONF
+    former = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
+    text = merged(former, recovery.settings())
+    write_synced(path, text.encode("utf-8", "surrogateescape"), account)
+    wanted = SIGNALS[1] if recovery.standby else SIGNALS[0]
+    for name in SIGNALS:
+        if name == wanted:
+            write_synced(data / name, b"", account)
+        else:
+            (data / name).unlink(missing_ok=True)
+    sync_folder(data)
+
+
+def merged(text: str, settings: Mapping[str, str]) -> str:
+    """A configuration file's *text* without its lines for *settings*, and those behind it. Names count in any case."""
+    kept = []
+    for line in text.splitlines():
+        match = _ASSIGNMENT.match(line)
+        if line != _HEADING and not (match and match[1].lower() in settings):
+            kept.append(line)
+    ours = [f"{name} = {quoted(value)}" for name, value in settings.items()]
+    return "\n".join([*kept, _HEADING, *ours]) + "\n"
+
+
+def quoted(value: str) -> str:
+    """*value* as a configuration file has it (GUC_scanstr: backslashes escape, quotes are doubled)."""
+    if "\n" in value:
+        raise ValueError("a setting of PostgreSQL has no line feeds")
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"
+
+
+def restore_command(program: list[str]) -> str:
+    """The restore_command that runs *program* with the file's name and where it goes behind it.
+
+    PostgreSQL takes every exit code from 1 to 125 for "there is no such file", and opens what it has recovered so far. So all
+    but 0, 44 (missing, as *program* confirms) and its own 200 and more, which say what is wrong, become 255: a Python that never
+    started, a program that is not there, a signal (rule 56).
+    """
+    words = " ".join(shlex.quote(word) for word in program).replace("%", "%%")
+    return f'{words} "%f" "%p"; s=$?; case $s in 0|44|2??) exit $s;; *) exit 255;; esac'
+
+
+def standby_command(program: list[str]) -> str:
+    """The same for a standby: it asks again after a while, so whatever is wrong is 1."""
+    words = " ".join(shlex.quote(word) for word in program).replace("%", "%%")
+    return f'{words} "%f" "%p" || exit 1'
+
+
+def remapped(tablespace_map: bytes, folders: Mapping[int, Path]) -> bytes:
+    """The server's tablespace_map with other folders; byte for byte the same where none is.
+
+    A line is an OID, a blank and a path, in which backslash, line feed and carriage return have a backslash before them
+    (do_pg_backup_start in xlog.c). IntegrityError for another form.
+    """
+    lines = re.findall(rb"(?:[^\\\n]|\\.)*\n", tablespace_map, re.DOTALL)
+    if b"".join(lines) != tablespace_map:
+        raise IntegrityError("tablespace_map is damaged: its last line does not end")
+    result = []
+    for line in lines:
+        oid, blank, _ = line.partition(b" ")
+        if not blank or not oid.isdigit():
+            raise IntegrityError("tablespace_map is damaged: a line does not begin with an OID")
+        folder = folders.get(int(oid))
+        if folder is None:
+            result.append(line)
+        else:
+            escaped = re.sub(rb"([\\\n\r])", rb"\\\1", os.fsencode(folder))
+            result.append(oid + b" " + escaped + b"\n")
+    return b"".join(result)
+
+
+def write_synced(path: Path, content: bytes, account: Account, *, mode: int = 0o600) -> None:
+    """Write a file durably but for its name: the caller syncs the folder."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    account.own(path)

@@ -1,0 +1,204 @@
+"""What a restore refuses to fill, what it saves first, and that a killed one can be repeated."""
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import pytest
+
+from clipper_backup.errors import ClipperError, LockedError, UsageError
+from clipper_backup.ops.restore.target_dir import (
+    MARKER,
+    begin,
+    check_account,
+    check_space,
+    check_tablespaces,
+    finish,
+    look_at,
+    save_wal,
+    size_of,
+    work_folder,
+)
+from clipper_backup.postgres.account import Account
+
+SYSTEM = "7711155930822877805"
+US = Account("us", os.geteuid(), os.getegid())
+
+
+def control_file(system: str = SYSTEM) -> bytes:
+    """A pg_control that says who it is, and little else."""
+    head = struct.pack("<QII", int(system), 1300, 202209061).ljust(288, b"\0")
+    return (head + struct.pack("<I", google_crc32c.value(head))).ljust(8192, b"\0")
+
+
+def make_cluster(data: Path, system: str = SYSTEM) -> Path:
+    """A data folder whose server died, with WAL of which one segment was archived."""
+    for folder in ("global", "base/5", "pg_wal/archive_status", "pg_tblspc"):
+        (data / folder).mkdir(parents=True)
+    (data / "PG_VERSION").write_text("15\n")
+    (data / "global/pg_control").write_bytes(control_file(system))
+    for name in ("00000002.history", "000000020000000000000007", "000000020000000000000008", "000000020000000000000009"):
+        (data / "pg_wal" / name).write_bytes(name.encode())
+    (data / "pg_wal/archive_status/000000020000000000000007.done").touch()
+    (data / "pg_wal/archive_status/000000020000000000000008.ready").touch()
+    (data / "pg_wal/xlogtemp.7").touch()
+    return data
+
+
+def look(data: Path, *, replace: bool = False, account: Account = US) -> str:
+    return look_at(data, account, system_id=SYSTEM, replace=replace).state
+
+
+@pytest.mark.rule(53)
+def test_root_restores_nothing() -> None:
+    with pytest.raises(UsageError, match="root restores nothing"):
+        check_account(0)
+    check_account(101)
+
+
+def test_a_new_or_empty_folder_is_taken(tmp_path: Path) -> None:
+    assert look(tmp_path / "new") == "absent"
+    (tmp_path / "empty").mkdir()
+    assert look(tmp_path / "empty") == "empty"
+
+
+@pytest.mark.rule(53)
+def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        look(tmp_path / "no/where")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is no folder"):
+        look(tmp_path / "file")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/one").touch()
+    for replace in (False, True):
+        with pytest.raises(UsageError, match="is no data folder of PostgreSQL"):
+            look(tmp_path / "photos", replace=replace)
+    with pytest.raises(UsageError, match="belongs to the user with id"):
+        look(tmp_path / "photos", account=Account("another", os.geteuid() + 1, os.getegid()))
+    cluster = make_cluster(tmp_path / "cluster")
+    with pytest.raises(UsageError, match="holds a data folder of this cluster") as caught:
+        look(cluster)
+    assert any("--replace" in hint for hint in caught.value.hints)
+    assert look(cluster, replace=True) == "cluster"
+    with pytest.raises(UsageError, match="holds another cluster, system 42"):
+        look(make_cluster(tmp_path / "other", system="42"), replace=True)
+
+
+@pytest.fixture
+def process_in(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process whose working folder is `cluster`, as a postmaster's is."""
+    command = [sys.executable, "-I", "-S", "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    with subprocess.Popen(
+        command, cwd=make_cluster(tmp_path / "cluster"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+
+
+@pytest.mark.rule(53)
+def test_a_running_server_is_refused(tmp_path: Path, process_in: "subprocess.Popen[bytes]") -> None:
+    pid_file = tmp_path / "cluster/postmaster.pid"
+    for first in (process_in.pid, -process_in.pid):
+        pid_file.write_text(f"{first}\n{tmp_path}/cluster\n")
+        with pytest.raises(UsageError, match=f"a PostgreSQL server runs in .*, as process {process_in.pid}"):
+            look(tmp_path / "cluster", replace=True)
+    pid_file.write_text(f"{os.getpid()}\n")  # this process lives elsewhere: the number is another's now
+    assert look(tmp_path / "cluster", replace=True) == "cluster"
+    process_in.communicate()
+    pid_file.write_text(f"{process_in.pid}\n")
+    assert look(tmp_path / "cluster", replace=True) == "cluster"
+
+
+@pytest.mark.rule(54)
+def test_wal_that_was_not_archived_is_saved_first(tmp_path: Path) -> None:
+    cluster = make_cluster(tmp_path / "cluster")
+    saved = save_wal(cluster, tmp_path / "work/saved")
+    assert saved == ["00000002.history", "000000020000000000000008", "000000020000000000000009"]
+    begin(cluster, US, [], backup="b")
+    assert sorted(entry.name for entry in cluster.iterdir()) == [MARKER]
+    for name in saved:
+        assert (tmp_path / "work/saved" / name).read_bytes() == name.encode()
+
+
+def test_a_killed_restore_can_be_repeated(tmp_path: Path) -> None:
+    """Whatever is there after a kill, the same restore begins anew, and tablespaces of the first try are emptied too."""
+    data, space = tmp_path / "data", tmp_path / "space"
+    begin(data, US, [space], backup="b")
+    assert look(data) == "unfinished"
+    (space / "PG_15_202209061/5").mkdir(parents=True)
+    (data / "base").mkdir()
+    (data / "base/1").touch()
+    found = look_at(data, US, system_id="another", replace=False)
+    assert found.tablespaces == (space,)
+    check_tablespaces(data, {16384: space}, found, US)
+    begin(data, US, [], backup="b")
+    assert sorted(entry.name for entry in data.iterdir()) == [MARKER]
+    assert list(space.iterdir()) == []
+    assert data.stat().st_mode & 0o777 == 0o700
+    finish(data)
+    assert look(data) == "empty"
+
+
+def test_a_marker_that_was_being_written_is_ours(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / f"{MARKER}.new").write_text("{")
+    assert look(data) == "unfinished"
+    begin(data, US, [], backup="b")
+    assert sorted(entry.name for entry in data.iterdir()) == [MARKER]
+
+
+def test_tablespaces_of_a_replaced_cluster_are_emptied(tmp_path: Path) -> None:
+    cluster, space = make_cluster(tmp_path / "cluster"), tmp_path / "space"
+    (space / "PG_15_202209061/5").mkdir(parents=True)
+    (cluster / "pg_tblspc/16384").symlink_to(space)
+    found = look_at(cluster, US, system_id=SYSTEM, replace=True)
+    check_tablespaces(cluster, {16384: space}, found, US)
+    begin(cluster, US, [space], backup="b")
+    assert list(space.iterdir()) == []
+
+
+@pytest.mark.rule(35)
+def test_tablespaces_that_cannot_lie_there_are_refused(tmp_path: Path) -> None:
+    data, found = tmp_path / "data", look_at(tmp_path / "data", US, system_id=SYSTEM, replace=False)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    (tmp_path / "old/PG_15_202209061").mkdir(parents=True)
+    for folders, words in (
+        ({1: tmp_path / "a", 2: tmp_path / "a"}, "one within the other"),
+        ({1: tmp_path / "a", 2: tmp_path / "a/b"}, "one within the other"),
+        ({1: data / "pg_tblspc/1"}, "one within the other"),
+        ({1: tmp_path}, "one within the other"),
+        ({1: Path("relative")}, "absolute path"),
+        ({1: tmp_path / "full"}, "not empty"),
+        ({1: tmp_path / "old"}, "not empty"),
+        ({1: tmp_path / "full/file/below"}, "may not be written"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            check_tablespaces(data, folders, found, US)
+    check_tablespaces(data, {1: tmp_path / "a", 2: tmp_path / "b/c"}, found, US)
+
+
+@pytest.mark.rule(53)
+def test_too_little_space_is_refused(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(ClipperError, match="the restore needs .* which has"):
+        check_space({tmp_path / "not/there/yet": free, tmp_path: 1 << 30}, {})
+    check_space({tmp_path / "not/there/yet": free, tmp_path: 1 << 30}, {tmp_path: 2 << 30})
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    assert size_of([tmp_path])[tmp_path] >= 100_000
+
+
+def test_one_restore_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "work", US):
+        assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
+        with pytest.raises(LockedError), work_folder(tmp_path / "work", US):
+            pass
