@@ -1,0 +1,210 @@
+"""The files of a base backup, written in parallel from its manifest; synced, and pg_control last (rule 71).
+
+A server that finds pg_control finds everything else, synced: without it PostgreSQL does not start on what a killed restore left.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from clipper_backup.crew import Crew
+from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.format.frames import STRETCH_BYTES, Bytes, Reference, Small
+from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
+from clipper_backup.ops.restore.recovery import write_synced
+from clipper_backup.ops.restore.target_dir import sync_folder
+from clipper_backup.postgres.account import Account
+
+THREADS = 3
+"""Each holds one stretch of 64 MiB at most, as stored and as it was: with more, memory would pass 512 MiB."""
+_BATCH_FILES, _BATCH_BYTES = 64, 4 << 20
+"""Small files that one task writes: neighbours lie in one frame."""
+CONTROL = b"global/pg_control"
+
+
+class Pages(Protocol):
+    """What is read of packs, checked against its digests; IntegrityError names what differs. From any thread."""
+
+    def stretch(self, reference: Reference, size_bytes: int) -> bytearray:
+        """The stretch whose page map lies there."""
+        ...
+
+    def small(self, small: Small, size_bytes: int) -> bytes:
+        """A small file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things go: `data` is PGDATA, `tablespaces` by OID, `outside` the folder for what lay outside PGDATA."""
+
+    data: Path
+    outside: Path
+    tablespaces: Mapping[int, Path]
+    account: Account
+
+    def of(self, entry: Entry) -> Path:
+        """Where an entry of the manifest goes."""
+        name = os.fsdecode(entry.named)
+        return self.outside / name.lstrip("/") if isinstance(entry, Outside) else self.data / name
+
+
+class FileWriter:
+    """Writes what a manifest names; `finish` makes a data folder of it. `wrote` hears of bytes as they are written, from any thread."""
+
+    def __init__(self, places: Places, pages: Pages, wrote: Callable[[int], None]) -> None:
+        self._places, self._pages, self._wrote = places, pages, wrote
+        self._folders: set[Path] = set()
+        self._batch: list[File] = []
+        self._batch_bytes = 0
+        self._control: File | None = None
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        """Write all of them but pg_control. What any of them raises ends it."""
+        crew = Crew("restore", THREADS, THREADS * 2)
+        try:
+            for entry in entries:
+                if isinstance(entry, File) and entry.named == CONTROL:
+                    self._control = entry
+                elif isinstance(entry, File):
+                    self._begin_file(crew, entry)
+                else:
+                    self._make(entry)
+            self._give_batch(crew)
+            crew.finish()
+        finally:
+            crew.end()
+        if self._control is None:
+            raise IntegrityError("the backup's manifest has no global/pg_control")
+
+    def finish(self) -> None:
+        """Sync everything that was written here or beside it, and only then write pg_control, synced too."""
+        flush({self._places.data, self._places.outside, *self._places.tablespaces.values()})
+        assert self._control is not None  # noqa: S101  `write` has seen to it
+        path = self._places.of(self._control)
+        content = self._content(self._control)
+        with _explained(path):
+            temporary = path.with_name("pg_control.new")
+            write_synced(temporary, content, self._places.account, mode=_mode(self._control))
+            temporary.replace(path)
+            sync_folder(path.parent)
+        self._wrote(len(content))
+
+    def _make(self, entry: Entry) -> None:
+        path = self._places.of(entry)
+        with _explained(path):
+            if isinstance(entry, Tablespace):
+                folder = self._places.tablespaces[int(entry.named.rpartition(b"/")[2])]
+                make_folders(folder, self._places.account)
+                path.symlink_to(folder)
+            else:
+                path.mkdir(exist_ok=True)
+                path.chmod(_mode(entry) | 0o100)
+                self._places.account.own(path)
+
+    def _begin_file(self, crew: Crew, entry: File) -> None:
+        """Create it with its size, and give its content to the crew."""
+        path = self._places.of(entry)
+        with _explained(path):
+            if isinstance(entry, Outside) and path.parent not in self._folders:
+                make_folders(path.parent, self._places.account)
+                self._folders.add(path.parent)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.truncate(descriptor, entry.size_bytes)
+                os.fchmod(descriptor, _mode(entry))
+            finally:
+                os.close(descriptor)
+            self._places.account.own(path)
+        if entry.small is not None:
+            self._batch.append(entry)
+            self._batch_bytes += entry.size_bytes
+            if len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES:
+                self._give_batch(crew)
+        for number, reference in enumerate(_maps(entry)):
+            crew.submit(partial(self._write_stretch, entry, number, reference))
+
+    def _give_batch(self, crew: Crew) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if batch:
+            crew.submit(partial(self._write_batch, batch))
+
+    def _write_batch(self, batch: list[File]) -> None:
+        for entry in batch:
+            self._write_at(entry, 0, self._content(entry))
+
+    def _write_stretch(self, entry: File, number: int, reference: Reference) -> None:
+        start = number * STRETCH_BYTES
+        self._write_at(entry, start, self._pages.stretch(reference, min(STRETCH_BYTES, entry.size_bytes - start)))
+
+    def _write_at(self, entry: File, start: int, content: Bytes) -> None:
+        path = self._places.of(entry)
+        with _explained(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                view = memoryview(content)
+                while view:
+                    written = os.pwrite(descriptor, view, start)
+                    view, start = view[written:], start + written
+            finally:
+                os.close(descriptor)
+        self._wrote(len(content))
+
+    def _content(self, entry: File) -> Bytes:
+        """The whole content of a file that has a stretch at most."""
+        if entry.small is not None:
+            frame, start, digest = entry.small
+            return self._pages.small(Small.from_json([list(frame), start, digest]), entry.size_bytes)
+        return b"".join(self._pages.stretch(reference, entry.size_bytes) for reference in _maps(entry))
+
+
+def _maps(entry: File) -> Iterator[Reference]:
+    return (Reference.from_json(list(form)) for form in entry.maps)
+
+
+def _mode(entry: Entry) -> int:
+    """What of its mode is kept: what it lets its owner read and write, and others no more than it did."""
+    return entry.mode & 0o777 | 0o600
+
+
+def make_folders(folder: Path, account: Account) -> None:
+    """Make *folder* and those above it that are missing, for their owner alone."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(mode=0o700)
+        account.own(each)
+
+
+def flush(folders: Iterable[Path]) -> None:
+    """Make everything that was written in the filesystems of *folders* durable, names and data alike (syncfs(2)).
+
+    One call each, where a million files would take a million. Since Linux 5.8 it tells of writes that failed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    devices: set[int] = set()
+    for folder in folders:
+        if not folder.exists() or (device := folder.stat().st_dev) in devices:
+            continue
+        devices.add(device)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if libc.syncfs(descriptor) != 0:
+                raise ClipperError(f"cannot sync the filesystem of {folder}: {os.strerror(ctypes.get_errno())}")
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ClipperError(f"cannot write {path}: {error.strerror}", hints=["run the restore again when that is mended"]) from error
