@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipper_backup.postgres.server import PrivateServer
-from clipper_backup.postgres.wal_records import Kind, Record, WalReader, as_microseconds, as_moment
+from clipper_backup.postgres.wal_records import Kind, Record, RecordReader, as_microseconds, as_moment
 from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Segment
 from fixtures.postgres import FAST, connect, private_folder, server_binaries, sql
@@ -129,7 +129,7 @@ def _end(start: Lsn, total: int) -> Lsn:
     return Lsn(position + total)
 
 
-def _read(reader: WalReader, load: Load, segment: Segment, every_from: int | None = 0) -> list[Record]:
+def _read(reader: RecordReader, load: Load, segment: Segment, every_from: int | None = 0) -> list[Record]:
     return list(reader.read(segment, [(load.folder / segment.name).read_bytes()], every_from=every_from))
 
 
@@ -138,7 +138,7 @@ def _without_time(record: Record) -> Record:
 
 
 def test_every_record_is_what_pg_waldump_says(load: Load) -> None:
-    reader = WalReader()
+    reader = RecordReader()
     found: list[Record] = []
     for segment in load.segments:
         records = _read(reader, load, segment)
@@ -161,7 +161,7 @@ def test_every_record_is_what_pg_waldump_says(load: Load) -> None:
 
 
 def test_what_tells_nothing_is_passed_over_only(load: Load) -> None:
-    reader, other = WalReader(), WalReader()
+    reader, other = RecordReader(), RecordReader()
     for segment in load.segments:
         told = [record for record in _read(other, load, segment) if record.kind is not Kind.OTHER]
         assert _read(reader, load, segment, None) == told
@@ -173,7 +173,7 @@ def test_each_segment_alone_tells_what_begins_in_it(load: Load) -> None:
     begun_before = {Segment.ending(Timeline(1), r.end, MIB) for r in load.said if r.start // MIB != (r.end - 1) // MIB}
     assert len(begun_before) >= 4
     for segment in load.segments:
-        reader = WalReader()
+        reader = RecordReader()
         assert [_without_time(record) for record in _read(reader, load, segment)] == expected[segment]
         if segment != load.segments[-1]:
             assert reader.understood <= (segment not in begun_before)
@@ -220,7 +220,7 @@ def test_what_was_written_is_read_however_it_is_cut(
     steps: Sequence[tuple[str, int]], major: int, page_bytes: int, data: st.DataObject
 ) -> None:
     wal = _write(steps, major, page_bytes)
-    reader, found = WalReader(), list[Record]()
+    reader, found = RecordReader(), list[Record]()
     whole = True
     for segment, content in wal.segments().items():
         cuts = sorted(data.draw(st.lists(st.integers(0, MIB), max_size=4)))
@@ -240,7 +240,7 @@ def _some_wal() -> WalWriter:
 @given(st.randoms(use_true_random=False), st.integers(1, 40))
 def test_no_bytes_break_it(drawn: random.Random, changes: int) -> None:
     wal = _some_wal()
-    reader = WalReader()
+    reader = RecordReader()
     before = {record.start for record in wal.records}
     for segment, content in wal.segments().items():
         damaged = bytearray(content[: drawn.randrange(MIB)] if drawn.random() < 0.2 else content)
@@ -258,7 +258,7 @@ def test_what_lies_behind_the_end_is_not_read(tail: str) -> None:
     end = 8192 * 3
     older = _some_wal().segments()[segment.next()]
     rest = {"zeros": bytes(MIB - end), "recycled": older[end:], "cut short": b""}[tail]
-    reader = WalReader()
+    reader = RecordReader()
     records = list(reader.read(segment, [content[:end] + rest]))
     assert records == [record for record in wal.records if record.end <= segment.start + end and record.kind is not Kind.OTHER]
     assert not reader.understood
@@ -268,20 +268,20 @@ def test_a_neighbour_of_another_history_is_not_understood() -> None:
     steps = [("commit", n) for n in range(20_000)]
     wal, other = _write(steps, 15, 8192), _write([("commit", 0), *steps], 15, 8192)
     (first, content), (second, _), *_ = wal.segments().items()
-    reader = WalReader()
+    reader = RecordReader()
     assert list(reader.read(first, [content]))
     assert reader.understood
-    assert list(reader.read(second, [other.segments()[second]])) != list(WalReader().read(second, [wal.segments()[second]]))
+    assert list(reader.read(second, [other.segments()[second]])) != list(RecordReader().read(second, [wal.segments()[second]]))
     _assert_not_understood(reader)
 
 
-def _assert_not_understood(reader: WalReader) -> None:
+def _assert_not_understood(reader: RecordReader) -> None:
     assert not reader.understood
 
 
 def test_the_version_that_is_not_known_is_not_understood() -> None:
     segment, content = next(iter(_some_wal().segments().items()))
-    reader = WalReader()
+    reader = RecordReader()
     assert list(reader.read(segment, [b"\x21\xd1" + content[2:]])) == []
     assert not reader.understood
 
@@ -293,7 +293,7 @@ def test_a_record_whose_begin_was_not_read_leaves_its_segment_in_doubt() -> None
     wal.end(Kind.COMMIT, 8, 2)
     wal.switch()
     (first, content), (second, more) = wal.segments().items()
-    reader = WalReader()
+    reader = RecordReader()
     assert list(reader.read(second, [more])) == wal.records[2:]
     _assert_not_understood(reader)
     assert list(reader.read(first, [content])) == []

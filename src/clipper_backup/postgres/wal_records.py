@@ -101,7 +101,7 @@ class _Stretch:
         return self.start + page * self.page_bytes + _SHORT_BYTES + offset
 
 
-class WalReader:
+class RecordReader:
     """Reads segments in the order of a line; a record that runs over a border comes with the segment that has its last byte.
 
     When the records of a segment were all taken, `understood` says whether these are all: not, when a page is none, when a
