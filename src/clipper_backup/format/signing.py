@@ -88,6 +88,11 @@ def _public(text: str) -> Ed25519PublicKey:
     )
 
 
+def raw_public(text: str) -> bytes:
+    """The 32 bytes of a public key as SIGNATURE_KEYS has it."""
+    return _public(text).public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
 def signer(document: bytes, signature: bytes, trusted: Sequence[str]) -> str | None:
     """Which of the *trusted* public keys made the *signature* of exactly these bytes; None when none of them did."""
     for text in trusted:
