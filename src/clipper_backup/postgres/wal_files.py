@@ -31,7 +31,7 @@ class ChangedError(ClipperError):
 def identify(path: Path) -> FileIdentity:
     """What lies at *path* now; MissingError when nothing does."""
     try:
-        return _identity(os.stat(path))
+        return _identity(path.stat())
     except OSError as error:
         raise _translated(error, path) from error
 

@@ -1,6 +1,7 @@
 """`systems/`: the one cluster whose WAL a repository takes, by its system identifiers over time (R2)."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from clipper_backup.errors import IntegrityError, ObjectExistsError, ObjectMissingError
 from clipper_backup.format.base_documents import SystemEntry
@@ -19,8 +20,8 @@ def physical_id(repository: Repository) -> bytes:
         found = b""
     if len(found) != _ID_BYTES or found.hex() != repository.id:
         raise IntegrityError(
-            f"the id of the repository is {repository.id!r}, not 32 hexadecimal digits: it can hold dumps, no WAL and no base backups",
-            hints=["use a new prefix for them"],
+            f"the id of the repository is {repository.id!r}, not 32 hexadecimal digits: it can hold nothing but dumps",
+            hints=["use a new prefix for WAL and base backups"],
         )
     return found
 
@@ -64,10 +65,8 @@ def add_system(store: Store, here: SystemEntry) -> SystemEntry:
 def _create(store: Store, here: SystemEntry, number: int = 1) -> SystemEntry:
     """The entry of that number: ours, or that of whoever came first."""
     key = system_key(number)
-    try:
+    with suppress(ObjectExistsError):
         store.put(key, encode(_numbered(here, number)), create=True)
-    except ObjectExistsError:
-        pass
     return _read(store, key)
 
 

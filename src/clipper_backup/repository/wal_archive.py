@@ -275,8 +275,8 @@ class WalArchive:
             raise IntegrityError(
                 f"{source.name} is in the archive with other bytes, claimed by {claim.writer}",
                 hints=[
-                    "another server archives here, or this one was set back to an older copy: it must not go on under these names",
-                    "restore it from the backup, which begins a timeline of its own; docs/design/repository-format.md says who may stay",
+                    "another server archives here, or this one was set back to an older copy: it cannot go on under these names",
+                    "restore or promote the one that is wrong here: that begins a timeline with names of its own",
                 ],
             )
 
@@ -367,7 +367,8 @@ class WalArchive:
         place = prepared.place
         return Header(
             kind=place.kind, timeline=place.timeline, system_id=int(self._system_id), lsn=place.lsn,
-            plain_bytes=prepared.source.size_bytes, repository_id=self._repository_id, salt=salt, digest=digest, previous=previous,
+            plain_bytes=prepared.source.size_bytes, repository_id=self._repository_id,
+            salt=salt, digest=digest, previous=previous,
         )  # fmt: skip
 
     def _signed(self, header: Header) -> Header:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipper_backup.errors import IntegrityError, MissingError, UsageError
-from clipper_backup.format.base_documents import Claim
+from clipper_backup.format.base_documents import Claim, SystemEntry
 from clipper_backup.format.wal_objects import digest_of
 from clipper_backup.ops.wal.asked import Asked
 from clipper_backup.ops.wal.open_archive import accept, data_folder_of, open_archive
@@ -86,7 +86,7 @@ class Pusher:
             if self._archive.is_fresh(claimed):
                 return Pushed(name, kind, "archived" if put else "was archived")
 
-    def push_segment(self, name: str, accepted: Asked[object]) -> Pushed:
+    def push_segment(self, name: str, accepted: Asked[SystemEntry]) -> Pushed:
         """A segment, whose neighbours' claims are asked for while it is read; claimed only when the system is *accepted*."""
         segment = Segment.parse(name, self._layout.segment_bytes)
         while True:
