@@ -12,7 +12,10 @@ from typing import NoReturn, cast
 from clipper_backup.cli import output, stop
 from clipper_backup.cli.report import report
 
-FAST: Mapping[tuple[str, ...], str] = {("--version",): "clipper_backup.cli.fast_version:run"}
+FAST: Mapping[tuple[str, ...], str] = {
+    ("--version",): "clipper_backup.cli.fast_version:run",
+    ("wal", "push"): "clipper_backup.cli.fast_wal:run_push",
+}
 """First words of a command line -> `module:function`, called with the words after them, returning the exit code.
 
 The function parses its words itself and may raise like any command.

@@ -33,6 +33,12 @@ class Sealer:
 
         return seal(chunks, (*self.recipients, self.own.recipient))
 
+    def seal_away(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """One age file that this run cannot open either."""
+        from clipper_backup.format.sealing import seal  # noqa: PLC0415  only sealed archives need it
+
+        return seal(chunks, self.recipients)
+
     def unseal(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         """What `seal` sealed in this run."""
         from clipper_backup.format.sealing import unseal  # noqa: PLC0415  only sealed dumps need it

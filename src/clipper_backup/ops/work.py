@@ -7,16 +7,19 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from clipper_backup import __version__
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings, repository_url
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone, Warned
 from clipper_backup.ops.keys import trusted_of
-from clipper_backup.postgres.connection import Login
 from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.readonly import ReadOnlyStore
+
+if TYPE_CHECKING:
+    from clipper_backup.postgres.connection import Login
 
 SOFTWARE = f"clipper-backup {__version__}"
 _PROGRESS_BYTES = 8 << 20
@@ -79,8 +82,10 @@ def skew(store: Store, clock: Clock) -> timedelta:
     return max(theirs - after, timedelta()) - max(behind, timedelta())
 
 
-def login_of(settings: Settings) -> Login:
+def login_of(settings: Settings) -> "Login":
     """How to reach PostgreSQL."""
+    from clipper_backup.postgres.connection import Login  # noqa: PLC0415  psycopg costs 100 ms, which `wal push` must not pay
+
     named = {
         "host": settings.pghost,
         "port": settings.pgport,
