@@ -19,6 +19,9 @@ from clipper_backup.values import Secret
 CONNECT_TIMEOUT_SECONDS = 20
 """How long a server may take to answer a login, unless PGCONNECT_TIMEOUT says otherwise."""
 MAINTENANCE_DATABASES = ("postgres", "template1")
+REPLICATION = "replication"
+"""What a line of pg_hba.conf says that lets replication connections in; `all` does not."""
+_REPLICATION_HINT = f"a base backup needs a role with REPLICATION, and a line of pg_hba.conf with the database `{REPLICATION}`"
 
 # Each that could end a session which works or waits for hours. transaction_timeout came with 17: the server says which it knows.
 _TIMEOUTS = (
@@ -102,7 +105,7 @@ def connect_replication(login: Login) -> Connection:
     AccessError when the login is refused, ServerError otherwise.
     """
     settings = " ".join(f"-c {name}=0" for name in ("statement_timeout", "idle_session_timeout"))
-    return _open(login, "replication", replication="yes", options=settings)
+    return _open(login, REPLICATION, replication="yes", options=settings)
 
 
 def _connect(login: Login, database: str) -> Connection:
@@ -145,6 +148,8 @@ _REFUSED_LOGIN = (
     "no pg_hba.conf entry",
     "pg_hba.conf rejects",
     "is not permitted to log in",
+    "walsender",
+    "WAL sender",
 )
 
 
@@ -168,7 +173,10 @@ def _connect_error(login: Login, database: str, error: psycopg.Error) -> Clipper
     ):
         return AccessError(
             f"PostgreSQL on {login.where} refused the login: {_last_part(words)}",
-            hints=["check PGUSER and PGPASSWORD (or PGPASSFILE), and the server's pg_hba.conf"],
+            hints=[
+                "check PGUSER and PGPASSWORD (or PGPASSFILE), and the server's pg_hba.conf",
+                *([_REPLICATION_HINT] if database == REPLICATION else []),
+            ],
         )
     return ServerError(
         f"cannot connect to PostgreSQL on {login.where}: {_last_part(words)}",
