@@ -39,8 +39,7 @@ class Replication:
     def send(self, command: str) -> None:
         """Begin a command; its results follow."""
         self._pg.send_query(command.encode())
-        while self._pg.flush():
-            select.select([], [self._pg.socket], [], _LOOK_SECONDS)
+        self._flush()
 
     def next_result(self) -> PGresult | None:
         """The next result of the command, of whatever status; None behind the last."""
@@ -67,6 +66,21 @@ class Replication:
                 return None
             self._wait()
 
+    def send_copy_data(self, message: bytes) -> None:
+        """Send a CopyData message of ours."""
+        self._pg.put_copy_data(message)
+        self._flush()
+
+    def end_copy(self) -> None:
+        """End a copy in both directions: our half, then what the server still sends. The session takes commands again."""
+        self._pg.put_copy_end()
+        self._flush()
+        while self.copy_data() is not None:
+            pass
+        while (result := self.next_result()) is not None:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise error_from_result(result)
+
     def rows(self, command: str) -> list[Sequence[bytes | None]]:
         """All rows of a command that answers with one table."""
         self.send(command)
@@ -74,6 +88,10 @@ class Replication:
         while self.next_result() is not None:
             pass
         return [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
+
+    def _flush(self) -> None:
+        while self._pg.flush():
+            select.select([], [self._pg.socket], [], _LOOK_SECONDS)
 
     def _wait(self) -> None:
         # In slices: libpq's own waiting would go on after a signal until the server says something.
