@@ -13,9 +13,9 @@ from clipper_backup.format import names
 from clipper_backup.kinds import NONE
 
 if TYPE_CHECKING:
-    from clipper_backup.repository.dumps import Opener
     from clipper_backup.format.sealing import Identity
     from clipper_backup.format.signing import SigningKey
+    from clipper_backup.repository.dumps import Opener
 
 _ENCRYPTED = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 

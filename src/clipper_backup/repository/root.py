@@ -79,7 +79,7 @@ def _check_nothing_physical(store: Store) -> None:
                 f"{store.url} holds objects below {folder}, and its {names.REPOSITORY} is gone",
                 hints=[
                     f"put {names.REPOSITORY} back: a bucket that keeps versions has it still",
-                    "or write it anew with the old id: bytes 48 to 63 of any unsealed segment's object; each backup.json has it too",
+                    "or write it anew with the old id: each backup.json has it, and so has a segment, from byte 48 on",
                     "then see what removed it: a bucket's rule that deletes by age must not reach beyond database/",
                 ],
             )
