@@ -8,7 +8,6 @@ settings file.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -344,6 +343,8 @@ def _read_config(config: Path) -> dict[str, str]:
     except OSError as error:
         raise MissingError(f"cannot read settings from {error.filename or config}: {error.strerror}") from error
     if unknown := sorted(set(entries) - set(_BY_NAME)):
+        import difflib  # noqa: PLC0415  only for whoever mistyped
+
         similar = [other for name in unknown for other in difflib.get_close_matches(name.upper(), _BY_NAME, n=1)]
         raise UsageError(
             f"unknown setting {', '.join(unknown)} in {config}",

@@ -16,14 +16,13 @@ from clipper_backup.errors import fetch_code_of
 
 FAST: Mapping[tuple[str, ...], str] = {
     ("--version",): "clipper_backup.cli.fast_version:run",
+    ("wal", "push"): "clipper_backup.cli.fast_wal:run_push",
     ("wal", "fetch"): "clipper_backup.cli.fast_wal_fetch:run",
 }
 """First words of a command line -> `module:function`, called with the words after them, returning the exit code.
 
 The function parses its words itself and may raise like any command.
 """
-
-
 _FETCH = ("wal", "fetch")
 
 

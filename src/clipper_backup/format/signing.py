@@ -56,6 +56,11 @@ class SigningKey:
         raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         return cls(key, _PREFIX + urlsafe_b64encode(raw).decode().rstrip("="))
 
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes of its public key."""
+        return raw_public(self.public)
+
     def reveal(self) -> bytes:
         """The private key in PEM (PKCS 8), for the file it is written to."""
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

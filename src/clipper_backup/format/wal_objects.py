@@ -12,7 +12,7 @@ from itertools import chain
 
 from blake3 import blake3
 
-from clipper_backup.errors import IntegrityError
+from clipper_backup.errors import IntegrityError, UsageError
 from clipper_backup.format.compression import compress, decompress
 from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Kind, Segment, classify
@@ -102,15 +102,20 @@ class Place:
 
 
 def place_of(name: str, segment_bytes: int) -> Place:
-    """The place of the file that PostgreSQL calls *name*; ValueError for a name that is none of its WAL's."""
+    """The place of the file that PostgreSQL calls *name*; UsageError for a name that is none of its WAL's."""
     kind = classify(name)
     if kind is None:
-        raise ValueError(f"not the name of a WAL file: {name!r}")
+        raise UsageError(f"not the name of a file that PostgreSQL archives: {name!r}")
     if kind is Kind.HISTORY:
-        return Place(ObjectKind.HISTORY, Timeline(int(name[:8], 16)), Lsn(0))
+        return Place(ObjectKind.HISTORY, Timeline.parse(name[:8]), Lsn(0))
     segment = Segment.parse(name[:24], segment_bytes)
     offset = int(name[25:33], 16) if kind is Kind.BACKUP else 0
     return Place(_KINDS[kind], segment.timeline, Lsn(segment.start + offset))
+
+
+def partial_name(name: str, digest: bytes) -> str:
+    """What a `.partial` file (*name* is PostgreSQL's) is called in the archive: several of one name may lie there (W6)."""
+    return f"{name}-{digest.hex()[:16]}"
 
 
 def digest_of(chunks: Iterable[bytes], salt: bytes) -> bytes:
