@@ -23,8 +23,6 @@ FAST: Mapping[tuple[str, ...], str] = {
 
 The function parses its words itself and may raise like any command.
 """
-
-
 _FETCH = ("wal", "fetch")
 
 
