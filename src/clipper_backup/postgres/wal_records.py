@@ -82,6 +82,11 @@ def as_microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+def begins_amid_a_record(segment: bytes) -> bool:
+    """Whether a segment, of which these are the first bytes, begins with the rest of a record that began before it."""
+    return len(segment) >= _PAGE.size and _PAGE.unpack_from(segment)[1] & (_CONTINUES | _OVERWRITES) == _CONTINUES
+
+
 class _StrangeError(Exception):
     """These bytes are no page, or no record, that follows on what was read."""
 
@@ -104,12 +109,13 @@ class _Stretch:
 class RecordReader:
     """Reads segments in the order of a line; a record that runs over a border comes with the segment that has its last byte.
 
-    When the records of a segment were all taken, `understood` says whether these are all: not, when a page is none, when a
-    record does not follow on the one before, or when the segment begins with the rest of a record whose begin was not read
-    just before. `switched`: it ends with a switch; what lies behind that was not looked at.
+    When the records of a segment were all taken, `complete` says whether it was followed to its end: not, when a page is none,
+    or when a record does not follow on the one before. `understood`: that, and it does not begin with the rest of a record
+    whose begin was not read just before. `switched`: it ends with a switch; what lies behind that was not looked at.
     """
 
     def __init__(self) -> None:
+        self.complete = False
         self.understood = False
         self.switched = False
         self._next_start: int | None = None
@@ -122,14 +128,18 @@ class RecordReader:
         self._begun, self._skip, self._begun_at = bytearray(), 0, 0
         self._previous = 0
 
+    def follows(self, segment: Segment) -> bool:
+        """Whether the segment before *segment* was the last one read, to its end."""
+        return self._next_start == segment.start
+
     def read(self, segment: Segment, chunks: Iterable[bytes], *, every_from: int | None = None) -> Iterator[Record]:
         """Commits, aborts, restore points and switches with their last byte in *segment*, whose bytes *chunks* are.
 
         With *every_from* also all other records that begin there or behind. Whatever the bytes are: no error is raised but
         those of *chunks*.
         """
-        self.understood = self.switched = False
-        if self._next_start != segment.start:
+        self.complete = self.understood = self.switched = False
+        if not self.follows(segment):
             self._forget()
         self._next_start = None
         try:
@@ -148,7 +158,7 @@ class RecordReader:
         except _StrangeError:
             return
         if end == segment.end:
-            self._next_start, self.understood = end, whole
+            self._next_start, self.complete, self.understood = end, True, whole
 
     def _joins(self, block: bytes) -> bool:
         """Fit a segment's first page to what went before; False when it begins with the rest of a record that we do not have."""
