@@ -112,27 +112,34 @@ def standby_command(program: list[str]) -> str:
     return f'{words} "%f" "%p" || exit 1'
 
 
-def remapped(tablespace_map: bytes, folders: Mapping[int, Path]) -> bytes:
-    """The server's tablespace_map with other folders; byte for byte the same where none is.
+def tablespaces_in(tablespace_map: bytes) -> dict[int, Path]:
+    """The folders that the server's tablespace_map names, by OID.
 
     A line is an OID, a blank and a path, in which backslash, line feed and carriage return have a backslash before them
     (do_pg_backup_start in xlog.c). IntegrityError for another form.
     """
+    return {oid: Path(os.fsdecode(re.sub(rb"\\(.)", rb"\1", path, flags=re.DOTALL))) for oid, path in _lines_of(tablespace_map)}
+
+
+def remapped(tablespace_map: bytes, folders: Mapping[int, Path]) -> bytes:
+    """The server's tablespace_map with other folders; byte for byte the same where none is."""
+    result = []
+    for oid, path in _lines_of(tablespace_map):
+        if oid in folders:
+            path = re.sub(rb"([\\\n\r])", rb"\\\1", os.fsencode(folders[oid]))  # noqa: PLW2901  the line's, moved
+        result.append(b"%d %s\n" % (oid, path))
+    return b"".join(result)
+
+
+def _lines_of(tablespace_map: bytes) -> list[tuple[int, bytes]]:
+    """OID and path, still escaped, of each line."""
     lines = re.findall(rb"(?:[^\\\n]|\\.)*\n", tablespace_map, re.DOTALL)
     if b"".join(lines) != tablespace_map:
         raise IntegrityError("tablespace_map is damaged: its last line does not end")
-    result = []
-    for line in lines:
-        oid, blank, _ = line.partition(b" ")
-        if not blank or not oid.isdigit():
-            raise IntegrityError("tablespace_map is damaged: a line does not begin with an OID")
-        folder = folders.get(int(oid))
-        if folder is None:
-            result.append(line)
-        else:
-            escaped = re.sub(rb"([\\\n\r])", rb"\\\1", os.fsencode(folder))
-            result.append(oid + b" " + escaped + b"\n")
-    return b"".join(result)
+    found = [re.fullmatch(rb"([1-9][0-9]*) (.+)\n", line, re.DOTALL) for line in lines]
+    if None in found:
+        raise IntegrityError("tablespace_map is damaged: a line is not an OID and a path")
+    return [(int(match[1]), match[2]) for match in found if match is not None]
 
 
 def write_synced(path: Path, content: bytes, account: Account, *, mode: int = 0o600) -> None:
