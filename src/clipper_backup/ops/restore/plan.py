@@ -13,12 +13,12 @@ from clipper_backup.errors import MissingError, UsageError, WalGapError
 from clipper_backup.format.base_documents import BaseSummary
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
 from clipper_backup.format.time_maps import TimeMap
+from clipper_backup.kinds import NONE
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.choose import choose_backup, on_line
 from clipper_backup.ops.restore.recovery import tablespaces_in
 from clipper_backup.ops.restore.target_dir import Found, check_space, check_tablespaces, look_at, size_of
 from clipper_backup.ops.restore.targets import Target, show_moment
-from clipper_backup.ops.wal.open_restore import reader_of
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.wal_records import Kind, as_moment
@@ -129,7 +129,16 @@ class Planner:
         self._system_id, self._segment_bytes = self._system()
         self._catalog = WalCatalog(work.store, self._system_id, self._segment_bytes)
         self._maps = TimeMaps(work.store, self._system_id, self._segment_bytes)
-        self._reader: WalReader = reader_of(work, repository.id, self._system_id, self._segment_bytes)
+        recipients = work.settings.encryption_recipients
+        self._reader = WalReader(
+            work.store,
+            repository_id=repository.id,
+            system_id=self._system_id,
+            segment_bytes=self._segment_bytes,
+            opener=opener_of(work.settings, recipients),
+            seals=recipients not in {(), (NONE,)},
+            trusted=work.trusted,
+        )
 
     def _system(self) -> tuple[str, int]:
         """The system to restore: that of the backup that was named, else the newest."""

@@ -1,0 +1,289 @@
+"""`restore`: from a plan to a data folder, and with `--start` to a server that recovered.
+
+Order: what is unarchived is saved; the folder gets its marker and is emptied; plan, files, labels, recovery settings; sync;
+pg_control; the marker goes. Killed anywhere before its end, the same command begins anew.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipper_backup.config import DECLARED, Settings
+from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.format.manifest import Outside
+from clipper_backup.kinds import NONE, show_url
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.restore.files import FileWriter, Places
+from clipper_backup.ops.restore.plan import Plan, Request
+from clipper_backup.ops.restore.recovery import Recovery, remapped, write_recovery, write_synced
+from clipper_backup.ops.restore.start import Started, Starting, start_recovered
+from clipper_backup.ops.restore.target_dir import begin, finish, look_at, save_wal, work_folder
+from clipper_backup.ops.wal.open_restore import open_restore
+from clipper_backup.ops.wal.push import push
+from clipper_backup.ops.wal.restore_command import SHIM, restore_command
+from clipper_backup.ops.wal.serve import serve
+from clipper_backup.ops.work import SOFTWARE, Work, step
+from clipper_backup.repository.base_backups import part_of, plain_part, read_entries
+from clipper_backup.repository.data_keys import DataKeys
+from clipper_backup.repository.pack_reader import PackReader
+from clipper_backup.repository.restore_plan import LINKS, PLAN, RestorePlan, keep_plan
+from clipper_backup.values import BackupId, Lsn, show_bytes
+
+_SAVED = "saved-pg_wal"
+_OUTSIDE = "outside"
+_HANDSHAKE = "handshake"
+_NEEDED_SECTIONS = ("Where backups go", "Who can read it, and who vouches for it")
+"""Of the settings, those that whoever fetches WAL needs."""
+_ENVIRONMENT = (
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "AZURE_CLIENT_ID",
+    "AZURE_TENANT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_AUTHORITY_HOST",
+)
+"""Variables that say where credentials are; none that is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A data folder that is ready to recover, or with `started` a server that did.
+
+    `saved` are files of the former server's pg_wal, in `saved_in`; `outside` holds configuration from outside PGDATA, None
+    without any. `archived` says whether the new timeline's history is in the archive.
+    """
+
+    plan: Plan
+    data: Path
+    folder: Path
+    saved: tuple[str, ...]
+    saved_in: Path | None
+    outside: Path | None
+    seconds: float
+    started: Started | None = None
+    archived: bool = False
+
+
+def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, port: int | None = None) -> Restored:
+    """Carry out *plan*. Errors of the store, of damage and of the file system leave an unfinished folder behind."""
+    began = work.clock.monotonic()
+    with work_folder(request.folder, request.account):
+        # Looked at again: minutes may have passed since the plan was made.
+        found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
+        saved_in = request.folder / f"{_SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"
+        saved = save_wal(request.data, saved_in) if found.state == "cluster" else []
+        if saved:
+            work.emit(Warned(f"{len(saved)} files of the former server's pg_wal that may not be archived are kept in {saved_in}"))
+        begin(request.data, request.account, list(plan.tablespaces.values()), backup=plan.summary.id)
+        kept = _keep_plan(work, request, plan)
+        has_outside = _write_files(work, request, plan, kept)
+        finish(request.data)
+        result = Restored(
+            plan=plan,
+            data=request.data,
+            folder=request.folder,
+            saved=tuple(saved),
+            saved_in=saved_in if saved else None,
+            outside=request.folder / _OUTSIDE if has_outside else None,
+            seconds=work.clock.monotonic() - began,
+        )
+        if not start:
+            return result
+        started = _start(work, request, plan, port)
+        archived = _archive_history(work, started)
+        return replace(result, started=started, archived=archived, seconds=work.clock.monotonic() - began)
+
+
+# -- the plan that `wal fetch` reads
+
+
+def _keep_plan(work: Work, request: Request, plan: Plan) -> RestorePlan:
+    for name in (PLAN, LINKS):  # of a restore before this one
+        (request.folder / name).unlink(missing_ok=True)
+    now = work.clock.now()
+    kept = RestorePlan(
+        id=str(BackupId.make(now)),
+        made_at=now,
+        software=SOFTWARE,
+        repository_id=plan.repository_id,
+        backup_id=plan.summary.id,
+        system_id=plan.summary.system_id,
+        segment_bytes=plan.summary.sizes.segment_bytes,
+        timeline=int(plan.line.timeline),
+        ancestors=[(int(part.timeline), str(part.end)) for part in plan.line.parts[:-1]],
+        first=plan.first.name,
+        last=None if plan.last is None else plan.last.name,
+        unsigned=request.unsigned,
+        settings=settings_of_fetch(work),
+        environment={name: value for name in _ENVIRONMENT if (value := os.environ.get(name))},
+    )
+    keep_plan(request.folder, kept)
+    for name in (PLAN, LINKS):
+        request.account.own(request.folder / name)
+    return kept
+
+
+def settings_of_fetch(work: Work) -> dict[str, str]:
+    """What `wal fetch` must be told, as text: where the repository is and which files hold its keys; no secrets (rule 89).
+
+    A URL that has a secret in it is left out: whoever starts the server sets that one.
+    """
+    settings, texts = work.settings, {}
+    for declared in DECLARED:
+        value = getattr(settings, declared.field)
+        needed = declared.section in _NEEDED_SECTIONS or declared.name == "ARCHIVE_WAIT_SECONDS"
+        if value == declared.default or not needed or declared.secret or declared.name == "SIGNING_KEY_FILE":
+            continue
+        if isinstance(value, Path):
+            texts[declared.name] = str(value.absolute())
+        elif isinstance(value, str) and show_url(value) != value:
+            work.emit(
+                Warned(
+                    f"{declared.name} has a secret in it, and is not written into the restore's plan",
+                    (f"start the server with {declared.name} in its environment",),
+                )
+            )
+        else:
+            texts[declared.name] = value if isinstance(value, str) else declared.kind.show(value)
+    if work.trusted:
+        texts["SIGNATURE_KEYS"] = ", ".join(work.trusted)  # so that who only reads needs no signing key
+    return texts
+
+
+# -- the files
+
+
+def _write_files(work: Work, request: Request, plan: Plan, kept: RestorePlan) -> bool:
+    """Everything that lies in the data folder, synced, pg_control last; whether there was configuration outside."""
+    summary, account, data = plan.summary, request.account, request.data
+    opener = opener_of(work.settings, summary.recipients)
+    keys = DataKeys(work.store, plan.repository_id, opener) if summary.sealed else None
+    outside = request.folder / _OUTSIDE
+    _remove_folder(outside)
+    with step(work, "files", f"restore {show_bytes(plan.plain_bytes)} to {data}") as running:
+        done, lock = 0, threading.Lock()
+
+        def wrote(count: int) -> None:
+            nonlocal done
+            with lock:
+                done += count
+                running.progress(done, plan.plain_bytes)
+
+        pages = PackReader(work.store, keys, summary.sizes.page_bytes)
+        writer = FileWriter(Places(data, outside, plan.tablespaces, account), pages, wrote)
+        has_outside = False
+
+        def entries() -> Iterator[object]:
+            nonlocal has_outside
+            for entry in read_entries(work.store, summary, opener):
+                has_outside = has_outside or isinstance(entry, Outside)
+                yield entry
+
+        writer.write(entries())  # type: ignore[arg-type] # what it yields are entries
+        for role, name in (("label", "backup_label"), ("tablespace_map", "tablespace_map"), ("server_manifest", "backup_manifest")):
+            if role == "tablespace_map" and summary.part(role) is None:
+                continue
+            content = b"".join(plain_part(work.store, part_of(summary, role), opener))
+            if role == "tablespace_map":
+                content = remapped(content, request.tablespaces)
+            write_synced(data / name, content, account)
+        write_recovery(data, _recovery(request, plan), account)
+        writer.finish()
+        running.done = f"{data}: {summary.files} files, {show_bytes(plan.plain_bytes)}, synced"
+    if kept.backup_id != summary.id:
+        raise IntegrityError("the plan that was kept is another restore's")
+    return has_outside
+
+
+def _remove_folder(folder: Path) -> None:
+    import shutil  # noqa: PLC0415  only where an earlier restore left one
+
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _recovery(request: Request, plan: Plan) -> Recovery:
+    fetch: list[str | Path] = [sys.executable, "-m", "clipper_backup", "wal", "fetch"]
+    fetch += ["--standby"] if request.standby else ["--restore-folder", request.folder]
+    command = restore_command(fetch, standby=request.standby)
+    return Recovery(plan.target, plan.line.timeline, command, plan.summary.settings, standby=request.standby)
+
+
+# -- the server
+
+
+def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Started:
+    handshake = request.folder / _HANDSHAKE
+    _remove_folder(handshake)
+    handshake.mkdir(mode=0o700)
+    request.account.own(handshake)
+    with _served(work, request, handshake) as refused:
+        end = plan.wal.segments[-1].start
+        starting = Starting(
+            data=request.data,
+            folder=request.folder,
+            account=request.account,
+            major=plan.summary.versions.server_major,
+            target=plan.target,
+            begin=Lsn.parse(plan.summary.start_lsn),
+            end=end,
+            command=restore_command(["sh", handshake / SHIM, handshake]),
+            refused=lambda: refused[-1] if refused else None,
+            port=port,
+        )
+        return start_recovered(work, starting)
+
+
+@contextmanager
+def _served(work: Work, request: Request, handshake: Path) -> Iterator[list[ClipperError]]:
+    """Answer the recovering server's requests for WAL from within this process; what was refused is in the list.
+
+    No process is started for a segment, and what was read ahead is at hand: replay waits for nothing.
+    """
+    refused: list[ClipperError] = []
+    stop, failed = threading.Event(), []
+
+    def note(error: Exception) -> None:
+        refused.append(error if isinstance(error, ClipperError) else ClipperError(f"{type(error).__name__}: {error}"))
+
+    def run() -> None:
+        try:
+            opened = open_restore(request.folder, work.clock, lambda event: None)
+            serve(opened, request.data, handshake, stop, note)
+        except Exception as error:  # noqa: BLE001  told by whoever waits for WAL
+            failed.append(error)
+            note(error)
+
+    thread = threading.Thread(target=run, name="wal serve")
+    thread.start()
+    try:
+        yield refused
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _archive_history(work: Work, started: Started) -> bool:
+    """Archive the history of the new timeline, so that nobody else takes its number (rule 98). A failure is told, and mended later."""
+    try:
+        with step(work, "history", f"archive {started.history.name}") as running:
+            push(work, started.history)
+            running.done = f"{started.history.name} is in the archive: timeline {int(started.timeline)} is taken"
+    except ClipperError as error:
+        work.emit(
+            Warned(
+                f"{started.history.name} could not be archived: {error.message}",
+                (*error.hints, f"before archiving is switched on: `clipper-backup wal push {started.history}`"),
+            )
+        )
+        return False
+    return True
