@@ -30,7 +30,7 @@ class Ahead:
         self._running: dict[Segment, Future[None]] = {}
 
     def run(self, stop: threading.Event, idle_seconds: float | None = IDLE_SECONDS) -> None:
-        """Read ahead until *stop*, until nothing was asked for in *idle_seconds*, or until the spool is gone.
+        """Read ahead until *stop*. With *idle_seconds*, also until nothing was asked for in that time, or the spool is gone.
 
         Where somebody does so already, return at once.
         """
@@ -39,11 +39,12 @@ class Ahead:
                 return
             asked, since = None, self._clock.monotonic()
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="ahead") as pool:
-                while not stop.is_set() and (now := self._spool.asked(self._size)) is not None:
-                    if now != asked:
+                while not stop.is_set():
+                    now = self._spool.asked(self._size)
+                    if now is not None and now != asked:
                         asked, since = now, self._clock.monotonic()
                         self._read_behind(asked, pool)
-                    elif idle_seconds is not None and self._clock.monotonic() - since > idle_seconds:
+                    elif idle_seconds is not None and (now is None or self._clock.monotonic() - since > idle_seconds):
                         break
                     self._clock.wait(stop, _LOOK_SECONDS)
                 for future in self._running.values():

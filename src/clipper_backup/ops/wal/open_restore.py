@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +45,14 @@ class Restore:
         return Spool(pg_wal, self.plan.id)
 
 
-def open_restore(folder: Path, clock: Clock, emit: Emit, environment: Mapping[str, str] = os.environ) -> Restore:
-    """The restore whose plan lies in *folder*. Its settings are the plan's, whatever the environment says of them."""
+def open_restore(folder: Path, clock: Clock, emit: Emit) -> Restore:
+    """The restore whose plan lies in *folder*. Its settings are the plan's, whatever the environment says of them.
+
+    What the plan says of the environment becomes this process's.
+    """
     plan = read_plan(folder)
-    settings = load(plan.settings, {**environment, **plan.environment}).settings
+    os.environ.update(plan.environment)
+    settings = load(plan.settings, os.environ).settings
     work = open_work(settings, clock, emit, read_only=True, unsigned=plan.unsigned)
     return Restore(folder, plan, work, _reader(work, plan.repository_id, plan.system_id, plan.segment_bytes))
 
