@@ -171,6 +171,13 @@ class Settings:
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`, SIGNATURE_KEYS); unset: the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
+    archive_wait_seconds: int = setting(
+        60,
+        integer(1, 3600, "seconds"),
+        "how long PostgreSQL's archive_command waits for the sidecar, and a restore for a segment that was claimed and not stored",
+        "a segment takes seconds; PostgreSQL asks again after a minute anyway",
+        section="The WAL archive",
+    )
     encryption_recipients: tuple[str, ...] = setting(
         (),
         RECIPIENTS,
