@@ -110,13 +110,19 @@ class StopSearch:
                 self._refuse_gap(segment)
                 last = line.segment(number - 1, size) if number > first else None
                 return NoStop(last, _moment(newest) if wanted.time is not None else None)
+            if self._records.lacking is not None and number > first:
+                self._refuse_gap(self._records.lacking)
             for record in records:
                 if record.start >= start:
                     if wanted.stops(record):
                         return Stop(record, segment)
                     newest = max(newest, record.at or NEVER) if record.kind in _ENDS else newest
-            if not self._records.reader.understood:
-                self._refuse_unread(segment, first=number == first)
+            if not self._records.reader.complete:
+                raise IntegrityError(
+                    f"the records in {segment} cannot be followed to its end: recovery could not pass it either, or its"
+                    " PostgreSQL is of a major version that this program does not know",
+                    hints=["choose a target before it, or a backup behind it"],
+                )
             number += 1
 
     def _passed_over(self, segment: Segment, wanted: StopAt) -> tuple[int, int] | None:
@@ -146,19 +152,6 @@ class StopSearch:
             raise WalGapError(
                 f"{missing} is missing from the archive, which goes on: {goes_on}",
                 hints=["`clipper-backup wal verify` names what is missing", "choose a target before it, or a backup behind it"],
-            )
-
-    def _refuse_unread(self, segment: Segment, *, first: bool) -> None:
-        if not self._records.reader.complete:
-            raise IntegrityError(
-                f"the records in {segment} cannot be followed to its end: recovery could not pass it either, or its PostgreSQL is"
-                " of a major version that this program does not know",
-                hints=["choose a target before it, or a backup behind it"],
-            )
-        if not first:
-            raise WalGapError(
-                f"{segment} begins amid a record, and the segment before it is missing",
-                hints=["`clipper-backup wal verify` names what is missing"],
             )
 
 
