@@ -5,10 +5,21 @@ from itertools import chain
 
 from clipper_backup.postgres.wal_records import SEGMENT_HEAD_BYTES, Record, RecordReader, continued_bytes, is_within_a_record
 from clipper_backup.repository.lines import Line
+from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.wal_names import Segment
 
 OpenSegment = Callable[[Segment], Iterable[bytes] | None]
 """The bytes of a segment, which count only when the iterator came to its end; None when there is no such object."""
+
+
+def chunks_of(reader: WalReader) -> OpenSegment:
+    """The segments of the archive that *reader* reads."""
+
+    def opened(segment: Segment) -> Iterator[bytes] | None:
+        found = reader.segment(segment)
+        return None if found is None else found.chunks
+
+    return opened
 
 
 class LineRecords:

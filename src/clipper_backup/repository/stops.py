@@ -10,9 +10,11 @@ from datetime import datetime
 from clipper_backup.errors import IntegrityError, WalGapError
 from clipper_backup.format.time_maps import NEVER, MapName, SegmentTimes, TimeMap
 from clipper_backup.postgres.wal_records import Kind, Record, as_microseconds, as_moment
-from clipper_backup.repository.line_records import LineRecords
+from clipper_backup.repository.line_records import LineRecords, chunks_of
+from clipper_backup.repository.lines import Line
 from clipper_backup.repository.times import Piece, TimeMaps
 from clipper_backup.repository.wal_catalog import WalCatalog
+from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Segment
 
@@ -153,6 +155,13 @@ class StopSearch:
                 f"{missing} is missing from the archive, which goes on: {goes_on}",
                 hints=["`clipper-backup wal verify` names what is missing", "choose a target before it, or a backup behind it"],
             )
+
+
+def find_stop(reader: WalReader, line: Line, wanted: StopAt, start: Lsn) -> Stop | NoStop:
+    """As `StopSearch.find`, in the archive that *reader* reads."""
+    catalog = WalCatalog(reader.store, reader.system_id, reader.segment_bytes)
+    maps = TimeMaps(reader.store, reader.system_id, reader.segment_bytes)
+    return StopSearch(catalog, LineRecords(line, chunks_of(reader)), maps).find(wanted, start)
 
 
 def _moment(at: int) -> datetime | None:
