@@ -8,7 +8,6 @@ settings file.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +171,13 @@ class Settings:
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`, SIGNATURE_KEYS); unset: the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
+    archive_wait_seconds: int = setting(
+        60,
+        integer(1, 3600, "seconds"),
+        "how long archive_command waits for the sidecar, and a restore for a segment that was claimed a moment ago",
+        "a segment takes seconds; PostgreSQL asks again after a minute anyway",
+        section="The WAL archive",
+    )
     encryption_recipients: tuple[str, ...] = setting(
         (),
         RECIPIENTS,
@@ -337,6 +343,8 @@ def _read_config(config: Path) -> dict[str, str]:
     except OSError as error:
         raise MissingError(f"cannot read settings from {error.filename or config}: {error.strerror}") from error
     if unknown := sorted(set(entries) - set(_BY_NAME)):
+        import difflib  # noqa: PLC0415  only for whoever mistyped
+
         similar = [other for name in unknown for other in difflib.get_close_matches(name.upper(), _BY_NAME, n=1)]
         raise UsageError(
             f"unknown setting {', '.join(unknown)} in {config}",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import fast_wal
+from clipper_backup.cli import cmd_wal_fetch, fast_wal
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 
@@ -25,3 +25,7 @@ def push(
     refused (exit 13), and nothing is ever written over. What is no WAL of this server is refused too.
     """
     fast_wal.push_file(context, file)
+
+
+app.command(cmd_wal_fetch.fetch)
+app.command(cmd_wal_fetch.serve)
