@@ -82,9 +82,23 @@ def as_microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def begins_amid_a_record(segment: bytes) -> bool:
-    """Whether a segment, of which these are the first bytes, begins with the rest of a record that began before it."""
-    return len(segment) >= _PAGE.size and _PAGE.unpack_from(segment)[1] & (_CONTINUES | _OVERWRITES) == _CONTINUES
+SEGMENT_HEAD_BYTES = _LONG_BYTES
+"""How much of a segment `continued_bytes` and `is_within_a_record` look at."""
+
+
+def continued_bytes(head: bytes) -> int:
+    """How many bytes of a record that began before it stand at the begin of a segment, or go on behind it; 0 for none."""
+    if len(head) < _LONG_BYTES:
+        return 0
+    _, flags, _, _, rest = _PAGE.unpack_from(head)
+    return int(rest) if flags & (_CONTINUES | _OVERWRITES) == _CONTINUES else 0
+
+
+def is_within_a_record(head: bytes, segment_bytes: int) -> bool:
+    """Whether a segment lies wholly within a record, so that what began before it goes on behind it."""
+    page_bytes = int.from_bytes(head[_PAGE_BYTES_AT:_LONG_BYTES], "little")
+    pages = segment_bytes // page_bytes if page_bytes else 0
+    return continued_bytes(head) > pages * (page_bytes - _SHORT_BYTES) - (_LONG_BYTES - _SHORT_BYTES)
 
 
 class _StrangeError(Exception):

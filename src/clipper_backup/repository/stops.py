@@ -10,9 +10,11 @@ from datetime import datetime
 from clipper_backup.errors import IntegrityError, WalGapError
 from clipper_backup.format.time_maps import NEVER, MapName, SegmentTimes, TimeMap
 from clipper_backup.postgres.wal_records import Kind, Record, as_microseconds, as_moment
-from clipper_backup.repository.line_records import LineRecords
+from clipper_backup.repository.line_records import LineRecords, chunks_of
+from clipper_backup.repository.lines import Line
 from clipper_backup.repository.times import Piece, TimeMaps
 from clipper_backup.repository.wal_catalog import WalCatalog
+from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Segment
 
@@ -110,13 +112,19 @@ class StopSearch:
                 self._refuse_gap(segment)
                 last = line.segment(number - 1, size) if number > first else None
                 return NoStop(last, _moment(newest) if wanted.time is not None else None)
+            if self._records.lacking is not None and number > first:
+                self._refuse_gap(self._records.lacking)
             for record in records:
                 if record.start >= start:
                     if wanted.stops(record):
                         return Stop(record, segment)
                     newest = max(newest, record.at or NEVER) if record.kind in _ENDS else newest
-            if not self._records.reader.understood:
-                self._refuse_unread(segment, first=number == first)
+            if not self._records.reader.complete:
+                raise IntegrityError(
+                    f"the records in {segment} cannot be followed to its end: recovery could not pass it either, or its"
+                    " PostgreSQL is of a major version that this program does not know",
+                    hints=["choose a target before it, or a backup behind it"],
+                )
             number += 1
 
     def _passed_over(self, segment: Segment, wanted: StopAt) -> tuple[int, int] | None:
@@ -148,18 +156,12 @@ class StopSearch:
                 hints=["`clipper-backup wal verify` names what is missing", "choose a target before it, or a backup behind it"],
             )
 
-    def _refuse_unread(self, segment: Segment, *, first: bool) -> None:
-        if not self._records.reader.complete:
-            raise IntegrityError(
-                f"the records in {segment} cannot be followed to its end: recovery could not pass it either, or its PostgreSQL is"
-                " of a major version that this program does not know",
-                hints=["choose a target before it, or a backup behind it"],
-            )
-        if not first:
-            raise WalGapError(
-                f"{segment} begins amid a record, and the segment before it is missing",
-                hints=["`clipper-backup wal verify` names what is missing"],
-            )
+
+def find_stop(reader: WalReader, line: Line, wanted: StopAt, start: Lsn) -> Stop | NoStop:
+    """As `StopSearch.find`, in the archive that *reader* reads."""
+    catalog = WalCatalog(reader.store, reader.system_id, reader.segment_bytes)
+    maps = TimeMaps(reader.store, reader.system_id, reader.segment_bytes)
+    return StopSearch(catalog, LineRecords(line, chunks_of(reader)), maps).find(wanted, start)
 
 
 def _moment(at: int) -> datetime | None:
