@@ -1,6 +1,6 @@
 """What stands in postgresql.auto.conf, and what a shell makes of the restore_command."""
 
-import subprocess
+import os
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,7 @@ from clipper_backup.ops.restore.recovery import (
     merged,
     quoted,
     remapped,
-    restore_command,
-    standby_command,
+    tablespaces_in,
     write_recovery,
 )
 from clipper_backup.ops.restore.target_dir import Account
@@ -79,8 +78,6 @@ def test_values_are_quoted() -> None:
 
 
 def test_one_signal_file(tmp_path: Path) -> None:
-    import os  # noqa: PLC0415  for the account alone
-
     us = Account("us", os.geteuid(), os.getegid())
     (tmp_path / "standby.signal").touch()
     write_recovery(tmp_path, recovery(Target("latest")), us)
@@ -90,35 +87,13 @@ def test_one_signal_file(tmp_path: Path) -> None:
     assert (tmp_path / "postgresql.auto.conf").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.rule(55)
-@pytest.mark.rule(56)
-@pytest.mark.parametrize(
-    ("ends", "becomes"),
-    [("exit 0", 0), ("exit 44", 44), ("exit 1", 255), ("exit 2", 255), ("exit 127", 255), ("exit 212", 212), ("exit 214", 214),
-     ("exit 255", 255), ("kill -9 $$", 255), ("kill -15 $$", 255)],
-)  # fmt: skip
-def test_only_a_confirmed_missing_file_lets_recovery_end(tmp_path: Path, ends: str, becomes: int) -> None:
-    program = tmp_path / "wal fetch's 100%"
-    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n{ends}\n')
-    program.chmod(0o755)
-    for make, code in ((restore_command, becomes), (standby_command, 1 if becomes else 0)):
-        command = make([str(program), "--to", "a b"]).replace("%f", "F").replace("%p", "pg_wal/P").replace("%%", "%")
-        ran = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
-        assert ran.returncode == code, ran.stderr
-        assert (tmp_path / "said").read_text() == "--to a b F pg_wal/P\n"
-
-
-def test_a_program_that_is_not_there_ends_recovery() -> None:
-    ran = subprocess.run(["sh", "-c", restore_command(["/nonexistent/clipper-backup"])], capture_output=True, check=False)
-    assert ran.returncode == 255
-
-
 @given(st.dictionaries(st.integers(1, 2**32 - 1), st.binary(min_size=1).filter(lambda path: b"\0" not in path), max_size=4))
 def test_tablespace_map_is_the_servers_unless_remapped(paths: dict[int, bytes]) -> None:
     import re  # noqa: PLC0415  PostgreSQL's escaping, of the test's own
 
     lines = [b"%d %s\n" % (oid, re.sub(rb"([\\\n\r])", rb"\\\1", path)) for oid, path in paths.items()]
     assert remapped(b"".join(lines), {}) == b"".join(lines)
+    assert {oid: bytes(path) for oid, path in tablespaces_in(b"".join(lines)).items()} == {o: bytes(Path(os.fsdecode(p))) for o, p in paths.items()}
     moved = remapped(b"".join(lines), {oid: Path("/new place") for oid in list(paths)[:1]})
     assert moved == b"".join([b"%d /new place\n" % oid for oid in list(paths)[:1]] + lines[1:])
 

@@ -6,7 +6,6 @@ Nothing else of the restored configuration is changed. What only a private start
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,23 +92,6 @@ def quoted(value: str) -> str:
         raise ValueError("a setting of PostgreSQL has no line feeds")
     escaped = value.replace("\\", "\\\\").replace("'", "''")
     return f"'{escaped}'"
-
-
-def restore_command(program: list[str]) -> str:
-    """The restore_command that runs *program* with the file's name and where it goes behind it.
-
-    PostgreSQL takes every exit code from 1 to 125 for "there is no such file", and opens what it has recovered so far. So all
-    but 0, 44 (missing, as *program* confirms) and its own 200 and more, which say what is wrong, become 255: a Python that never
-    started, a program that is not there, a signal (rule 56).
-    """
-    words = " ".join(shlex.quote(word) for word in program).replace("%", "%%")
-    return f'{words} "%f" "%p"; s=$?; case $s in 0|44|2??) exit $s;; *) exit 255;; esac'
-
-
-def standby_command(program: list[str]) -> str:
-    """The same for a standby: it asks again after a while, so whatever is wrong is 1."""
-    words = " ".join(shlex.quote(word) for word in program).replace("%", "%%")
-    return f'{words} "%f" "%p" || exit 1'
 
 
 def tablespaces_in(tablespace_map: bytes) -> dict[int, Path]:

@@ -27,15 +27,17 @@ _LOOK_SECONDS = 0.01
 _PG_WAL = "pg_wal"
 
 
-def serve(restore: Restore, pgdata: Path, handshake: Path, stop: threading.Event) -> None:
+def serve(
+    restore: Restore, pgdata: Path, handshake: Path, stop: threading.Event, refused: Callable[[Exception], None] | None = None
+) -> None:
     """Answer the requests in *handshake* for the server with the data folder *pgdata*, one after the other, until *stop*.
 
-    ClipperError when a folder is not there, or may not be written by us.
+    *refused* hears why a request was, which is all that ends a recovery. ClipperError when a folder is not there, or may not be written by us.
     """
     pg_wal = pgdata / _PG_WAL
     if not pg_wal.is_dir():
         raise UsageError(f"{pgdata} is not a data folder: it has no {_PG_WAL}", hints=["--pgdata names PGDATA"])
-    desk = Desk(handshake, pgdata, restore.fetch(pg_wal).answer, restore.work.emit)
+    desk = Desk(handshake, pgdata, restore.fetch(pg_wal).answer, restore.work.emit, refused)
     spool, ahead = restore.spool(pg_wal), restore.ahead(pg_wal)
     desk.open()
     spool.open()
@@ -67,8 +69,16 @@ def _beat(desk: "Desk", clock: Clock, ended: threading.Event) -> None:
 class Desk:
     """The handshake folder, as who answers sees it. *fetch* is what answers: False is "missing behind the end"."""
 
-    def __init__(self, folder: Path, pgdata: Path, fetch: Callable[[str, Path], bool], emit: Emit) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pgdata: Path,
+        fetch: Callable[[str, Path], bool],
+        emit: Emit,
+        refused: Callable[[Exception], None] | None = None,
+    ) -> None:
         self._folder, self._pgdata, self._fetch, self._emit = folder, pgdata, fetch, emit
+        self._refused = refused or (lambda error: None)
 
     def open(self) -> None:
         """Put the script there; remove what nobody waits for any more. A request may have somebody who waits."""
@@ -107,6 +117,7 @@ class Desk:
             code = fetch_code_of(exit_code_of(error), standby=False)
             message, hints = (error.message, error.hints) if isinstance(error, ClipperError) else (repr(error), ())
             self._emit(Warned(message, hints))
+            self._refused(error)
             return code, "".join(f"{line}\n" for line in (message, *(f"HINT: {hint}" for hint in hints)))
         return 0, ""
 
