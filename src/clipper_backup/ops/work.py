@@ -2,6 +2,7 @@
 
 import os
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from clipper_backup.config import Settings, repository_url
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone, Warned
 from clipper_backup.ops.keys import trusted_of
 from clipper_backup.postgres.connection import Login
+from clipper_backup.repository.leases import Lease, acquire_lease
 from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.readonly import ReadOnlyStore
@@ -95,6 +97,20 @@ def login_of(settings: Settings) -> Login:
 def this_process() -> str:
     """Host and process id: who holds a lease or wrote an intent."""
     return f"{socket.gethostname()} pid {os.getpid()}"
+
+
+def take_lease(work: Work, name: str, purpose: str) -> Lease:
+    """Take a lease that commands work under, waiting for a stale one to free itself."""
+    return acquire_lease(
+        work.store,
+        work.clock,
+        name,
+        lease_seconds=work.settings.lease_seconds,
+        wait_seconds=work.settings.lease_seconds + 5,
+        holder=this_process(),
+        run_id=uuid.uuid4().hex,
+        purpose=purpose,
+    )
 
 
 class Step:
