@@ -8,7 +8,6 @@ settings file.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,6 +190,13 @@ class Settings:
         "how old a pack may be that a base backup takes pages from; what is older is stored anew",
         "it bounds the harm of one rotten object, and of a bucket's rule that deletes at 30 days",
     )
+    archive_wait_seconds: int = setting(
+        60,
+        integer(1, 3600, "seconds"),
+        "how long PostgreSQL's archive_command waits for the sidecar, and a restore for a segment that was claimed and not stored",
+        "a segment takes seconds; PostgreSQL asks again after a minute anyway",
+        section="The WAL archive",
+    )
     encryption_recipients: tuple[str, ...] = setting(
         (),
         RECIPIENTS,
@@ -356,6 +362,8 @@ def _read_config(config: Path) -> dict[str, str]:
     except OSError as error:
         raise MissingError(f"cannot read settings from {error.filename or config}: {error.strerror}") from error
     if unknown := sorted(set(entries) - set(_BY_NAME)):
+        import difflib  # noqa: PLC0415  only for whoever mistyped
+
         similar = [other for name in unknown for other in difflib.get_close_matches(name.upper(), _BY_NAME, n=1)]
         raise UsageError(
             f"unknown setting {', '.join(unknown)} in {config}",

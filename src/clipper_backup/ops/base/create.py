@@ -29,8 +29,9 @@ from clipper_backup.ops.base.table import EntrySorter, KnownFiles
 from clipper_backup.ops.base.wal import prove_wal, wait_for_wal
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.lease import take_lease
 from clipper_backup.ops.scratch import scratch_folder
-from clipper_backup.ops.work import SOFTWARE, Work, step, take_lease, this_process
+from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
 from clipper_backup.postgres.base_backup import BaseBackup
 from clipper_backup.postgres.cluster_facts import archiver_failure, outside_files, server_now
 from clipper_backup.postgres.control_file import ControlFile

@@ -19,7 +19,8 @@ from clipper_backup.ops.dump.archive import Archived, archive_database
 from clipper_backup.ops.dump.source import Source, look_at_source
 from clipper_backup.ops.dump.write import store_whole
 from clipper_backup.ops.events import Warned
-from clipper_backup.ops.work import SOFTWARE, Work, step, take_lease, this_process
+from clipper_backup.ops.lease import take_lease
+from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.connection import dbname_argument
 from clipper_backup.postgres.programs import run
