@@ -22,11 +22,6 @@ from fixtures.postgres import client_environment, fresh_database, fresh_role, sq
 PASSWORD = "tell nobody: ünïcode"
 
 
-def settings_of(server: PrivateServer, **changed: str) -> Settings:
-    where = server.connection()
-    return Settings(**{"pghost": where["host"], "pgport": where["port"], "pguser": where["user"]} | changed)
-
-
 def prepare(
     server: PrivateServer,
     role: str,
@@ -37,10 +32,11 @@ def prepare(
     address: str = "samenet",
     large_objects: bool = False,
     config_files: bool = False,
-    **login: str,
+    login_as: str | None = None,
 ) -> Prepared:
+    where = server.connection()
     return prepare_database(
-        settings_of(server, **login),
+        Settings(pghost=where["host"], pgport=where["port"], pguser=login_as or where["user"]),
         Wanted(role, large_objects, config_files),
         address=address,
         password=None if password is None else Secret(password),
@@ -219,9 +215,9 @@ def test_incomplete_until_pg_hba_lets_it_in(postgres: PrivateServer, role: str, 
 def test_who_may_not_make_roles_is_told_whom_to_ask(postgres: PrivateServer, role: str) -> None:
     with fresh_role(postgres) as nobody:
         with pytest.raises(AccessError, match=f"running `CREATE ROLE {role} LOGIN REPLICATION BYPASSRLS`") as refused:
-            prepare(postgres, role, pguser=nobody)
+            prepare(postgres, role, login_as=nobody)
         assert refused.value.hints[0] == "log in as a superuser: PGUSER=postgres"
-        told = prepare(postgres, role, apply=False, pguser=nobody)
+        told = prepare(postgres, role, apply=False, login_as=nobody)
         assert not told.hba.known
         assert len(told.hba.lines) == 2
         assert told.left == [], "what it may not see is not said to be missing"

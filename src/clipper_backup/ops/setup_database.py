@@ -48,7 +48,9 @@ def read_password(settings: Settings, file: Path | None) -> Secret | None:
     if file is None:
         return settings.backup_role_password
     if settings.backup_role_password is not None:
-        raise UsageError("the role's password comes from --password-file and from BACKUP_ROLE_PASSWORD", hints=["give one of them"])
+        raise UsageError(
+            "the role's password comes from --password-file and from BACKUP_ROLE_PASSWORD", hints=["give one of them"]
+        )
     try:
         text = file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
     except (OSError, UnicodeDecodeError) as error:
@@ -104,7 +106,7 @@ def _run(connection: Connection, statements: list[Statement], role: str) -> None
         if "cannot be dropped because some objects depend on it" not in error.message:
             raise
         hints = [
-            f"functions granted in another database: `clipper-backup setup database --remove --pgdatabase NAME` shows them",
+            "functions granted in another database: `clipper-backup setup database --remove --pgdatabase NAME` shows them",
             f"what {role} owns, or was granted by others, is theirs to move or revoke: REASSIGN OWNED, DROP OWNED",
         ]
         raise ServerError(error.message, hints=hints) from error

@@ -1,4 +1,4 @@
-"""The role that backups log in as: what it lacks, the statements that give it, those that take it away, its lines in pg_hba.conf."""
+"""The role that backups log in as: the statements that give it what it lacks or take it away, and its lines of pg_hba.conf."""
 
 import ipaddress
 import re
@@ -199,7 +199,7 @@ def missing_hba_lines(connection: Connection, role: str, address: str) -> Hba:
 def configuration_outside(connection: Connection) -> list[str]:
     """The configuration files outside the data folder; empty where this login may not know them."""
     with translated("asking where the configuration lies"):
-        found = dict(
+        found: dict[str, str] = dict(
             rows(
                 connection,
                 "SELECT name, setting FROM pg_settings"
@@ -213,9 +213,7 @@ def configuration_outside(connection: Connection) -> list[str]:
 def obstacles(connection: Connection) -> list[str]:
     """The settings of the server with which nobody takes a base backup; each needs a restart."""
     with translated("asking for the server's settings"):
-        ((level, senders),) = rows(
-            connection, "SELECT current_setting('wal_level'), current_setting('max_wal_senders')::int"
-        )
+        ((level, senders),) = rows(connection, "SELECT current_setting('wal_level'), current_setting('max_wal_senders')::int")
     found = []
     if level == "minimal":
         found.append("wal_level is minimal: set it to replica and restart the server")
@@ -237,8 +235,8 @@ def _reads_large_objects(connection: Connection, role: str) -> bool:
 def _password_statement(connection: Connection, role: str, password: Secret) -> Statement:
     # The server is given the verifier, as psql's \password does: with the password in it, the statement could stand in its log.
     verifier = connection.pgconn.encrypt_password(password.reveal().encode(), role.encode(), _PASSWORD_METHOD.encode()).decode()
-    text = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier)).as_string(connection)
-    return Statement(text, _composed(connection, "ALTER ROLE {role} PASSWORD '***'", role).shown)
+    before = _composed(connection, "ALTER ROLE {role} PASSWORD", role).shown
+    return Statement(f"{before} {sql.Literal(verifier).as_string(connection)}", f"{before} '***'")
 
 
 def _composed(connection: Connection, template: str, role: str) -> Statement:
