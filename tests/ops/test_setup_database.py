@@ -226,7 +226,12 @@ def test_who_may_not_make_roles_is_told_whom_to_ask(postgres: PrivateServer, rol
 def test_files_outside_are_read_where_asked_for(postgres: PrivateServer, role: str) -> None:
     prepare(postgres, role, config_files=True, large_objects=True)
     assert prepare(postgres, role, config_files=True, large_objects=True).statements == ()
-    sql(postgres, "postgres", f"SET ROLE {role}; SELECT pg_read_binary_file('/etc/passwd')")
+    for reading in (
+        "SELECT pg_read_binary_file('/etc/passwd', 0, 1000, true), s.modification FROM pg_stat_file('/etc/passwd', true) s",
+        "SELECT DISTINCT sourcefile FROM pg_file_settings",
+        "SELECT line_number FROM pg_hba_file_rules",
+    ):
+        sql(postgres, "postgres", f"SET ROLE {role}; {reading}")
 
 
 @pytest.mark.parametrize("address", ["10.0.0.0/8", "fd00::/8", "samehost", "all", "local", "db.example.org", ".example.org"])

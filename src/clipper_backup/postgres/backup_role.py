@@ -27,7 +27,12 @@ _FUNCTIONS = (
     "pg_catalog.pg_create_restore_point(text)",
 )
 _FILE_MEMBERSHIP = "pg_read_server_files"
-_FILE_FUNCTIONS = ("pg_catalog.pg_read_binary_file(text)",)
+_FILE_FUNCTIONS = (
+    "pg_catalog.pg_read_binary_file(text,bigint,bigint,boolean)",
+    "pg_catalog.pg_stat_file(text,boolean)",
+    "pg_catalog.pg_show_all_file_settings()",  # which files the configuration includes
+    "pg_catalog.pg_hba_file_rules()",
+)
 """What reads configuration outside the data folder, and every other file that the server's account can read."""
 _ALL_MEMBERSHIPS = (*_MEMBERSHIPS, _FILE_MEMBERSHIP)
 _ALL_FUNCTIONS = (*_FUNCTIONS, *_FILE_FUNCTIONS)

@@ -202,12 +202,12 @@ def _reasons(
         elif backup.finished_at >= horizon:
             reasons[backup.backup_id] = "within the window"
     for timeline in live:
-        for backup, words in (
+        for staying, words in (
             (anchors[timeline.of], "the window of timeline {} begins with it"),
             (next(reversed(_good_on(timeline, seen.backups)), None), "the newest good one of timeline {}"),
         ):
-            if backup is not None:
-                reasons.setdefault(backup.backup_id, words.format(int(timeline.line.timeline)))
+            if staying is not None:
+                reasons.setdefault(staying.backup_id, words.format(int(timeline.line.timeline)))
     return reasons
 
 
