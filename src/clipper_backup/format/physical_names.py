@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from clipper_backup.errors import UsageError
-from clipper_backup.format.names import SEALED
+from clipper_backup.format.names import HOLDS_FOLDER, SEALED
 from clipper_backup.values import BackupId, Timeline
 from clipper_backup.wal_names import Kind, Segment, classify, history_name
 
@@ -43,6 +43,8 @@ _PACK_KEY = re.compile(rf"packs/({_ID})/([0-9]{{8}})")
 _KEY_KEY = re.compile(rf"keys/({_ID})\.age")
 _PRUNE_KEY = re.compile(rf"prune/({_ID})\.json")
 _SYSTEM_KEY = re.compile(r"systems/([0-9]{4})\.json")
+_TIME_MAP_KEY = re.compile(r"wal/([1-9][0-9]{0,19})/([0-9A-F]{8})/times/([0-9A-F]{24})-([0-9A-F]{24})-([0-9A-F]{16})\.zst")
+_SNAPSHOT_KEY = re.compile(r"snapshots/([^/]+)\.json")
 _SYSTEM = "[1-9][0-9]{0,19}"
 _HISTORY_KEY = re.compile(rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)")
 _WAL_KEY = re.compile(rf"wal/({_SYSTEM})/([0-9A-F]{{8}})/([0-9A-F]{{16}})/(.+?)(\.claim|\.link|\.zst|\.zst\.age)")
@@ -119,6 +121,16 @@ def parse_base_key(key: str) -> BaseKey | None:
     return BaseKey(backup_id, match[2]) if backup_id else None
 
 
+def base_hold_key(backup_id: BackupId) -> str:
+    """The hold on a base backup."""
+    return f"{HOLDS_FOLDER}{backup_id}"
+
+
+def parse_base_hold_key(key: str) -> BackupId | None:
+    """The base backup that a hold is on; None for a hold on something else."""
+    return _backup_id(key.removeprefix(HOLDS_FOLDER)) if key.startswith(HOLDS_FOLDER) else None
+
+
 def prune_key(prune_id: BackupId) -> str:
     """The record of what a prune doomed."""
     return f"{PRUNE_FOLDER}{prune_id}.json"
@@ -143,6 +155,17 @@ def timeline_folder(system_id: str, timeline: Timeline) -> str:
 def times_folder(system_id: str, timeline: Timeline) -> str:
     """Where the time maps of a timeline lie, with its `/`."""
     return f"{timeline_folder(system_id, timeline)}times/"
+
+
+def parse_time_map_key(key: str) -> tuple[str, str] | None:
+    """The names of the first and the last segment of a time map; None when the key is none of ours."""
+    match = _TIME_MAP_KEY.fullmatch(key)
+    return (match[3], match[4]) if match and match[3][:8] == match[4][:8] == match[2] else None
+
+
+def is_snapshot_key(key: str) -> bool:
+    """Whether it is the record of a volume snapshot."""
+    return _SNAPSHOT_KEY.fullmatch(key) is not None
 
 
 def segment_folder(system_id: str, segment: Segment) -> str:

@@ -8,11 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from clipper_backup.repository.base_intents import GRACE
 from clipper_backup.repository.lines import Line
 from clipper_backup.values import BackupId, Lsn, Timeline
-
-GRACE = timedelta(hours=24)
-"""Between dooming and deleting, and the age at which an intent is dead: a constant of the format."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -115,9 +113,13 @@ class PhysicalPlan:
 
     def keeps(self, of: TimelineOf, number: int, written_at: datetime) -> bool:
         """Whether a segment stays, with its claim and link; *written_at* is the youngest Last-Modified of the three."""
-        if self.all_wal or written_at >= self.young_from:
-            return True
-        return any(span.first <= number and (span.last is None or number <= span.last) for span in self.spans.get(of, ()))
+        return written_at >= self.young_from or self.keeps_any(of, number, number)
+
+    def keeps_any(self, of: TimelineOf, first: int, last: int) -> bool:
+        """Whether any of the segments from *first* to *last* stays, whatever its age."""
+        return self.all_wal or any(
+            span.first <= last and (span.last is None or first <= span.last) for span in self.spans.get(of, ())
+        )
 
     def edge(self, of: TimelineOf) -> int | None:
         """The number from which on all of a timeline stays; None where there is none."""
