@@ -48,12 +48,17 @@ class Counter:
             yield chunk
 
 
-def compress(chunks: Iterable[bytes], *, level: int, threads: int = 1) -> Iterator[bytes]:
-    """One zstd frame with a content checksum. *threads* > 1 compresses in threads of zstd's own."""
+def compress(chunks: Iterable[bytes], *, level: int, threads: int = 1, plain_bytes: int | None = None) -> Iterator[bytes]:
+    """One zstd frame with a content checksum. *threads* > 1 compresses in threads of zstd's own.
+
+    With *plain_bytes*, which *chunks* must have together, the frame says its content's size.
+    """
     options: dict[int, int] = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
     if threads > 1:
         options[zstd.CompressionParameter.nb_workers] = threads
     compressor = zstd.ZstdCompressor(options=options)
+    if plain_bytes is not None:
+        compressor.set_pledged_input_size(plain_bytes)
     for chunk in chunks:
         if out := compressor.compress(chunk):
             yield out

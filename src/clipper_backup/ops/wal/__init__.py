@@ -1,0 +1,1 @@
+"""The WAL archive: written by PostgreSQL's archive_command, read by its restore_command."""
