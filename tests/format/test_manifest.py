@@ -9,16 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.format.frames import STRETCH_BYTES
 from clipper_backup.format.manifest import (
-    STRETCH_BYTES,
     Entry,
     File,
     Folder,
     Head,
     Outside,
     Tablespace,
+    as_part,
     as_path,
     as_target,
+    encode_entry,
     read_manifest,
     write_manifest,
 )
@@ -77,6 +79,13 @@ def test_every_line_is_json_that_other_programs_read() -> None:
     assert by_path["PG_VERSION"]["small"] == [list(SMALL[0]), *SMALL[1:]]
     assert by_path["Y2Fm6Q=="]["kind"] == "file"
     assert by_path["pg_tblspc/16384"]["target_base64"] == "L3Rz/w=="
+
+
+def test_a_file_says_where_its_content_lies_and_is_made_from_that() -> None:
+    for entry in ENTRIES:
+        if isinstance(entry, File):
+            made = type(entry)(**as_path(entry.named), **OWNED, **as_part(entry.part), damaged_pages=entry.damaged_pages)
+            assert encode_entry(made) == encode_entry(entry)
 
 
 def line(**fields: Any) -> str:

@@ -140,11 +140,15 @@ class PageCounts(Document, kw_only=True, frozen=True):
     damaged: Count = 0
 
 
+Role = Literal["manifest", "details", "packs", "label", "tablespace_map", "server_manifest"]
+"""What an object of a base backup is to it."""
+
+
 class BaseObject(Document, kw_only=True, frozen=True):
     """One object of `base/<id>/` that the summary commits. Sizes in bytes; `plain_bytes` before compression."""
 
     key: str
-    role: Literal["manifest", "details", "packs", "label", "tablespace_map", "server_manifest"]
+    role: Role
     size_bytes: Count
     plain_bytes: Count
     sha256: Hex256

@@ -11,11 +11,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.format.frames import SMALL_BYTES_MAX, STRETCH_BYTES, FilePart, Reference, Small
 
 SCHEMA = 1
-STRETCH_BYTES = 64 << 20
-SMALL_BYTES_MAX = 1 << 20
-"""The largest file whose content may lie in a frame of small files."""
 
 _Number = Annotated[int, msgspec.Meta(ge=0)]
 _PackName = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{8}-[0-9]{6}-[0-9a-f]{8}/[0-9]{8}\Z")]
@@ -100,6 +98,13 @@ class File(Entry, kw_only=True, frozen=True, omit_defaults=True, tag="file", tag
     small: SmallForm | None = None
     damaged_pages: tuple[_Number, ...] = ()
 
+    @property
+    def part(self) -> FilePart:
+        """Where its content lies; IntegrityError where no frame can lie."""
+        maps = tuple(Reference.from_json(list(each)) for each in self.maps)
+        small = None if self.small is None else Small.from_json([list(self.small[0]), *self.small[1:]])
+        return FilePart(self.size_bytes, maps, small)
+
 
 class Outside(File, kw_only=True, frozen=True, omit_defaults=True, tag="outside", tag_field="kind"):
     """A configuration file outside PGDATA, by its absolute path."""
@@ -130,6 +135,12 @@ def as_path(path: bytes) -> dict[str, Any]:
 def as_target(target: bytes) -> dict[str, Any]:
     """The fields of a tablespace that leads there."""
     return _fields("target", target)
+
+
+def as_part(part: FilePart) -> dict[str, Any]:
+    """The fields of a file whose content lies there."""
+    fields: dict[str, Any] = {"size_bytes": part.size_bytes, "maps": tuple(each.to_json() for each in part.maps)}
+    return fields if part.small is None else fields | {"small": part.small.to_json()}
 
 
 def _fields(name: str, value: bytes) -> dict[str, Any]:

@@ -68,14 +68,15 @@ class FrameTable:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def pack(self, row: int) -> PackKey:
-        """The pack in which a frame lies."""
-        return PackKey(self.run_ids[self.runs[row]], int(self.packs[row]))
+    def packs_of(self) -> tuple[list[PackKey], NDArray[np.intp]]:
+        """The packs that its frames lie in, and for each frame, which of them."""
+        distinct, of_row = np.unique(self.runs.astype(U64) << np.uint64(32) | self.packs, return_inverse=True)
+        return [PackKey(self.run_ids[each >> 32], each & 0xFFFFFFFF) for each in distinct.tolist()], of_row
 
     def reference(self, row: int) -> Reference:
         """One frame."""
         return Reference(
-            self.pack(row),
+            PackKey(self.run_ids[self.runs[row]], int(self.packs[row])),
             int(self.offsets[row]),
             int(self.stored_bytes[row]),
             int(self.plain_bytes[row]),
@@ -143,15 +144,20 @@ class PageMap:
 
     def lengths(self) -> NDArray[np.int64]:
         """The size of each page in bytes."""
-        lengths = np.full(len(self.hashes), self.page_bytes, np.int64)
-        lengths[-1] = self.last_bytes
-        return lengths
+        return page_lengths(len(self.hashes), self.page_bytes, self.last_bytes)
 
     def live_bytes(self) -> NDArray[np.int64]:
         """How many bytes of each frame of the table these pages name."""
         stored = self.frames != ZEROS
         summed = np.bincount(self.frames[stored], self.lengths()[stored], minlength=len(self.table))
         return summed.astype(np.int64)
+
+
+def page_lengths(pages: int, page_bytes: int, last_bytes: int) -> NDArray[np.int64]:
+    """The sizes of so many pages, of which only the last may be short."""
+    lengths = np.full(pages, page_bytes, np.int64)
+    lengths[-1] = last_bytes
+    return lengths
 
 
 def page_hashes(stretch: Bytes, page_bytes: int, seed: int) -> NDArray[np.uint64]:

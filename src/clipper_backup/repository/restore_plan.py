@@ -18,6 +18,7 @@ import msgspec
 from clipper_backup.errors import ClipperError, IntegrityError, UsageError, WalGapError
 from clipper_backup.format.base_documents import Count, Hex128, LsnText, RunText, SystemNumber
 from clipper_backup.format.documents import SCHEMA, Document, Time, decode, encode, register
+from clipper_backup.format.wal_objects import NO_LINK
 from clipper_backup.postgres.history import Ancestor
 from clipper_backup.repository.lines import Line
 from clipper_backup.values import Lsn, Timeline
@@ -27,8 +28,6 @@ PLAN = "plan.json"
 LINKS = "links"
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
-NO_LINK = bytes(16)
-"""What stands for the link of a segment that nobody knew: it links to nothing."""
 
 
 class RestorePlan(Document, kw_only=True, frozen=True):
@@ -163,9 +162,9 @@ class Links:
         before = self._find(segment.previous()) if segment.number > 0 else None
         behind, known = self._find(segment.next()), self._find(segment)
         if before is not None and segment.number != self._first.number:
-            _must_fit(segment, before.link, linked.previous)
+            must_fit(segment, before.link, linked.previous)
         if behind is not None and segment.number + 1 != self._first.number:
-            _must_fit(behind.segment, linked.link, behind.previous)
+            must_fit(behind.segment, linked.link, behind.previous)
         if known is None:
             self._append(f"{segment.name} {linked.link.hex()} {linked.previous.hex()}\n".encode())
         elif known != linked:
@@ -191,7 +190,8 @@ class Links:
         self._lines += line
 
 
-def _must_fit(segment: Segment, link: bytes, previous: bytes) -> None:
+def must_fit(segment: Segment, link: bytes, previous: bytes) -> None:
+    """WalGapError unless *previous*, which *segment* has, is the *link* of the segment before it."""
     if previous != link or previous == NO_LINK:
         raise WalGapError(
             f"{segment} does not follow the segment before it in the archive: they come from different histories",

@@ -4,12 +4,14 @@ It only looks, and never at more than it must: histories lie in one folder, segm
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from clipper_backup.errors import IntegrityError, MissingError, ObjectMissingError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError, MissingError, ObjectMissingError, UsageError
 from clipper_backup.format import physical_names as keys
-from clipper_backup.format.base_documents import Claim
+from clipper_backup.format.base_documents import BaseSummary, Claim
 from clipper_backup.format.documents import decode
+from clipper_backup.format.wal_objects import link_of
 from clipper_backup.postgres.history import Ancestor
 from clipper_backup.repository.lines import Line
 from clipper_backup.store.protocol import ObjectInfo, Store
@@ -86,15 +88,9 @@ class WalCatalog:
         """The one with the highest number of those whose history was claimed; 1 without any."""
         return max((timeline for timeline, listed in self.histories().items() if listed.claim is not None), default=Timeline(1))
 
-    def descendant_behind(self, segment: Segment) -> Timeline | None:
-        """A timeline that left *segment*'s at its end or later, so that somebody saw it whole; None when no claim says so."""
-        for timeline, listed in self.histories().items():
-            if listed.claim is None and listed.stored is None:
-                continue
-            for ancestor in self.ancestors(timeline):
-                if ancestor.timeline == segment.timeline and ancestor.left_at >= segment.end:
-                    return timeline
-        return None
+    def is_taken(self, timeline: Timeline) -> bool:
+        """Whether a server ever had this number: it left a history, the claim of one, WAL, or a base backup."""
+        return timeline in self.timelines() or timeline in self._timelines_of_backups()
 
     # -- segments
 
@@ -128,7 +124,26 @@ class WalCatalog:
         except ObjectMissingError:
             return None
 
+    def link_of(self, claim: Claim) -> bytes:
+        """What the segment behind the one of this claim has as `previous`."""
+        return link_of(bytes.fromhex(claim.salt), bytes.fromhex(claim.digest))
+
     # -- inside
+
+    def _timelines_of_backups(self) -> set[Timeline]:
+        """Those of base backups that can be read: one that cannot is no reason not to end a recovery that is done."""
+        found = set[Timeline]()
+        for backup_id in self._store.folders(keys.BASE_FOLDER):
+            key = f"{keys.BASE_FOLDER}{backup_id}/{keys.BASE_SUMMARY}"
+            try:
+                data = self._store.get(key)
+            except ObjectMissingError:
+                continue
+            with suppress(ClipperError):
+                summary = decode(data, BaseSummary, key)
+                if summary.system_id == self.system_id:
+                    found.add(Timeline(summary.timeline))
+        return found
 
     def _stored_from_the_end(self, timeline: Timeline, behind: str) -> Iterator[Segment]:
         for folder in reversed(self.folders(timeline)):

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from clipper_backup.errors import IntegrityError, ObjectMissingError
+from clipper_backup.errors import AccessError, IntegrityError, ObjectMissingError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.format.names import SEALED
 from clipper_backup.format.wal_objects import NO_LINK, Header, ObjectKind, check_header, decode_object, place_of, signed_by
@@ -14,6 +15,11 @@ from clipper_backup.wal_names import Segment, history_name
 
 Opener = Callable[[Iterable[bytes], str], Iterator[bytes]]
 """Makes of the chunks of the object at a key what they were before they were sealed, if they were."""
+
+
+class UnopenedError(AccessError):
+    """An object that is there and is sealed to keys that we do not have: the store refused nothing."""
+
 
 _WHOLE_BYTES = 64 << 20
 """Objects of files up to this size are read by one request and lie in memory; larger ones come as a stream."""
@@ -57,14 +63,14 @@ class WalReader:
 
     def segment(self, segment: Segment) -> Opened | None:
         """A segment; None when there is no such object."""
-        opened = self._open(segment.name)
+        opened = self._open(segment.name, whole=self.segment_bytes <= _WHOLE_BYTES)
         if opened is not None and opened.header.plain_bytes != self.segment_bytes:
             raise IntegrityError(f"{opened.key} holds a segment of {opened.header.plain_bytes} bytes, not {self.segment_bytes}")
         return opened
 
     def file(self, name: str) -> bytes | None:
         """A small file, a `.backup` or `.history`, whole; None when there is no such object."""
-        opened = self._open(name)
+        opened = self._open(name, whole=True)
         return None if opened is None else b"".join(opened.chunks)
 
     def history(self, timeline: Timeline) -> bytes | None:
@@ -103,22 +109,25 @@ class WalReader:
                 continue
         return None
 
-    def _open(self, name: str) -> Opened | None:
+    def _open(self, name: str, *, whole: bool) -> Opened | None:
         for suffix in self._suffixes:
             key = keys.archive_key(self.system_id, name, suffix)
             try:
-                stored = self._stored_chunks(key)
+                stored = [self.store.get(key)] if whole else self.store.get_stream(key, same_as=self.store.head(key))
             except ObjectMissingError:
                 continue
-            header, chunks = decode_object(self._opener(stored, key), key)
+            header, chunks = decode_object(self._unsealed(stored, key), key)
             self._check(header, name, key)
             return Opened(key, header, chunks)
         return None
 
-    def _stored_chunks(self, key: str) -> Iterable[bytes]:
-        if self.segment_bytes <= _WHOLE_BYTES:
-            return [self.store.get(key)]
-        return self.store.get_stream(key, same_as=self.store.head(key))
+    def _unsealed(self, stored: Iterable[bytes], key: str) -> Iterator[bytes]:
+        source = iter(stored)
+        first = next(source, b"")  # what the store refuses, it refuses here
+        try:
+            yield from self._opener(chain([first], source), key)
+        except AccessError as error:
+            raise UnopenedError(error.message, hints=error.hints) from error
 
     def _check(self, header: Header, name: str, key: str, kind: ObjectKind | None = None) -> None:
         place = place_of(name, self.segment_bytes)

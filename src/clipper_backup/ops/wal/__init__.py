@@ -1,1 +1,1 @@
-"""The WAL archive: written by PostgreSQL's archive_command, read by its restore_command."""
+"""`wal …`: what PostgreSQL's archive_command and restore_command ask for, and those who look after the archive."""

@@ -3,7 +3,9 @@
 It is a folder in pg_wal, where PostgreSQL looks at names of WAL files only. What lies in it:
 
     asked                          the name of the segment that was asked for last
-    <segment>.part                 being written, and locked by who writes it
+    ahead                          locked by the one process that reads ahead
+    <segment>.part                 being read ahead, and locked by who writes it
+    <name>.direct                  being written for a request that waits
     <segment>.<link>.<previous>    whole, checked and on disk: it waits to be asked for
 """
 
@@ -11,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,8 @@ PREFIX = "clipper-backup-"
 """How the name of every spool begins."""
 _ASKED = "asked"
 _AHEAD = "ahead"
+_PART = ".part"
+_DIRECT = ".direct"
 _READY = re.compile(r"([0-9A-F]{24})\.([0-9a-f]{32})\.([0-9a-f]{32})")
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
@@ -54,11 +58,19 @@ class Spool:
                 self.folder.mkdir(mode=_FOLDER_MODE)
                 _own(self.folder, owner)
 
+    def leave(self) -> None:
+        """Remove what was read ahead, and the folder with it unless somebody writes there."""
+        self._remove(lambda name: not name.endswith(_DIRECT))
+
     def remove(self) -> None:
-        """Remove it with all that lies in it; no matter when it is gone."""
-        with contextlib.suppress(FileNotFoundError), _told(f"cannot remove {self.folder}"):
+        """Remove it with all that lies in it."""
+        self._remove(lambda _: True)
+
+    def _remove(self, wanted: Callable[[str], bool]) -> None:
+        with contextlib.suppress(OSError):  # it is gone already, or pg_wal is, or in use again
             for path in self.folder.iterdir():
-                path.unlink(missing_ok=True)
+                if wanted(path.name):
+                    path.unlink(missing_ok=True)
             self.folder.rmdir()
 
     # -- what is asked for
@@ -104,82 +116,100 @@ class Spool:
     def ready(self, segment: Segment) -> Ready | None:
         """The checked file of *segment*, when it lies there; waits for who is writing it."""
         self._wait_for_writer(segment)
-        for name in self._names():
-            match = _READY.fullmatch(name)
-            if match is not None and match[1] == segment.name:
-                path = self.folder / name
+        for path, there in self.names(segment.size_bytes).items():
+            if there.segment == segment:
                 with contextlib.suppress(OSError):
                     if path.stat().st_size == segment.size_bytes:
-                        return Ready(path, Linked(segment, bytes.fromhex(match[2]), bytes.fromhex(match[3])))
+                        return Ready(path, there)
         return None
 
-    def names(self, size_bytes: int) -> dict[Path, Segment]:
-        """All checked files, with their segments."""
-        matches = [match for name in self._names() if (match := _READY.fullmatch(name))]
-        return {self.folder / match[0]: Segment.parse(match[1], size_bytes) for match in matches}
+    def names(self, size_bytes: int) -> dict[Path, Linked]:
+        """All checked files."""
+        found: dict[Path, Linked] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.folder.iterdir():
+                if (match := _READY.fullmatch(path.name)) is not None:
+                    segment, link, previous = match.groups()
+                    linked = Linked(Segment.parse(segment, size_bytes), bytes.fromhex(link), bytes.fromhex(previous))
+                    found[path] = linked
+        return found
 
-    def write(self, segment: Segment, chunks: Iterable[bytes]) -> "Draft":
-        """Write a file that nobody may use yet. What *chunks* raises passes through, and nothing is left."""
-        part = self.folder / f"{segment.name}.part"
-        with _told(f"cannot write {part}"):
+    @contextlib.contextmanager
+    def writing_ahead(self, segment: Segment) -> Iterator["Draft"]:
+        """A file for *segment*, which whoever asks for that waits for. It is gone afterwards, unless it was kept."""
+        with self._draft(f"{segment.name}{_PART}") as draft:
+            yield draft
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator["Draft"]:
+        """A file to be handed over at once. It is gone afterwards, unless it was."""
+        with self._draft(f"{name}{_DIRECT}") as draft:
+            yield draft
+
+    @contextlib.contextmanager
+    def _draft(self, name: str) -> Iterator["Draft"]:
+        path = self.folder / name
+        with _told(f"cannot write {path}"):
             owner = self._pg_wal.stat()
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
-        draft = Draft(part, descriptor)
-        try:
-            with _told(f"cannot write {part}"):
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+            except FileNotFoundError:  # who read ahead found nobody asking any more, and took the spool away
+                self.open()
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+            draft = Draft(path, descriptor)
+            try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 os.ftruncate(descriptor, 0)
-                _own(part, owner)
-            for chunk in chunks:
-                with _told(f"cannot write {part}"):
-                    _write_all(descriptor, chunk)
-        except BaseException:
-            draft.drop()
-            raise
-        return draft
+                _own(path, owner)
+                yield draft
+            finally:
+                draft.close()
 
     def _wait_for_writer(self, segment: Segment) -> None:
-        with contextlib.suppress(FileNotFoundError), _told(f"cannot open {self.folder}"):
-            descriptor = os.open(self.folder / f"{segment.name}.part", os.O_RDONLY | os.O_CLOEXEC)
+        path = self.folder / f"{segment.name}{_PART}"
+        with _told(f"cannot read {path}"):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             finally:
                 os.close(descriptor)
 
-    def _names(self) -> list[str]:
-        try:
-            return os.listdir(self.folder)
-        except FileNotFoundError:
-            return []
-
 
 class Draft:
-    """A file that was written and is not in place yet."""
+    """A file in the spool that nobody may use yet, and that its writer holds a lock on. `Spool` translates its errors."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
+        self._moved = False
 
-    def drop(self) -> None:
-        """Remove it."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+    def write(self, chunks: Iterable[bytes]) -> None:
+        """Append *chunks*; what they raise passes through."""
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
 
     def keep(self, linked: Linked) -> None:
-        """Let it wait in the spool, on disk: PostgreSQL would sync it later, while it should replay."""
-        try:
-            with _told(f"cannot write {self._path}"):
-                os.fsync(self._descriptor)
-                name = f"{linked.segment.name}.{linked.link.hex()}.{linked.previous.hex()}"
-                self._path.rename(self._path.with_name(name))
-        finally:
-            os.close(self._descriptor)
+        """Let it wait to be asked for. It is synced: PostgreSQL would do that later, while it should replay."""
+        os.fsync(self._descriptor)
+        self._move(self._path.with_name(f"{linked.segment.name}.{linked.link.hex()}.{linked.previous.hex()}"))
 
     def hand_over(self, target: Path) -> None:
         """Move it to where PostgreSQL wants it."""
-        try:
-            hand_over(self._path, target)
-        finally:
-            os.close(self._descriptor)
+        self._move(target)
+
+    def close(self) -> None:
+        """Let go of it; remove it unless it was moved."""
+        if not self._moved:
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _move(self, target: Path) -> None:
+        self._path.replace(target)
+        self._moved = True
 
 
 def hand_over(path: Path, target: Path) -> None:
@@ -199,8 +229,6 @@ def remove_spools(pg_wal: Path) -> None:
 def _told(what: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
         raise ClipperError(f"{what}: {error.strerror}") from error
 
@@ -208,9 +236,3 @@ def _told(what: str) -> Iterator[None]:
 def _own(path: Path, owner: os.stat_result) -> None:
     if os.geteuid() == 0 and owner.st_uid != 0:
         os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
