@@ -55,6 +55,7 @@ COMMANDS = {
     "release": "clipper_backup.cli.cmd_prune:release",
     "key": "clipper_backup.cli.cmd_key:app",
     "bucket": "clipper_backup.cli.cmd_bucket:app",
+    "setup": "clipper_backup.cli.cmd_setup:app",
     "job": "clipper_backup.cli.cmd_job:app",
     "demo": "clipper_backup.cli.cmd_demo:demo",
     "settings": "clipper_backup.cli.cmd_settings:settings",
