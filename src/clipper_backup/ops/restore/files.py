@@ -14,7 +14,7 @@ from typing import Protocol
 
 from clipper_backup.crew import Crew
 from clipper_backup.errors import ClipperError, IntegrityError
-from clipper_backup.format.frames import STRETCH_BYTES, Bytes, Reference, Small
+from clipper_backup.format.frames import STRETCH_BYTES, Bytes, FilePart, Reference, Small, stretches
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
 from clipper_backup.ops.restore.recovery import write_synced
 from clipper_backup.ops.restore.target_dir import sync_folder
@@ -126,8 +126,8 @@ class FileWriter:
             self._batch_bytes += entry.size_bytes
             if len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES:
                 self._give_batch(crew)
-        for number, reference in enumerate(_maps(entry)):
-            crew.submit(partial(self._write_stretch, entry, number, reference))
+        for number, (reference, size_bytes) in enumerate(_stretches(entry.part)):
+            crew.submit(partial(self._write_stretch, entry, number * STRETCH_BYTES, reference, size_bytes))
 
     def _give_batch(self, crew: Crew) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
@@ -138,9 +138,8 @@ class FileWriter:
         for entry in batch:
             self._write_at(entry, 0, self._content(entry))
 
-    def _write_stretch(self, entry: File, number: int, reference: Reference) -> None:
-        start = number * STRETCH_BYTES
-        self._write_at(entry, start, self._pages.stretch(reference, min(STRETCH_BYTES, entry.size_bytes - start)))
+    def _write_stretch(self, entry: File, start: int, reference: Reference, size_bytes: int) -> None:
+        self._write_at(entry, start, self._pages.stretch(reference, size_bytes))
 
     def _write_at(self, entry: File, start: int, content: Bytes) -> None:
         path = self._places.of(entry)
@@ -157,14 +156,15 @@ class FileWriter:
 
     def _content(self, entry: File) -> Bytes:
         """The whole content of a file that has a stretch at most."""
-        if entry.small is not None:
-            frame, start, digest = entry.small
-            return self._pages.small(Small.from_json([list(frame), start, digest]), entry.size_bytes)
-        return b"".join(self._pages.stretch(reference, entry.size_bytes) for reference in _maps(entry))
+        part = entry.part
+        if part.small is not None:
+            return self._pages.small(part.small, part.size_bytes)
+        return b"".join(self._pages.stretch(reference, size_bytes) for reference, size_bytes in _stretches(part))
 
 
-def _maps(entry: File) -> Iterator[Reference]:
-    return (Reference.from_json(list(form)) for form in entry.maps)
+def _stretches(part: FilePart) -> Iterator[tuple[Reference, int]]:
+    """Where the page map of each stretch lies, and the stretch's size in bytes."""
+    return zip(part.maps, stretches(part.size_bytes) if part.maps else (), strict=True)
 
 
 def _mode(entry: Entry) -> int:
