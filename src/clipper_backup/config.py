@@ -171,6 +171,25 @@ class Settings:
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`, SIGNATURE_KEYS); unset: the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
+    base_checkpoint: Literal["fast", "spread"] = setting(
+        "fast",
+        choice("fast", "spread"),
+        "the checkpoint that begins a base backup: at once, or spread over minutes, with less load on the server",
+        "fast: nobody waits for a backup that has not begun; its load is that of the backup itself",
+        section="Base backups",
+    )
+    base_wal_wait_seconds: int = setting(
+        3600,
+        integer(1, 604800, "seconds"),
+        "how long a base backup waits until all of its WAL is in the archive, before it counts as failed",
+        "an archiver that was held up for an hour catches up in less",
+    )
+    max_pack_age_days: int = setting(
+        14,
+        integer(2, 3650, "days"),
+        "how old a pack may be that a base backup takes pages from; what is older is stored anew",
+        "it bounds the harm of one rotten object, and of a bucket's rule that deletes at 30 days",
+    )
     archive_wait_seconds: int = setting(
         60,
         integer(1, 3600, "seconds"),

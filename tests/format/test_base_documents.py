@@ -9,6 +9,7 @@ import pytest
 from clipper_backup.errors import IntegrityError, StoreError
 from clipper_backup.format import base_documents
 from clipper_backup.format.base_documents import (
+    BaseDetails,
     BaseIntent,
     BaseSummary,
     Claim,
@@ -31,6 +32,7 @@ KINDS: dict[str, type[Document]] = {
     "started.json": Started,
     "packs.json": PacksDocument,
     "backup.json": BaseSummary,
+    "details.json": BaseDetails,
     "prune.json": PruneRecord,
     "verify.json": VerifyMark,
     "hold.json": HoldMark,

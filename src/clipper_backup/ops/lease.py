@@ -1,0 +1,20 @@
+"""Taking the leases that commands work under."""
+
+import uuid
+
+from clipper_backup.ops.work import Work, this_process
+from clipper_backup.repository.leases import Lease, acquire_lease
+
+
+def take_lease(work: Work, name: str, purpose: str) -> Lease:
+    """Take a lease that commands work under, waiting for a stale one to free itself."""
+    return acquire_lease(
+        work.store,
+        work.clock,
+        name,
+        lease_seconds=work.settings.lease_seconds,
+        wait_seconds=work.settings.lease_seconds + 5,
+        holder=this_process(),
+        run_id=uuid.uuid4().hex,
+        purpose=purpose,
+    )
