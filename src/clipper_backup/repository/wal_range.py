@@ -14,7 +14,7 @@ from clipper_backup.format.wal_objects import NO_LINK
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.wal_catalog import Listed, WalCatalog
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import show_time
+from clipper_backup.values import Timeline, show_time
 from clipper_backup.wal_names import Segment
 
 _LOOK_AGAIN_SECONDS = 1.0
@@ -121,8 +121,16 @@ class RangeCheck:
             return Gap(segment, f"{known}, and timeline {int(line.timeline)} begins behind it")
         if (behind := self._catalog.stored_behind(segment)) is not None:
             return Gap(segment, f"{known}, and {behind} is there")
-        if (timeline := self._catalog.descendant_behind(segment)) is not None:
+        if (timeline := self._descendant_behind(segment)) is not None:
             return Gap(segment, f"{known}, and timeline {int(timeline)} began behind it")
+        return None
+
+    def _descendant_behind(self, segment: Segment) -> Timeline | None:
+        """A timeline that left that of *segment* at its end or later, so that somebody saw it whole."""
+        for timeline, listed in self._catalog.histories().items():
+            ancestors = self._catalog.ancestors(timeline) if listed.claim is not None else []
+            if any(each.timeline == segment.timeline and each.left_at >= segment.end for each in ancestors):
+                return timeline
         return None
 
     def _first_unlinked(self, line: Line, segments: Sequence[Segment]) -> Segment | None:
