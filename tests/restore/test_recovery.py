@@ -17,8 +17,8 @@ from clipper_backup.ops.restore.recovery import (
     tablespaces_in,
     write_recovery,
 )
-from clipper_backup.ops.restore.target_dir import Account
 from clipper_backup.ops.restore.targets import Target
+from clipper_backup.postgres.account import Account
 from clipper_backup.values import Timeline
 
 SOURCE = ServerSettings(
@@ -93,7 +93,9 @@ def test_tablespace_map_is_the_servers_unless_remapped(paths: dict[int, bytes]) 
 
     lines = [b"%d %s\n" % (oid, re.sub(rb"([\\\n\r])", rb"\\\1", path)) for oid, path in paths.items()]
     assert remapped(b"".join(lines), {}) == b"".join(lines)
-    assert {oid: bytes(path) for oid, path in tablespaces_in(b"".join(lines)).items()} == {o: bytes(Path(os.fsdecode(p))) for o, p in paths.items()}
+    assert {oid: bytes(path) for oid, path in tablespaces_in(b"".join(lines)).items()} == {
+        o: bytes(Path(os.fsdecode(p))) for o, p in paths.items()
+    }
     moved = remapped(b"".join(lines), {oid: Path("/new place") for oid in list(paths)[:1]})
     assert moved == b"".join([b"%d /new place\n" % oid for oid in list(paths)[:1]] + lines[1:])
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,17 +11,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from clipper_backup.clock import SystemClock
+from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.restore.plan import Plan, Request, make_plan
 from clipper_backup.ops.restore.restore import Restored, restore
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.work import Work
-from clipper_backup.postgres.account import run, server_account
+from clipper_backup.postgres.account import server_account
 from clipper_backup.store.local import LocalStore
 from clipper_backup.values import Lsn
-from fixtures.base import Cluster, Kept, archived_cluster, create_base, work_for
+from fixtures.base import Cluster, Kept, archived_cluster, work_for
 from fixtures.oracle import PINNED, Writer, content_now, content_of
-from fixtures.postgres import connect, private_folder, server_binaries, sql
+from fixtures.postgres import connect, private_folder, sql
 
 Content = Mapping[str, tuple[int, str | None]]
 

@@ -25,7 +25,7 @@ from clipper_backup.postgres.account import run, server_account
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Lsn, Timeline
-from fixtures.postgres import connect, private_folder, running_server, server_binaries, sql
+from fixtures.postgres import connect, private_folder, server_binaries, sql
 
 SOURCE = ServerSettings(
     max_connections=30,
@@ -218,7 +218,7 @@ def test_latest_is_all_there_is_and_the_server_is_private(copy: Copy) -> None:
             host=str(found.socket_folder), port=found.port, user="postgres", dbname="postgres", autocommit=True
         ) as connection:
             connection.execute("CREATE TABLE written_after (n int)")
-            told = dict(connection.execute("SELECT name, setting FROM pg_settings").fetchall())
+            told: dict[str, str] = dict(connection.execute("SELECT name, setting FROM pg_settings").fetchall())
         assert told["listen_addresses"] == ""
         assert told["archive_mode"] == "off"
         assert told["data_directory"] == str(copy.data)

@@ -12,7 +12,7 @@ NOW = datetime(2026, 11, 22, 14, 30, tzinfo=UTC)
 
 
 def utc(*numbers: int) -> datetime:
-    return datetime(*numbers, tzinfo=UTC)  # type: ignore[misc] # year to microsecond
+    return datetime(*numbers, tzinfo=UTC)  # type: ignore[arg-type,misc] # year to microsecond
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ _MOST_FLAGS = 3
 COMMANDS = {
     "dump": "clipper_backup.cli.cmd_dump:app",
     "wal": "clipper_backup.cli.cmd_wal:app",
+    "restore": "clipper_backup.cli.cmd_restore:restore",
     "status": "clipper_backup.cli.cmd_status:status",
     "doctor": "clipper_backup.cli.cmd_doctor:doctor",
     "prune": "clipper_backup.cli.cmd_prune:prune",

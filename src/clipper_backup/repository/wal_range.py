@@ -6,6 +6,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from clipper_backup.clock import Clock
@@ -114,7 +115,11 @@ class RangeCheck:
     def _what_is_missing(self, line: Line, segment: Segment, *, needed: bool) -> Gap | None:
         """The gap at a segment that is not there; None when the archive simply ends before it."""
         claim = self._listed(segment).claim
-        known = "nothing of it is there" if claim is None else f"claimed at {show_time(claim.modified_at)}, never stored, or lost since"
+        known = (
+            "nothing of it is there"
+            if claim is None
+            else f"claimed at {show_time(claim.modified_at)}, never stored, or lost since"
+        )
         if needed:
             return Gap(segment, known)
         if segment.timeline != line.timeline:
@@ -137,7 +142,7 @@ class RangeCheck:
         """The first that does not link to the one before it on its timeline."""
         pairs = [
             (before, segment)
-            for before, segment in zip(segments, segments[1:], strict=False)
+            for before, segment in pairwise(segments)
             if before.timeline == segment.timeline and not line.is_first(segment) and not self._known.linked(segment)
         ]
         with ThreadPoolExecutor(_READERS, thread_name_prefix="claims") as pool:

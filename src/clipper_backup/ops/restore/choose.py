@@ -56,7 +56,10 @@ def _none_fits(candidates: Sequence[BaseEntry], target: Target) -> MissingError:
     if not candidates:
         return MissingError(
             "there is no base backup on the way to this target",
-            hints=["`clipper-backup base list` shows which there are, and of which timeline", "`clipper-backup dump list`: a dump may do"],
+            hints=[
+                "`clipper-backup base list` shows which there are, and of which timeline",
+                "`clipper-backup dump list`: a dump may do",
+            ],
         )
     oldest = candidates[0]
     return MissingError(

@@ -30,11 +30,11 @@ CONTROL = b"global/pg_control"
 class Pages(Protocol):
     """What is read of packs, checked against its digests; IntegrityError names what differs. From any thread."""
 
-    def stretch(self, reference: Reference, size_bytes: int) -> bytearray:
+    def stretch(self, reference: Reference, size_bytes: int) -> Bytes:
         """The stretch whose page map lies there."""
         ...
 
-    def small(self, small: Small, size_bytes: int) -> bytes:
+    def small(self, small: Small, size_bytes: int) -> Bytes:
         """A small file."""
         ...
 
@@ -55,7 +55,10 @@ class Places:
 
 
 class FileWriter:
-    """Writes what a manifest names; `finish` makes a data folder of it. `wrote` hears of bytes as they are written, from any thread."""
+    """Writes what a manifest names; `finish` makes a data folder of it. `wrote` hears of bytes written, from any thread.
+
+    `has_outside` says whether any of it lay outside PGDATA.
+    """
 
     def __init__(self, places: Places, pages: Pages, wrote: Callable[[int], None]) -> None:
         self._places, self._pages, self._wrote = places, pages, wrote
@@ -63,6 +66,7 @@ class FileWriter:
         self._batch: list[File] = []
         self._batch_bytes = 0
         self._control: File | None = None
+        self.has_outside = False
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Write all of them but pg_control. What any of them raises ends it."""
@@ -90,7 +94,7 @@ class FileWriter:
         content = self._content(self._control)
         with _explained(path):
             temporary = path.with_name("pg_control.new")
-            write_synced(temporary, content, self._places.account, mode=_mode(self._control))
+            write_synced(temporary, bytes(content), self._places.account, mode=_mode(self._control))
             temporary.replace(path)
             sync_folder(path.parent)
         self._wrote(len(content))
@@ -111,6 +115,7 @@ class FileWriter:
         """Create it with its size, and give its content to the crew."""
         path = self._places.of(entry)
         with _explained(path):
+            self.has_outside = self.has_outside or isinstance(entry, Outside)
             if isinstance(entry, Outside) and path.parent not in self._folders:
                 make_folders(path.parent, self._places.account)
                 self._folders.add(path.parent)
@@ -207,4 +212,6 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ClipperError(f"cannot write {path}: {error.strerror}", hints=["run the restore again when that is mended"]) from error
+        raise ClipperError(
+            f"cannot write {path}: {error.strerror}", hints=["run the restore again when that is mended"]
+        ) from error

@@ -4,6 +4,7 @@ Targets that cannot be reached are refused here, by the archived WAL itself: Pos
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,7 +49,7 @@ _ENDS_LOOKED_AT = 8
 class Request:
     """What a person asked for. `account` will own the files and run the server; `tablespaces` go elsewhere, by OID.
 
-    Without `work_dir` the restore folder lies beside the target folder.
+    Without `work_dir` the restore folder lies beside the target folder. `program` is how that account runs clipper-backup.
     """
 
     target_dir: Path
@@ -62,6 +63,7 @@ class Request:
     accept_gap: bool = False
     replace: bool = False
     unsigned: bool = False
+    program: tuple[str, ...] = (sys.executable, "-m", "clipper_backup")
 
     @property
     def data(self) -> Path:

@@ -5,18 +5,18 @@ pg_control; the marker goes. Killed anywhere before its end, the same command be
 """
 
 import os
-import sys
+import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from clipper_backup.config import DECLARED, Settings
-from clipper_backup.errors import ClipperError, IntegrityError
-from clipper_backup.format.manifest import Outside
-from clipper_backup.kinds import NONE, show_url
-from clipper_backup.ops.events import Warned
+from clipper_backup.config import DECLARED
+from clipper_backup.errors import ClipperError
+from clipper_backup.kinds import show_url
+from clipper_backup.ops.events import Warned, ignore
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.files import FileWriter, Places
 from clipper_backup.ops.restore.plan import Plan, Request
@@ -84,8 +84,8 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         if saved:
             work.emit(Warned(f"{len(saved)} files of the former server's pg_wal that may not be archived are kept in {saved_in}"))
         begin(request.data, request.account, list(plan.tablespaces.values()), backup=plan.summary.id)
-        kept = _keep_plan(work, request, plan)
-        has_outside = _write_files(work, request, plan, kept)
+        _keep_plan(work, request, plan)
+        has_outside = _write_files(work, request, plan)
         finish(request.data)
         result = Restored(
             plan=plan,
@@ -106,7 +106,7 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
 # -- the plan that `wal fetch` reads
 
 
-def _keep_plan(work: Work, request: Request, plan: Plan) -> RestorePlan:
+def _keep_plan(work: Work, request: Request, plan: Plan) -> None:
     for name in (PLAN, LINKS):  # of a restore before this one
         (request.folder / name).unlink(missing_ok=True)
     now = work.clock.now()
@@ -129,7 +129,6 @@ def _keep_plan(work: Work, request: Request, plan: Plan) -> RestorePlan:
     keep_plan(request.folder, kept)
     for name in (PLAN, LINKS):
         request.account.own(request.folder / name)
-    return kept
 
 
 def settings_of_fetch(work: Work) -> dict[str, str]:
@@ -162,7 +161,7 @@ def settings_of_fetch(work: Work) -> dict[str, str]:
 # -- the files
 
 
-def _write_files(work: Work, request: Request, plan: Plan, kept: RestorePlan) -> bool:
+def _write_files(work: Work, request: Request, plan: Plan) -> bool:
     """Everything that lies in the data folder, synced, pg_control last; whether there was configuration outside."""
     summary, account, data = plan.summary, request.account, request.data
     opener = opener_of(work.settings, summary.recipients)
@@ -180,39 +179,28 @@ def _write_files(work: Work, request: Request, plan: Plan, kept: RestorePlan) ->
 
         pages = PackReader(work.store, keys, summary.sizes.page_bytes)
         writer = FileWriter(Places(data, outside, plan.tablespaces, account), pages, wrote)
-        has_outside = False
+        writer.write(read_entries(work.store, summary, opener))
 
-        def entries() -> Iterator[object]:
-            nonlocal has_outside
-            for entry in read_entries(work.store, summary, opener):
-                has_outside = has_outside or isinstance(entry, Outside)
-                yield entry
+        def served(role: Literal["label", "tablespace_map", "server_manifest"]) -> bytes:
+            return b"".join(plain_part(work.store, part_of(summary, role), opener))
 
-        writer.write(entries())  # type: ignore[arg-type] # what it yields are entries
-        for role, name in (("label", "backup_label"), ("tablespace_map", "tablespace_map"), ("server_manifest", "backup_manifest")):
-            if role == "tablespace_map" and summary.part(role) is None:
-                continue
-            content = b"".join(plain_part(work.store, part_of(summary, role), opener))
-            if role == "tablespace_map":
-                content = remapped(content, request.tablespaces)
-            write_synced(data / name, content, account)
+        write_synced(data / "backup_label", served("label"), account)
+        write_synced(data / "backup_manifest", served("server_manifest"), account)
+        if summary.part("tablespace_map") is not None:
+            write_synced(data / "tablespace_map", remapped(served("tablespace_map"), request.tablespaces), account)
         write_recovery(data, _recovery(request, plan), account)
         writer.finish()
         running.done = f"{data}: {summary.files} files, {show_bytes(plan.plain_bytes)}, synced"
-    if kept.backup_id != summary.id:
-        raise IntegrityError("the plan that was kept is another restore's")
-    return has_outside
+    return writer.has_outside
 
 
 def _remove_folder(folder: Path) -> None:
-    import shutil  # noqa: PLC0415  only where an earlier restore left one
-
     if folder.exists():
         shutil.rmtree(folder)
 
 
 def _recovery(request: Request, plan: Plan) -> Recovery:
-    fetch: list[str | Path] = [sys.executable, "-m", "clipper_backup", "wal", "fetch"]
+    fetch: list[str | Path] = [*request.program, "wal", "fetch"]
     fetch += ["--standby"] if request.standby else ["--restore-folder", request.folder]
     command = restore_command(fetch, standby=request.standby)
     return Recovery(plan.target, plan.line.timeline, command, plan.summary.settings, standby=request.standby)
@@ -257,7 +245,7 @@ def _served(work: Work, request: Request, handshake: Path) -> Iterator[list[Clip
 
     def run() -> None:
         try:
-            opened = open_restore(request.folder, work.clock, lambda event: None)
+            opened = open_restore(request.folder, work.clock, ignore)
             serve(opened, request.data, handshake, stop, note)
         except Exception as error:  # noqa: BLE001  told by whoever waits for WAL
             failed.append(error)
@@ -273,7 +261,7 @@ def _served(work: Work, request: Request, handshake: Path) -> Iterator[list[Clip
 
 
 def _archive_history(work: Work, started: Started) -> bool:
-    """Archive the history of the new timeline, so that nobody else takes its number (rule 98). A failure is told, and mended later."""
+    """Archive the history of the new timeline, so that nobody else takes its number (rule 98). A failure is only told."""
     try:
         with step(work, "history", f"archive {started.history.name}") as running:
             push(work, started.history)

@@ -26,7 +26,7 @@ _UNITS = {
     **dict.fromkeys(("d", "day", "days"), 86400),
 }
 _TIME_HINTS = (
-    "with its zone: `2026-11-22 14:05+01`, `2026-11-22T13:05:00Z`; `14:05Z` is the last time that clock showed it; or `10 min ago`",
+    "with its zone: `2026-11-22 14:05+01`, `2026-11-22T13:05:00Z`; `14:05Z` is the last time it was that late; or `10 min ago`",
 )
 
 
@@ -171,13 +171,13 @@ def _no_time(words: str) -> UsageError:
 
 
 def _parse_xid(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,20}", text) or not _FIRST_XID <= int(text) % 2**32 or int(text) >= 2**64:
+    if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) % 2**32 < _FIRST_XID or int(text) >= 2**64:
         raise UsageError(f"not a transaction id: {text!r}", hints=["a number from 3 on, as pg_current_xact_id() shows it"])
     return int(text)
 
 
 def show_moment(moment: datetime) -> str:
-    """An instant in UTC, to the microsecond where it has them, and on this machine's clock: `… 13:05:00Z (14:05:00+01:00 here)`."""
+    """An instant in UTC, with its microseconds if any, and on this machine's clock: `… 13:05:00Z (14:05:00+01:00 here)`."""
     utc, local = moment.astimezone(UTC), moment.astimezone()
     spec = "microseconds" if moment.microsecond else "seconds"
     shown = f"{utc.replace(tzinfo=None).isoformat(' ', spec)}Z"
