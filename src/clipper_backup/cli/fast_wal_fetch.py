@@ -81,4 +81,5 @@ def read_ahead(context: Context, folder: str | None, pg_wal: Path) -> None:
     """Be the process that `wal fetch` leaves behind."""
     if folder is None:
         raise UsageError("--ahead needs --restore-folder")
-    open_restore(Path(folder), context.clock, context.emit).ahead(pg_wal).run(threading.Event())
+    running = pg_wal.parent / "postmaster.pid"
+    open_restore(Path(folder), context.clock, context.emit).ahead(pg_wal).run(threading.Event(), needed=running.exists)

@@ -44,7 +44,7 @@ def serve(
     ended = threading.Event()
     beside = [
         threading.Thread(target=lambda: _beat(desk, restore.work.clock, ended), name="beat"),
-        threading.Thread(target=lambda: ahead.run(ended, idle_seconds=None), name="ahead"),
+        threading.Thread(target=lambda: ahead.run(ended), name="ahead"),
     ]
     for thread in beside:
         thread.start()
