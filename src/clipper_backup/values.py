@@ -1,6 +1,7 @@
 """Value types: positions and names that must not be mixed up with plain strings and numbers."""
 
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,9 @@ WORKING_PREFIX = "clipper_backup_restoring_"
 """How the name of a database begins that a restore is filling."""
 _DUMP_ID = re.compile(r"postgres-backup-([0-9]{8}-[0-9]{6})")
 _PLAIN_NAME = re.compile(r'(?!["\s])[^,\n]*(?<!\s)')
-_DUMP_ID_TIME = "%Y%m%d-%H%M%S"
+_ID_TIME = "%Y%m%d-%H%M%S"
+_BACKUP_ID = re.compile(r"([0-9]{8}-[0-9]{6})-[0-9a-f]{8}")
+_TIMELINE = re.compile("[0-9A-F]{8}")
 
 
 class Lsn(int):
@@ -29,6 +32,20 @@ class Lsn(int):
 
     def __str__(self) -> str:
         return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+
+class Timeline(int):
+    """The number of a timeline, from 1; printed as the eight digits that names of WAL files begin with (`0000000A`)."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read eight upper-case hexadecimal digits; UsageError for anything else, and for 0, which no timeline has."""
+        if _TIMELINE.fullmatch(text) is None or int(text, 16) == 0:
+            raise UsageError(f"not a timeline: {text!r}", hints=["a timeline looks like 00000001 in the names of WAL files"])
+        return cls(int(text, 16))
+
+    def __str__(self) -> str:
+        return f"{int(self):08X}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +73,7 @@ class DumpId:
         match = _DUMP_ID.fullmatch(text)
         if match is not None:
             try:
-                return cls(datetime.strptime(match[1], _DUMP_ID_TIME).replace(tzinfo=UTC))
+                return cls(datetime.strptime(match[1], _ID_TIME).replace(tzinfo=UTC))
             except ValueError:
                 pass
         raise UsageError(
@@ -69,7 +86,47 @@ class DumpId:
         return type(self)(self.at + timedelta(seconds=1))
 
     def __str__(self) -> str:
-        return f"{DUMP_ID_PREFIX}{self.at.strftime(_DUMP_ID_TIME)}"
+        return f"{DUMP_ID_PREFIX}{self.at.strftime(_ID_TIME)}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BackupId:
+    """The id of a base backup and of the run that makes it: `20261122-020000-7f3a9c2e`, a time (UTC) and eight random digits.
+
+    Ordered by its text, so by its time first.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        self.at  # noqa: B018  a text without a time is no id
+
+    @classmethod
+    def make(cls, moment: datetime) -> Self:
+        """A new one for what begins at *moment*, cut to the second."""
+        return cls(f"{moment.astimezone(UTC).strftime(_ID_TIME)}-{secrets.token_hex(4)}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an id; UsageError when it is none."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise UsageError(
+                f"not the id of a base backup: {text!r}",
+                hints=["an id looks like 20261122-020000-7f3a9c2e; `clipper-backup base list` shows them"],
+            ) from None
+
+    @property
+    def at(self) -> datetime:
+        """When it was made, by the store's clock; UTC."""
+        match = _BACKUP_ID.fullmatch(self.text)
+        if match is None:
+            raise ValueError(f"not the id of a base backup: {self.text!r}")
+        return datetime.strptime(match[1], _ID_TIME).replace(tzinfo=UTC)
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Secret:

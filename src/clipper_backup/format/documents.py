@@ -275,12 +275,16 @@ class RetentionMark(Document, kw_only=True, frozen=True):
 
 
 class HoldMark(Document, kw_only=True, frozen=True):
-    """`holds/<id>`: somebody wants this kept."""
+    """`holds/<id>`: somebody wants this kept.
+
+    `wal_to`, of a base backup only: a timeline (eight digits) and an LSN, to which the WAL behind the backup is kept too.
+    """
 
     schema: int = SCHEMA
     reason: str
     held_by: str
     held_at: Time
+    wal_to: tuple[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class LeaseHolder(Document, kw_only=True, frozen=True):
@@ -326,5 +330,12 @@ class _Schema(msgspec.Struct):
 
 # Made while this is imported, by one thread: the first look at a type fills it in, and msgspec (0.22) crashes when two threads
 # meet there.
-_KINDS: tuple[type[msgspec.Struct], ...] = (_Schema, *Document.__subclasses__())
-_DECODERS: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS}
+_DECODERS: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {}
+
+
+def register(*kinds: type[msgspec.Struct]) -> None:
+    """Make the decoders of documents that a module declares: called once, while that module is imported."""
+    _DECODERS.update((kind, msgspec.json.Decoder(kind)) for kind in kinds)
+
+
+register(_Schema, *Document.__subclasses__())

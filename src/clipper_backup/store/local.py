@@ -113,6 +113,17 @@ class LocalStore:
         except OSError as error:
             raise _translated(error, Path(error.filename or folder), reading=True) from error
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        check_prefix(prefix)
+        folder = self._root / prefix
+        try:
+            return sorted(path.name for path in folder.iterdir() if _is_ours(prefix + path.name) and path.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _translated(error, Path(error.filename or folder), reading=True) from error
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`. Folders that became empty go too."""
         for key in keys:
@@ -297,8 +308,7 @@ class LocalStore:
 def _walk(folder: str, prefix: str) -> Iterator[ObjectInfo]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            # What is no key was put there by others: editors, Kubernetes, and mkfs, whose folder only root may enter.
-            if not is_key(prefix + entry.name) or entry.name == _LOST_AND_FOUND:
+            if not _is_ours(prefix + entry.name):
                 continue
             if entry.is_dir():
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")
@@ -306,6 +316,11 @@ def _walk(folder: str, prefix: str) -> Iterator[ObjectInfo]:
                 # Removed since the folder was read: it is simply not there.
                 with contextlib.suppress(FileNotFoundError):
                     yield _info(prefix + entry.name, entry.stat())
+
+
+def _is_ours(key: str) -> bool:
+    """Others put there what is no key: editors, Kubernetes, and mkfs, whose folder only root may enter."""
+    return is_key(key) and not key.endswith(_LOST_AND_FOUND)
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

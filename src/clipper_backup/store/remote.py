@@ -152,6 +152,15 @@ class ObstoreStore:
         # Not every S3 server lists in the order of whole keys, and the clock and others' objects are no keys.
         return iter(sorted((info for info in infos if is_key(info.key)), key=lambda info: info.key))
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        check_prefix(prefix)
+        path = self._path(prefix)
+        with self._no_store_when_missing():
+            found = self._ask(prefix, lambda: obstore.list_with_delimiter(self._single, path or None))
+        names = (common.rstrip("/").removeprefix(path) for common in found["common_prefixes"])
+        return sorted(name for name in names if is_key(f"{prefix}{name}/x"))
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`."""
         for key in keys:
@@ -213,8 +222,13 @@ class ObstoreStore:
             raise
 
     def _listed(self, name: str, path: str) -> "Sequence[ObjectMeta]":
-        try:
+        with self._no_store_when_missing():
             return self._ask(name, lambda: obstore.list(self._single, path or None, chunk_size=1000).collect())
+
+    @contextlib.contextmanager
+    def _no_store_when_missing(self) -> Iterator[None]:
+        try:
+            yield
         except ObjectMissingError as error:
             raise no_store(self._place) from error
 

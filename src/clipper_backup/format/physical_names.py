@@ -1,0 +1,202 @@
+"""Keys of base backups, packs and WAL: made and read in this one place (docs/design/repository-format.md, Objects)."""
+
+import re
+from dataclasses import dataclass
+
+from clipper_backup.errors import UsageError
+from clipper_backup.format.names import SEALED
+from clipper_backup.values import BackupId, Timeline
+from clipper_backup.wal_names import Kind, Segment, classify, history_name
+
+SYSTEMS_FOLDER = "systems/"
+KEYS_FOLDER = "keys/"
+PACKS_FOLDER = "packs/"
+BASE_FOLDER = "base/"
+WAL_FOLDER = "wal/"
+PRUNE_FOLDER = "prune/"
+SNAPSHOTS_FOLDER = "snapshots/"
+RESTORE_TESTS_FOLDER = "restore-tests/"
+OWN = (SYSTEMS_FOLDER, KEYS_FOLDER, PACKS_FOLDER, BASE_FOLDER, WAL_FOLDER, PRUNE_FOLDER, SNAPSHOTS_FOLDER, RESTORE_TESTS_FOLDER)
+"""The folders of a repository beside those of its dumps."""
+
+BASE_INTENT = "intent.json"
+STARTED = "started.json"
+VERIFY = "verify.json"
+PACKS = "packs.json.zst"
+MANIFEST = "manifest.zst"
+BASE_DETAILS = "details.zst"
+LABEL = "backup_label.zst"
+TABLESPACE_MAP = "tablespace_map.zst"
+SERVER_MANIFEST = "backup_manifest.zst"
+BASE_SUMMARY = "backup.json"
+BASE_SIGNATURE = "backup.json.sig"
+SEALABLE = (LABEL, TABLESPACE_MAP, SERVER_MANIFEST, MANIFEST, BASE_DETAILS)
+"""Objects of a base backup whose name ends with SEALED when recipients are configured."""
+
+CLAIM = ".claim"
+LINK = ".link"
+STORED = ".zst"
+
+_ID = "[0-9]{8}-[0-9]{6}-[0-9a-f]{8}"
+_BASE_KEY = re.compile(rf"base/({_ID})/([a-z_.]+)")
+_PACK_KEY = re.compile(rf"packs/({_ID})/([0-9]{{8}})")
+_KEY_KEY = re.compile(rf"keys/({_ID})\.age")
+_PRUNE_KEY = re.compile(rf"prune/({_ID})\.json")
+_SYSTEM_KEY = re.compile(r"systems/([0-9]{4})\.json")
+_SYSTEM = "[1-9][0-9]{0,19}"
+_HISTORY_KEY = re.compile(rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)")
+_WAL_KEY = re.compile(rf"wal/({_SYSTEM})/([0-9A-F]{{8}})/([0-9A-F]{{16}})/(.+?)(\.claim|\.link|\.zst|\.zst\.age)")
+_PARTIAL = re.compile("[0-9A-F]{24}\\.partial-[0-9a-f]{16}")
+_BASE_PARTS = frozenset({
+    BASE_INTENT, STARTED, VERIFY, PACKS, BASE_SUMMARY, BASE_SIGNATURE, *SEALABLE, *(part + SEALED for part in SEALABLE)
+})  # fmt: skip
+
+
+def system_key(number: int) -> str:
+    """The entry of the *number*-th system, from 1."""
+    return f"{SYSTEMS_FOLDER}{number:04d}.json"
+
+
+def parse_system_key(key: str) -> int | None:
+    """The number of a system's entry."""
+    match = _SYSTEM_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def data_key_key(run: BackupId) -> str:
+    """Where the data key of a run lies, sealed."""
+    return f"{KEYS_FOLDER}{run}{SEALED}"
+
+
+def parse_data_key_key(key: str) -> BackupId | None:
+    """The run whose data key it is."""
+    match = _KEY_KEY.fullmatch(key)
+    return _backup_id(match[1]) if match else None
+
+
+def pack_key(run: BackupId, number: int) -> str:
+    """A pack of a run; *number* from 0."""
+    return f"{PACKS_FOLDER}{run}/{number:08d}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PackKey:
+    """A key below `packs/`, taken apart."""
+
+    run: BackupId
+    number: int
+
+    def __str__(self) -> str:
+        return pack_key(self.run, self.number)
+
+
+def parse_pack_key(key: str) -> PackKey | None:
+    """The run and number of a pack; None when the key is none of ours."""
+    match = _PACK_KEY.fullmatch(key)
+    run = _backup_id(match[1]) if match else None
+    return PackKey(run, int(match[2])) if match and run else None
+
+
+def base_key(backup_id: BackupId, part: str) -> str:
+    """An object of a base backup; *part* is one of the constants above, perhaps with SEALED behind it."""
+    return f"{BASE_FOLDER}{backup_id}/{part}"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseKey:
+    """A key below `base/`, taken apart."""
+
+    backup_id: BackupId
+    part: str
+
+
+def parse_base_key(key: str) -> BaseKey | None:
+    """The backup and part of a key below `base/`; None when it is none of ours."""
+    match = _BASE_KEY.fullmatch(key)
+    if match is None or match[2] not in _BASE_PARTS:
+        return None
+    backup_id = _backup_id(match[1])
+    return BaseKey(backup_id, match[2]) if backup_id else None
+
+
+def prune_key(prune_id: BackupId) -> str:
+    """The record of what a prune doomed."""
+    return f"{PRUNE_FOLDER}{prune_id}.json"
+
+
+def parse_prune_key(key: str) -> BackupId | None:
+    """The id of a prune's record."""
+    match = _PRUNE_KEY.fullmatch(key)
+    return _backup_id(match[1]) if match else None
+
+
+def histories_folder(system_id: str) -> str:
+    """Where the histories of a system lie, with its `/`."""
+    return f"{WAL_FOLDER}{system_id}/histories/"
+
+
+def timeline_folder(system_id: str, timeline: Timeline) -> str:
+    """Where the WAL of a timeline lies, with its `/`."""
+    return f"{WAL_FOLDER}{system_id}/{timeline}/"
+
+
+def times_folder(system_id: str, timeline: Timeline) -> str:
+    """Where the time maps of a timeline lie, with its `/`."""
+    return f"{timeline_folder(system_id, timeline)}times/"
+
+
+def segment_folder(system_id: str, segment: Segment) -> str:
+    """The folder of a segment, with its `/`: it holds the segments of 4 GiB of WAL."""
+    return f"{timeline_folder(system_id, segment.timeline)}{segment.folder}/"
+
+
+def archive_key(system_id: str, name: str, suffix: str) -> str:
+    """The key of a file of the archive, by the name that PostgreSQL (or `.partial-<h>`) gives it.
+
+    *suffix* is CLAIM, LINK or STORED, the last perhaps with SEALED behind it. ValueError for a name that is no file's.
+    """
+    kind = classify(name)
+    if kind is Kind.HISTORY:
+        return f"{histories_folder(system_id)}{name}{suffix}"
+    if kind in {Kind.SEGMENT, Kind.BACKUP} or _PARTIAL.fullmatch(name):
+        return f"{WAL_FOLDER}{system_id}/{name[:8]}/{name[:16]}/{name}{suffix}"
+    raise ValueError(f"no file of the archive: {name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveKey:
+    """A key of a file of the archive, taken apart; `suffix` as in `archive_key`."""
+
+    system_id: str
+    name: str
+    suffix: str
+
+
+def parse_archive_key(key: str) -> ArchiveKey | None:
+    """The parts of a key below `wal/`; None when it is none of ours, or a time map's or a tail's."""
+    match = _HISTORY_KEY.fullmatch(key)
+    if match is not None:
+        return ArchiveKey(*match.groups()) if classify(match[2]) else None
+    match = _WAL_KEY.fullmatch(key)
+    if match is None:
+        return None
+    system_id, timeline, folder, name, suffix = match.groups()
+    partial = _PARTIAL.fullmatch(name) is not None
+    known = partial or classify(name) in {Kind.SEGMENT, Kind.BACKUP}
+    if not known or name[:8] != timeline or name[:16] != folder or (suffix == CLAIM and partial):
+        return None
+    if suffix == LINK and classify(name) is not Kind.SEGMENT:
+        return None
+    return ArchiveKey(system_id, name, suffix)
+
+
+def history_key(system_id: str, timeline: Timeline, suffix: str) -> str:
+    """The key of a timeline's history; *suffix* as in `archive_key`."""
+    return archive_key(system_id, history_name(timeline), suffix)
+
+
+def _backup_id(text: str) -> BackupId | None:
+    try:
+        return BackupId.parse(text)
+    except UsageError:
+        return None
