@@ -212,7 +212,12 @@ class Settings:
         "the Pushgateway that jobs report to, like http://prometheus-pushgateway.clipper-monitoring:9091; unset means nobody",
         section="Who is told",
     )
-    volume_snapshot_class: str | None = setting(None, TEXT, "the VolumeSnapshotClass for volume snapshots; this version takes none, so nothing reads it yet", section="Kubernetes")
+    volume_snapshot_class: str | None = setting(
+        None,
+        TEXT,
+        "the VolumeSnapshotClass for volume snapshots; this version takes none, so nothing reads it yet",
+        section="Kubernetes",
+    )
     pghost: str | None = setting(
         None, TEXT, "PostgreSQL's host or socket folder", section="PostgreSQL, with libpq's own names and meaning"
     )

@@ -105,7 +105,7 @@ class Status:
 
     @property
     def sealed(self) -> tuple[DumpSummary, ...]:
-        """Those of the newest good dumps of the wanted databases, and of those `gone`, that open with a key only, oldest first."""
+        """Of the newest good dumps of the wanted databases and of those `gone` those that open with a key only, oldest first."""
         return _sealed(self.newest, self.gone)
 
     @property
