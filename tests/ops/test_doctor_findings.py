@@ -23,9 +23,10 @@ from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.ops.key_check import check_key
 from clipper_backup.ops.work import Work, step
-from clipper_backup.repository.dumps import read_summary
+from clipper_backup.repository.dumps import DumpWriter, last_dump, read_summary
 from clipper_backup.store.memory import MemoryStore
-from fixtures.catalog import make_dump, make_sealed_dump
+from fixtures.catalog import INTENT, make_dump, make_sealed_dump, put_parts
+from fixtures.clocks import START
 from fixtures.postgres import server_binaries
 
 
@@ -168,3 +169,32 @@ def test_a_key_check_that_lies_ahead_is_not_green_for_ever(repository: MemorySto
         mark = KeyCheck(recipient=ours, dump_id=str(dump_id), checked_at=clock.now() + ahead, checked_by="somebody")
         repository.put(f"{names.KEY_CHECKS_FOLDER}{ours}", encode(mark))
         assert look("key check", repository, clock).colour is colour
+
+
+def test_a_newest_dump_ahead_of_the_clock_is_not_said_to_be_new(repository: MemoryStore) -> None:
+    ahead = make_dump(repository)
+    slow = VirtualClock(START - timedelta(hours=3))
+    assert look("newest dump", repository, slow).text == f"{ahead} lies 3 h 0 min ahead of the clock: nobody knows how old it is"
+    assert look("newest dump", repository, slow).colour is Colour.YELLOW
+    assert look("newest dump", repository, VirtualClock(START - timedelta(seconds=60))).colour is Colour.GREEN
+
+
+def test_a_repository_that_this_version_must_not_write_to_is_red(repository: MemoryStore, clock: VirtualClock) -> None:
+    assert look("repository", repository, clock).colour is Colour.GREEN
+    newer = repository.get(names.REPOSITORY).replace(b'"min_writer_version": 1', b'"min_writer_version": 2')
+    repository.put(names.REPOSITORY, newer)
+    with pytest.raises(StoreError, match="has format 2, this version knows 1"):
+        look("repository", repository, clock)
+
+
+@pytest.mark.parametrize("check", ["encryption", "signing"])
+def test_what_a_summary_alone_says_counts_as_for_the_next_dump(repository: MemoryStore, clock: VirtualClock, check: str) -> None:
+    """Somebody removed the signature, or the sealed objects: `dump create` refuses all the same."""
+    writer = DumpWriter.take_id(repository, INTENT)
+    summary = put_parts(repository, writer.dump_id)
+    writer.commit(replace(summary, recipients=["age1somebody"], signed_by="ed25519:somebody"))
+    last = last_dump(repository)
+    assert last is not None
+    assert (last.dump_id, last.sealed, last.signed) == (writer.dump_id, True, True)
+    found = look(check, repository, clock)
+    assert (found.colour, "the next run refuses to dump" in found.text) == (Colour.RED, True)

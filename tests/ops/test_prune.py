@@ -254,6 +254,21 @@ def test_the_only_dump_is_not_deleted_because_a_clock_says_that_it_lies_ahead(re
     assert left(repository) == []
 
 
+def test_a_damaged_dump_of_the_future_can_be_deleted_even_when_it_is_the_only_one(repository: MemoryStore) -> None:
+    only = future_dump(repository)
+    remove_archive(repository, only)
+    delete(work_on(repository), only)
+    assert left(repository) == []
+
+
+def test_whether_a_dump_may_go_is_judged_by_one_look_at_the_store(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 3)
+    metered = MeteringStore(repository)
+    check_deletable(work_on(metered), dumps[0])
+    # repository.json twice, and each summary once; the holds twice, and the dumps
+    assert {method: usage.calls for method, usage in metered.usage().items()} == {"get": 2 + len(dumps), "list": 3, "now": 1}
+
+
 def test_a_dump_that_only_a_newer_version_can_read_is_no_damaged_one(repository: MemoryStore, clock: VirtualClock) -> None:
     older, newest = daily_dumps(repository, clock, 2)
     for dump_id in (older, newest):

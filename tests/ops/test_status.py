@@ -315,3 +315,18 @@ def test_a_plain_dump_of_one_database_does_not_hide_the_keys_of_the_others(repos
     assert first_line(found).startswith("RECOVERABLE with a key to ")
     assert [key.recipient for key in found.keys] == [ours]
     assert found.problems == (f"{sealed} is sealed, and no check of a key is recorded: `key check --identity FILE`",)
+
+
+def test_a_plain_dump_by_hand_does_not_hide_the_keys_of_databases_that_nobody_named(
+    repository: MemoryStore, clock: VirtualClock
+) -> None:
+    ours = Identity.make().recipient
+    sealed = make_sealed_dump(repository, ours, databases=["clipper", "shop"])
+    clock.advance(HOUR_SECONDS)
+    make_dump(repository, ["clipper"])
+    found = look(repository, clock)
+    assert first_line(found).startswith("RECOVERABLE to "), "what is wanted, as far as anybody said, is plain"
+    assert [each.database for each in found.gone] == ["shop"]
+    assert [key.recipient for key in found.keys] == [ours]
+    assert found.problems == (f"{sealed} is sealed, and no check of a key is recorded: `key check --identity FILE`",)
+    assert look(repository, clock, backup_databases=("clipper",)).keys == (), "it was said that shop is not wanted"

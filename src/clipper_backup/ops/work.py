@@ -72,7 +72,7 @@ def repository_of(work: Work) -> Repository:
         return open_repository(work.store, writing=True)
     except NoRepositoryError:
         repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
-        hint = "if there should have been one: check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET), letter by letter"
+        hint = "if there should be one already: check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET), letter by letter"
         work.emit(Warned(f"a new repository was made at {work.store.url}", (hint,)))
         return repository
 
