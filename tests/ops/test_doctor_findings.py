@@ -23,7 +23,7 @@ from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.ops.key_check import check_key
 from clipper_backup.ops.work import Work, step
-from clipper_backup.repository.dumps import DumpWriter, last_dump, read_summary
+from clipper_backup.repository.dumps import DumpWriter, Last, last_dump, read_summary
 from clipper_backup.store.memory import MemoryStore
 from fixtures.catalog import INTENT, make_dump, make_sealed_dump, put_parts
 from fixtures.clocks import START
@@ -188,13 +188,17 @@ def test_a_repository_that_this_version_must_not_write_to_is_red(repository: Mem
 
 
 @pytest.mark.parametrize("check", ["encryption", "signing"])
-def test_what_a_summary_alone_says_counts_as_for_the_next_dump(repository: MemoryStore, clock: VirtualClock, check: str) -> None:
-    """Somebody removed the signature, or the sealed objects: `dump create` refuses all the same."""
+@pytest.mark.parametrize("damaged", [False, True], ids=["by its summary", "by its names"])
+def test_the_newest_dump_is_sealed_and_signed_if_anything_says_so(
+    repository: MemoryStore, clock: VirtualClock, check: str, *, damaged: bool
+) -> None:
+    """Somebody removed the signature and the sealed objects, or the summary is damaged: `dump create` refuses all the same."""
     writer = DumpWriter.take_id(repository, INTENT)
     summary = put_parts(repository, writer.dump_id)
     writer.commit(replace(summary, recipients=["age1somebody"], signed_by="ed25519:somebody"))
-    last = last_dump(repository)
-    assert last is not None
-    assert (last.dump_id, last.sealed, last.signed) == (writer.dump_id, True, True)
+    if damaged:
+        for part in (names.SIGNATURE, names.GLOBALS + names.SEALED, names.SUMMARY):
+            repository.put(names.dump_key(writer.dump_id, part), b"{")
+    assert last_dump(repository) == Last(writer.dump_id, sealed=True, signed=True)
     found = look(check, repository, clock)
     assert (found.colour, "the next run refuses to dump" in found.text) == (Colour.RED, True)
