@@ -113,8 +113,9 @@ def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
     """UsageError when a dump must not be deleted by hand. MissingError when there is none.
 
     That is one that is held, the newest good one, and, unless *last*, the newest good one that holds some database, and one
-    of which only we may be wrong while no other holds its databases: that is not trusted (SIGNATURE_KEYS), whose id lies ahead of
-    the clock, or that cannot be read here. One that lies ahead protects no other: while it is there, no dump can be taken.
+    of which only we may be wrong while no other holds its databases: that is not trusted (SIGNATURE_KEYS), that cannot be read
+    here, or that is whole and whose id lies ahead of the clock. One that lies ahead protects no other: while it is there, no dump
+    can be taken.
     """
     open_repository(work.store, writing=True)
     entries = catalog(work)
