@@ -21,7 +21,7 @@ printf '%s\nend\n' "$file" >"$request" || fail "cannot ask"
 
 looks=0 since=
 until [ -e "$answer" ]; do
-    if [ "$looks" -lt 100 ]; then
+    if [ "$looks" -lt 50 ]; then
         looks=$((looks + 1))
         sleep 0.01 2>/dev/null || sleep 1
         continue

@@ -49,6 +49,7 @@ def run_archiver(work: Work, pgdata: Path, handshake: Path, stop: threading.Even
             work.clock.wait(changed, _BUSY_LOOK_SECONDS if coordinator.is_busy else _IDLE_LOOK_SECONDS)
     finally:
         coordinator.rest()
+        flights.close()
 
 
 class _Coordinator:

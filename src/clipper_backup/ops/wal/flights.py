@@ -54,9 +54,10 @@ class Flights:
         """*changed* is set whenever a flight has ended."""
         self._pusher, self._emit, self._changed = pusher, emit, changed
         self._clock = pusher.clock
-        self._reads: queue.SimpleQueue[Flight] = queue.SimpleQueue()
-        self._claims: queue.SimpleQueue[Flight] = queue.SimpleQueue()
-        self._stores: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
+        self._claims: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
+        self._stores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs = jobs
         self._room = threading.Semaphore(jobs * _READ_PER_JOB)
         self._failed: set[Timeline] = set()
         self._sure: set[Timeline] = set()
@@ -78,6 +79,14 @@ class Flights:
         """Claim again on *timeline*, where one failed; nothing of it may be under way."""
         self._failed.discard(timeline)
 
+    def close(self) -> None:
+        """Begin no more: its threads end when they are through with what they do."""
+        self._room.release(self._jobs)
+        for _ in range(self._jobs):
+            self._reads.put(None)
+            self._stores.put(None)
+        self._claims.put(None)
+
     # -- the tasks, each in its threads
 
     def _read_all(self) -> None:
@@ -85,6 +94,8 @@ class Flights:
             # Before it is known for which: the first one in line must never wait for those behind it to end.
             self._room.acquire()
             flight = self._reads.get()
+            if flight is None:
+                return
             try:
                 source = self._pusher.source(flight.name)
                 flight.identity = source.identity
@@ -96,6 +107,8 @@ class Flights:
     def _claim_all(self) -> None:
         while True:
             flight = self._claims.get()
+            if flight is None:
+                return
             try:
                 if flight.kind is Kind.SEGMENT:
                     self._claim(flight)
@@ -105,8 +118,8 @@ class Flights:
                 self._end(flight, error)
 
     def _store_all(self) -> None:
-        while True:
-            self._stores.get()()
+        while (task := self._stores.get()) is not None:
+            task()
 
     def _push(self, flight: Flight) -> None:
         """What is no segment is small, or rare."""
