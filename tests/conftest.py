@@ -18,4 +18,5 @@ pytest_plugins = [
     "fixtures.oracle",
     "fixtures.dump",
     "fixtures.doctor",
+    "fixtures.restore",
 ]

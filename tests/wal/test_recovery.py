@@ -74,7 +74,7 @@ def test_without_row_2_it_does_follow_the_parent(world: World, place: Path) -> N
     """The same with a restore_command that knows no lines: why row 2 is there."""
     world.lose(*(world.segment_with(row, timeline=2) for row in CHILD_ROWS))
     wal = world.repository / "wal" / world.system_id
-    simple = f'zstd -qdc {wal}/*/*/%f.zst >%p 2>/dev/null || zstd -qdc {wal}/histories/%f.zst >%p 2>/dev/null || exit 1'
+    simple = f"zstd -qdc {wal}/*/*/%f.zst >%p 2>/dev/null || zstd -qdc {wal}/histories/%f.zst >%p 2>/dev/null || exit 1"
     with recovering(world, place, world.plan(timeline=2), command=lambda _: simple) as recovery:
         recovery.server.start()
         assert recovery.rows() == [*ROWS], "timeline 2 never had the rows 3 to 6"
