@@ -197,6 +197,12 @@ class Settings:
         "a segment takes seconds; PostgreSQL asks again after a minute anyway",
         section="The WAL archive",
     )
+    archive_jobs: int = setting(
+        4,
+        integer(1, 64),
+        "how many segments `wal archive` reads and stores at a time",
+        "four keep a store at some distance busy; each may take 20 MB of memory",
+    )
     encryption_recipients: tuple[str, ...] = setting(
         (),
         RECIPIENTS,
