@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import cmd_wal_fetch, fast_wal
+from clipper_backup.cli import cmd_wal_fetch, cmd_wal_status, fast_wal
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 
@@ -29,3 +29,5 @@ def push(
 
 app.command(cmd_wal_fetch.fetch)
 app.command(cmd_wal_fetch.serve)
+app.command(cmd_wal_status.status)
+app.command(cmd_wal_status.verify)
