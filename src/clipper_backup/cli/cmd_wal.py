@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import cmd_wal_fetch, fast_wal
+from clipper_backup.cli import cmd_wal_fetch, cmd_wal_status, fast_wal
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.ops.wal.archive import run_archiver
@@ -46,3 +46,5 @@ def archive(
     run_archiver(work, pgdata, handshake, threading.Event())
 app.command(cmd_wal_fetch.fetch)
 app.command(cmd_wal_fetch.serve)
+app.command(cmd_wal_status.status)
+app.command(cmd_wal_status.verify)
