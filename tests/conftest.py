@@ -10,6 +10,7 @@ pytest_plugins = [
     "fixtures.properties",
     "fixtures.stores",
     "fixtures.sweeps",
+    "fixtures.wal_restore",
     "fixtures.buckets",
     "fixtures.clipper",  # after what it imports
     "fixtures.gcs",

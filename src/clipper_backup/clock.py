@@ -21,6 +21,10 @@ class Clock(Protocol):
         """Seconds from an arbitrary start; never goes backwards."""
         ...
 
+    def since_boot(self) -> float:
+        """The same, but it goes on while the machine sleeps: for what others may have done meanwhile."""
+        ...
+
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Wait until *event* is set or *seconds* passed; True when the event is set."""
         ...
@@ -40,6 +44,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds of the monotonic clock."""
         return time.monotonic()
+
+    def since_boot(self) -> float:
+        """Seconds since the machine was started, its sleep included."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Wait for *event*, at most *seconds*."""
@@ -71,6 +79,10 @@ class VirtualClock:
         """Seconds it has been moved since it was made."""
         with self._lock:
             return self._elapsed
+
+    def since_boot(self) -> float:
+        """The same: this one never sleeps."""
+        return self.monotonic()
 
     def advance(self, seconds: float) -> None:
         """Move forward by *seconds*."""

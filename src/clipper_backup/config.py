@@ -8,7 +8,6 @@ settings file.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +171,32 @@ class Settings:
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`, SIGNATURE_KEYS); unset: the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
+    base_checkpoint: Literal["fast", "spread"] = setting(
+        "fast",
+        choice("fast", "spread"),
+        "the checkpoint that begins a base backup: at once, or spread over minutes, with less load on the server",
+        "fast: nobody waits for a backup that has not begun; its load is that of the backup itself",
+        section="Base backups",
+    )
+    base_wal_wait_seconds: int = setting(
+        3600,
+        integer(1, 604800, "seconds"),
+        "how long a base backup waits until all of its WAL is in the archive, before it counts as failed",
+        "an archiver that was held up for an hour catches up in less",
+    )
+    max_pack_age_days: int = setting(
+        14,
+        integer(2, 3650, "days"),
+        "how old a pack may be that a base backup takes pages from; what is older is stored anew",
+        "it bounds the harm of one rotten object, and of a bucket's rule that deletes at 30 days",
+    )
+    archive_wait_seconds: int = setting(
+        60,
+        integer(1, 3600, "seconds"),
+        "how long PostgreSQL's archive_command waits for the sidecar, and a restore for a segment that was claimed and not stored",
+        "a segment takes seconds; PostgreSQL asks again after a minute anyway",
+        section="The WAL archive",
+    )
     encryption_recipients: tuple[str, ...] = setting(
         (),
         RECIPIENTS,
@@ -225,6 +250,9 @@ class Settings:
         None, choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), "libpq's sslmode"
     )
     pgsslrootcert: str | None = setting(None, TEXT, "file with the certificate authority of the server's certificate")
+    backup_role_password: Secret | None = setting(
+        None, SECRET, "the password that `setup database --apply` gives the role of backups", section="Setting up PostgreSQL"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +365,8 @@ def _read_config(config: Path) -> dict[str, str]:
     except OSError as error:
         raise MissingError(f"cannot read settings from {error.filename or config}: {error.strerror}") from error
     if unknown := sorted(set(entries) - set(_BY_NAME)):
+        import difflib  # noqa: PLC0415  only for whoever mistyped
+
         similar = [other for name in unknown for other in difflib.get_close_matches(name.upper(), _BY_NAME, n=1)]
         raise UsageError(
             f"unknown setting {', '.join(unknown)} in {config}",

@@ -17,7 +17,8 @@
     ├── ServerError              1   PostgreSQL refused, or the connection to it broke
     ├── ToolError                1   a PostgreSQL client program failed
     │   └── ToolMissingError     1   no suitable client program is installed
-    └── TelemetryError           1   metrics could not be handed over; jobs turn it into a warning
+    ├── TelemetryError           1   metrics could not be handed over; jobs turn it into a warning
+    └── WalEndError             44   `wal fetch` only: the file is missing behind the end of the WAL
     StoppedError         130 / 143   ended by SIGINT or SIGTERM; no ClipperError, so that nobody who handles those swallows it
 
 Messages are lower case, name the object, have no full stop at the end; `hints` are sentences that a
@@ -143,6 +144,13 @@ class TelemetryError(ClipperError):
     """Metrics could not be handed over. A job that did its work warns and goes on: the backup is what counts."""
 
 
+class WalEndError(ClipperError):
+    """`wal fetch` only: no such file, and by its table that is the end of the WAL, not a gap."""
+
+    exit_code = 44
+    meaning = "`wal fetch`: missing behind the end"
+
+
 class StoppedError(KeyboardInterrupt):
     """SIGINT or SIGTERM asked us to end; whatever was half written has been taken back.
 
@@ -175,3 +183,14 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, ClipperError):
         return error.exit_code
     return 1
+
+
+def fetch_code_of(code: int, *, standby: bool) -> int:
+    """The exit code of `wal fetch` for the *code* that another command would end with.
+
+    PostgreSQL takes 1 to 125 for "no such file", and opens what it recovered so far: only WalEndError may say that. A standby
+    asks again, whatever it is told, but is ended by more than 125.
+    """
+    if code == 0 or standby:
+        return min(code, 1)
+    return code if code == WalEndError.exit_code or code > 128 else 200 + code

@@ -1,7 +1,7 @@
 """Value types: positions and names that must not be mixed up with plain strings and numbers."""
 
+import os
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -104,7 +104,7 @@ class BackupId:
     @classmethod
     def make(cls, moment: datetime) -> Self:
         """A new one for what begins at *moment*, cut to the second."""
-        return cls(f"{moment.astimezone(UTC).strftime(_ID_TIME)}-{secrets.token_hex(4)}")
+        return cls(f"{moment.astimezone(UTC).strftime(_ID_TIME)}-{os.urandom(4).hex()}")
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -23,10 +23,10 @@ class Kind(Enum):
 
 
 _KINDS = {
-    Kind.SEGMENT: re.compile("[0-9A-F]{24}"),
-    Kind.PARTIAL: re.compile(r"[0-9A-F]{24}\.partial"),
-    Kind.BACKUP: re.compile(r"[0-9A-F]{24}\.[0-9A-F]{8}\.backup"),
-    Kind.HISTORY: re.compile(r"[0-9A-F]{8}\.history"),
+    Kind.SEGMENT: "[0-9A-F]{24}",
+    Kind.PARTIAL: r"[0-9A-F]{24}\.partial",
+    Kind.BACKUP: r"[0-9A-F]{24}\.[0-9A-F]{8}\.backup",
+    Kind.HISTORY: r"[0-9A-F]{8}\.history",
 }
 
 
@@ -34,7 +34,7 @@ def classify(name: str) -> Kind | None:
     """What a file with this name is; None when PostgreSQL gives no such name to an archive. Timeline 0 does not exist."""
     if name.startswith("0" * 8):
         return None
-    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(name)), None)
+    return next((kind for kind, pattern in _KINDS.items() if re.fullmatch(pattern, name)), None)
 
 
 def is_segment_size(size_bytes: int) -> bool:

@@ -86,6 +86,12 @@ class ListsOnePage(WrapperStore):
         return itertools.islice(super().list(prefix), 1000)
 
 
+class NamesFoldersBelowFolders(WrapperStore):
+    def folders(self, prefix: str) -> Sequence[str]:
+        folders = {info.key.removeprefix(prefix).rpartition("/")[0] for info in self.list(prefix)}
+        return sorted(folders - {""})
+
+
 class DecodesKeys(WrapperStore):
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
         super().put(unquote(key) if "%2F" in key else key, data, create=create)
@@ -151,6 +157,7 @@ WRONG: dict[Check, type[WrapperStore]] = {
     conformance.ranges_come_in_the_order_asked: ShortensRanges,
     conformance.a_listing_is_sorted_and_keeps_to_its_folder: ListsFolderByFolder,
     conformance.many_objects_are_all_listed: ListsOnePage,
+    conformance.folders_are_those_directly_below: NamesFoldersBelowFolders,
     conformance.percent_signs_are_just_characters: DecodesKeys,
     conformance.long_keys_are_keys: CutsKeys,
     conformance.removing_twice_is_no_error: MissesWhatIsAbsent,

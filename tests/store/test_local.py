@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.errors import AccessError, ClipperError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
+from clipper_backup.store import local
 from clipper_backup.store.local import LocalStore, _translated
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES
 
@@ -441,3 +442,11 @@ def test_what_the_operating_system_says_becomes_ours(number: int, kind: type[Cli
     error = _translated(OSError(number, os.strerror(number)), Path("/r/k"))
     assert (type(error), error.message, error.temporary) == (kind, said, False)
     assert hinted in " ".join(error.hints)
+
+
+def test_a_kernel_without_early_write_back_stores_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_sync_file_range", lambda: None)
+    store = LocalStore(tmp_path)
+    data = os.urandom(3 * local._WRITE_BACK_BYTES + 1)
+    assert store.put_stream("x", [data[:-5], data[-5:]]) == len(data)
+    assert store.get("x") == data

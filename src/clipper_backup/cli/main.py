@@ -5,23 +5,47 @@ are looked at before the command-line parser, the settings and everything behind
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, cast
 
 from clipper_backup.cli import output, stop
 from clipper_backup.cli.report import report
+from clipper_backup.errors import fetch_code_of
 
-FAST: Mapping[tuple[str, ...], str] = {("--version",): "clipper_backup.cli.fast_version:run"}
+FAST: Mapping[tuple[str, ...], str] = {
+    ("--version",): "clipper_backup.cli.fast_version:run",
+    ("wal", "push"): "clipper_backup.cli.fast_wal:run_push",
+    ("wal", "fetch"): "clipper_backup.cli.fast_wal_fetch:run",
+}
 """First words of a command line -> `module:function`, called with the words after them, returning the exit code.
 
 The function parses its words itself and may raise like any command.
 """
+_FETCH = ("wal", "fetch")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the program with *argv* (default: the process's own arguments) and exit."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if _FETCH in zip(words, words[1:], strict=False):
+        _fetch(words)
+    sys.exit(_code(words))
+
+
+def _fetch(words: Sequence[str]) -> NoReturn:
+    """End with a code of `wal fetch`, whatever happens: PostgreSQL takes 1 and 2 for "no such file", and opens what it has."""
+    code = 1
+    try:
+        code = _code(words)
+    finally:
+        # At once: an interpreter that fails while it ends exits with 120 or 1.
+        os._exit(fetch_code_of(code, standby="--standby" in words))
+
+
+def _code(words: Sequence[str]) -> int:
+    """The exit code that the words end with; errors are told."""
     output.hold_standard_streams()
     try:
         stop.catch()
@@ -30,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - the last one who can: everything becomes an exit code here
         stop.ignore()
         code = report(error, words)
-    sys.exit(code)
+    return code
 
 
 def _run(words: Sequence[str]) -> int:

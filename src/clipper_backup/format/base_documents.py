@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from clipper_backup.format.documents import SCHEMA, Document, Time, register
+from clipper_backup.format.documents import SCHEMA, Document, ExtensionRecord, Time, register
 
 Hex128 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 Hex256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -140,11 +140,15 @@ class PageCounts(Document, kw_only=True, frozen=True):
     damaged: Count = 0
 
 
+Role = Literal["manifest", "details", "packs", "label", "tablespace_map", "server_manifest"]
+"""What an object of a base backup is to it."""
+
+
 class BaseObject(Document, kw_only=True, frozen=True):
     """One object of `base/<id>/` that the summary commits. Sizes in bytes; `plain_bytes` before compression."""
 
     key: str
-    role: Literal["manifest", "details", "packs", "label", "tablespace_map", "server_manifest"]
+    role: Role
     size_bytes: Count
     plain_bytes: Count
     sha256: Hex256
@@ -196,6 +200,55 @@ class BaseSummary(Document, kw_only=True, frozen=True):
         return next((o for o in self.objects if o.role == role), None)
 
 
+class DatabaseFingerprint(Document, kw_only=True, frozen=True):
+    """One database of the cluster. Of one that accepts no connections, `extensions` and `collations` are null.
+
+    `collation_version` is what it was made with; `collations` are the versioned ones that its columns use. Sizes in bytes.
+    """
+
+    name: str
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: str
+    collation_version: str | None
+    tablespace: str
+    size_bytes: int | None
+    extensions: list[ExtensionRecord] | None
+    collations: list[str] | None
+
+
+class TablespaceRecord(Document, kw_only=True, frozen=True):
+    """A tablespace with a folder of its own, and where that is on the server."""
+
+    oid: int
+    name: str
+    path: str
+
+
+class Fingerprint(Document, kw_only=True, frozen=True):
+    """The cluster as its server described it: what a copy elsewhere must find alike.
+
+    `libraries` are the versions of what sorts text (`glibc`, `icu`). `left_out` says what could not be asked, and why.
+    """
+
+    server: str
+    settings: dict[str, str]
+    libraries: dict[str, str]
+    tablespaces: list[TablespaceRecord]
+    databases: list[DatabaseFingerprint]
+    left_out: list[str]
+
+
+class BaseDetails(Document, kw_only=True, frozen=True):
+    """`base/<id>/details.zst[.age]`: what may name databases and paths: the texts of the warnings, and the fingerprint."""
+
+    schema: int = SCHEMA
+    id: RunText
+    warnings: list[str]
+    fingerprint: Fingerprint
+
+
 class PruneRecord(Document, kw_only=True, frozen=True):
     """`prune/<id>.json`: what is doomed: ranges of pack numbers by run, and runs whose keys go.
 
@@ -207,6 +260,17 @@ class PruneRecord(Document, kw_only=True, frozen=True):
     doomed_at: Time
     packs: dict[RunText, list[tuple[Count, Count]]]
     keys: list[RunText]
+
+
+class SnapshotRecord(Document, kw_only=True, frozen=True):
+    """`snapshots/<name>.json`, reserved: what retention reads of it. Its WAL from start to stop stays."""
+
+    schema: int = SCHEMA
+    system_id: SystemNumber
+    timeline: Annotated[int, msgspec.Meta(ge=1)]
+    start_lsn: LsnText
+    stop_lsn: LsnText
+    taken_at: Time
 
 
 class VerifyMark(Document, kw_only=True, frozen=True):

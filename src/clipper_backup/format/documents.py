@@ -308,6 +308,11 @@ def encode(document: Document) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
+def encode_compact(document: Document) -> bytes:
+    """The same on one line: of documents that there are millions of."""
+    return msgspec.json.encode(document)
+
+
 def decode(data: bytes, kind: type[D], key: str) -> D:
     """Read a document; IntegrityError when it is damaged, StoreError when a newer version wrote it."""
     try:

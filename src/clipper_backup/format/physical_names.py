@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from clipper_backup.errors import UsageError
-from clipper_backup.format.names import SEALED
+from clipper_backup.format.names import HOLDS_FOLDER, SEALED
 from clipper_backup.values import BackupId, Timeline
 from clipper_backup.wal_names import Kind, Segment, classify, history_name
 
@@ -37,16 +37,19 @@ CLAIM = ".claim"
 LINK = ".link"
 STORED = ".zst"
 
+# Compiled when first used: `wal push`, which starts for each segment, reads no keys.
 _ID = "[0-9]{8}-[0-9]{6}-[0-9a-f]{8}"
-_BASE_KEY = re.compile(rf"base/({_ID})/([a-z_.]+)")
-_PACK_KEY = re.compile(rf"packs/({_ID})/([0-9]{{8}})")
-_KEY_KEY = re.compile(rf"keys/({_ID})\.age")
-_PRUNE_KEY = re.compile(rf"prune/({_ID})\.json")
-_SYSTEM_KEY = re.compile(r"systems/([0-9]{4})\.json")
+_BASE_KEY = rf"base/({_ID})/([a-z_.]+)"
+_PACK_KEY = rf"packs/({_ID})/([0-9]{{8}})"
+_KEY_KEY = rf"keys/({_ID})\.age"
+_PRUNE_KEY = rf"prune/({_ID})\.json"
+_SYSTEM_KEY = r"systems/([0-9]{4})\.json"
+_TIME_MAP_KEY = r"wal/([1-9][0-9]{0,19})/([0-9A-F]{8})/times/([0-9A-F]{24})-([0-9A-F]{24})-([0-9A-F]{16})\.zst"
+_SNAPSHOT_KEY = r"snapshots/([^/]+)\.json"
 _SYSTEM = "[1-9][0-9]{0,19}"
-_HISTORY_KEY = re.compile(rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)")
-_WAL_KEY = re.compile(rf"wal/({_SYSTEM})/([0-9A-F]{{8}})/([0-9A-F]{{16}})/(.+?)(\.claim|\.link|\.zst|\.zst\.age)")
-_PARTIAL = re.compile("[0-9A-F]{24}\\.partial-[0-9a-f]{16}")
+_HISTORY_KEY = rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)"
+_WAL_KEY = rf"wal/({_SYSTEM})/([0-9A-F]{{8}})/([0-9A-F]{{16}})/(.+?)(\.claim|\.link|\.zst|\.zst\.age)"
+_PARTIAL = "[0-9A-F]{24}\\.partial-[0-9a-f]{16}"
 _BASE_PARTS = frozenset({
     BASE_INTENT, STARTED, VERIFY, PACKS, BASE_SUMMARY, BASE_SIGNATURE, *SEALABLE, *(part + SEALED for part in SEALABLE)
 })  # fmt: skip
@@ -59,7 +62,7 @@ def system_key(number: int) -> str:
 
 def parse_system_key(key: str) -> int | None:
     """The number of a system's entry."""
-    match = _SYSTEM_KEY.fullmatch(key)
+    match = re.fullmatch(_SYSTEM_KEY, key)
     return int(match[1]) if match else None
 
 
@@ -70,7 +73,7 @@ def data_key_key(run: BackupId) -> str:
 
 def parse_data_key_key(key: str) -> BackupId | None:
     """The run whose data key it is."""
-    match = _KEY_KEY.fullmatch(key)
+    match = re.fullmatch(_KEY_KEY, key)
     return _backup_id(match[1]) if match else None
 
 
@@ -92,7 +95,7 @@ class PackKey:
 
 def parse_pack_key(key: str) -> PackKey | None:
     """The run and number of a pack; None when the key is none of ours."""
-    match = _PACK_KEY.fullmatch(key)
+    match = re.fullmatch(_PACK_KEY, key)
     run = _backup_id(match[1]) if match else None
     return PackKey(run, int(match[2])) if match and run else None
 
@@ -112,11 +115,21 @@ class BaseKey:
 
 def parse_base_key(key: str) -> BaseKey | None:
     """The backup and part of a key below `base/`; None when it is none of ours."""
-    match = _BASE_KEY.fullmatch(key)
+    match = re.fullmatch(_BASE_KEY, key)
     if match is None or match[2] not in _BASE_PARTS:
         return None
     backup_id = _backup_id(match[1])
     return BaseKey(backup_id, match[2]) if backup_id else None
+
+
+def base_hold_key(backup_id: BackupId) -> str:
+    """The hold on a base backup."""
+    return f"{HOLDS_FOLDER}{backup_id}"
+
+
+def parse_base_hold_key(key: str) -> BackupId | None:
+    """The base backup that a hold is on; None for a hold on something else."""
+    return _backup_id(key.removeprefix(HOLDS_FOLDER)) if key.startswith(HOLDS_FOLDER) else None
 
 
 def prune_key(prune_id: BackupId) -> str:
@@ -126,7 +139,7 @@ def prune_key(prune_id: BackupId) -> str:
 
 def parse_prune_key(key: str) -> BackupId | None:
     """The id of a prune's record."""
-    match = _PRUNE_KEY.fullmatch(key)
+    match = re.fullmatch(_PRUNE_KEY, key)
     return _backup_id(match[1]) if match else None
 
 
@@ -145,6 +158,17 @@ def times_folder(system_id: str, timeline: Timeline) -> str:
     return f"{timeline_folder(system_id, timeline)}times/"
 
 
+def parse_time_map_key(key: str) -> tuple[str, str] | None:
+    """The names of the first and the last segment of a time map; None when the key is none of ours."""
+    match = re.fullmatch(_TIME_MAP_KEY, key)
+    return (match[3], match[4]) if match and match[3][:8] == match[4][:8] == match[2] else None
+
+
+def is_snapshot_key(key: str) -> bool:
+    """Whether it is the record of a volume snapshot."""
+    return re.fullmatch(_SNAPSHOT_KEY, key) is not None
+
+
 def segment_folder(system_id: str, segment: Segment) -> str:
     """The folder of a segment, with its `/`: it holds the segments of 4 GiB of WAL."""
     return f"{timeline_folder(system_id, segment.timeline)}{segment.folder}/"
@@ -158,7 +182,7 @@ def archive_key(system_id: str, name: str, suffix: str) -> str:
     kind = classify(name)
     if kind is Kind.HISTORY:
         return f"{histories_folder(system_id)}{name}{suffix}"
-    if kind in {Kind.SEGMENT, Kind.BACKUP} or _PARTIAL.fullmatch(name):
+    if kind in {Kind.SEGMENT, Kind.BACKUP} or re.fullmatch(_PARTIAL, name):
         return f"{WAL_FOLDER}{system_id}/{name[:8]}/{name[:16]}/{name}{suffix}"
     raise ValueError(f"no file of the archive: {name!r}")
 
@@ -174,14 +198,14 @@ class ArchiveKey:
 
 def parse_archive_key(key: str) -> ArchiveKey | None:
     """The parts of a key below `wal/`; None when it is none of ours, or a time map's or a tail's."""
-    match = _HISTORY_KEY.fullmatch(key)
+    match = re.fullmatch(_HISTORY_KEY, key)
     if match is not None:
         return ArchiveKey(*match.groups()) if classify(match[2]) else None
-    match = _WAL_KEY.fullmatch(key)
+    match = re.fullmatch(_WAL_KEY, key)
     if match is None:
         return None
     system_id, timeline, folder, name, suffix = match.groups()
-    partial = _PARTIAL.fullmatch(name) is not None
+    partial = re.fullmatch(_PARTIAL, name) is not None
     known = partial or classify(name) in {Kind.SEGMENT, Kind.BACKUP}
     if not known or name[:8] != timeline or name[:16] != folder or (suffix == CLAIM and partial):
         return None

@@ -56,6 +56,11 @@ class SigningKey:
         raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         return cls(key, _PREFIX + urlsafe_b64encode(raw).decode().rstrip("="))
 
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes of its public key."""
+        return raw_public(self.public)
+
     def reveal(self) -> bytes:
         """The private key in PEM (PKCS 8), for the file it is written to."""
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -86,6 +91,11 @@ def _public(text: str) -> Ed25519PublicKey:
         f"not a public signing key: {text!r}",
         hints=[f"it looks like {_PREFIX} and 43 characters; `clipper-backup key generate --signing` prints it"],
     )
+
+
+def raw_public(text: str) -> bytes:
+    """The 32 bytes of a public key as SIGNATURE_KEYS has it."""
+    return _public(text).public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def signer(document: bytes, signature: bytes, trusted: Sequence[str]) -> str | None:

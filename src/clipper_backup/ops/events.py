@@ -15,7 +15,7 @@ class StepBegun:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the running step is; `total` is None where nobody can know. `unit` is `bytes`, `tables`, `dumps` or `objects`."""
+    """How far the running step is; `total` is None where nobody can know. `unit` is `bytes`, or what is counted."""
 
     step: str
     done: int

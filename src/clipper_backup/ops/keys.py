@@ -11,11 +11,11 @@ from clipper_backup.config import Settings
 from clipper_backup.errors import AccessError, ClipperError, MissingError, UsageError
 from clipper_backup.format import names
 from clipper_backup.kinds import NONE
-from clipper_backup.repository.dumps import Opener
 
 if TYPE_CHECKING:
     from clipper_backup.format.sealing import Identity
     from clipper_backup.format.signing import SigningKey
+    from clipper_backup.repository.dumps import Opener
 
 _ENCRYPTED = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 
@@ -32,6 +32,12 @@ class Sealer:
         from clipper_backup.format.sealing import seal  # noqa: PLC0415  only sealed dumps need it
 
         return seal(chunks, (*self.recipients, self.own.recipient))
+
+    def seal_away(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """One age file that this run cannot open either."""
+        from clipper_backup.format.sealing import seal  # noqa: PLC0415  only sealed archives need it
+
+        return seal(chunks, self.recipients)
 
     def unseal(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         """What `seal` sealed in this run."""
@@ -59,7 +65,7 @@ def sealer_of(settings: Settings) -> Sealer | None:
     return Sealer(recipients, Identity.make())
 
 
-def opener_of(settings: Settings, recipients: Sequence[str]) -> Opener:
+def opener_of(settings: Settings, recipients: Sequence[str]) -> "Opener":
     """What opens the objects of a dump that is sealed to *recipients*, with ENCRYPTION_IDENTITY_FILE.
 
     It raises AccessError when there is no identity, or not the one it takes, and reads the chunks to their end even then:

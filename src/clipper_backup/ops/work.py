@@ -1,22 +1,25 @@
 """What every operation is given, and the few things all of them do."""
 
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from clipper_backup import __version__
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings, repository_url
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone, Warned
 from clipper_backup.ops.keys import trusted_of
-from clipper_backup.postgres.connection import Login
 from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.readonly import ReadOnlyStore
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from clipper_backup.postgres.connection import Login
 
 SOFTWARE = f"clipper-backup {__version__}"
 _PROGRESS_BYTES = 8 << 20
@@ -79,8 +82,10 @@ def skew(store: Store, clock: Clock) -> timedelta:
     return max(theirs - after, timedelta()) - max(behind, timedelta())
 
 
-def login_of(settings: Settings) -> Login:
+def login_of(settings: Settings) -> "Login":
     """How to reach PostgreSQL."""
+    from clipper_backup.postgres.connection import Login  # noqa: PLC0415  psycopg costs 100 ms, which `wal push` must not pay
+
     named = {
         "host": settings.pghost,
         "port": settings.pgport,
@@ -94,7 +99,7 @@ def login_of(settings: Settings) -> Login:
 
 def this_process() -> str:
     """Host and process id: who holds a lease or wrote an intent."""
-    return f"{socket.gethostname()} pid {os.getpid()}"
+    return f"{os.uname().nodename} pid {os.getpid()}"
 
 
 class Step:
@@ -135,6 +140,8 @@ def together(tasks: Sequence[Callable[[], None]], *, cancel: Callable[[], None])
     *cancel* must make what every task is doing now end soon, and is called again while one goes on; also when a signal's
     exception arrives here meanwhile (the calling thread only waits, so that it does arrive).
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  5 ms, which `wal push` must not pay
+
     with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
         futures: list[Future[None]] = []
         try:
@@ -150,8 +157,10 @@ def together(tasks: Sequence[Callable[[], None]], *, cancel: Callable[[], None])
             raise failed[0]
 
 
-def _wait(futures: Sequence[Future[None]]) -> set[Future[None]]:
+def _wait(futures: "Sequence[Future[None]]") -> "set[Future[None]]":
     """Those that have ended when all have, or when one has failed."""
+    from concurrent.futures import FIRST_EXCEPTION, wait  # noqa: PLC0415  see `together`
+
     # In slices: Python does not notice a signal that comes between its last look and the wait for a lock until that wait ends.
     while True:
         done, pending = wait(futures, timeout=_SIGNAL_SECONDS, return_when=FIRST_EXCEPTION)
@@ -159,7 +168,9 @@ def _wait(futures: Sequence[Future[None]]) -> set[Future[None]]:
             return done
 
 
-def _end(futures: Sequence[Future[None]], cancel: Callable[[], None]) -> None:
+def _end(futures: "Sequence[Future[None]]", cancel: Callable[[], None]) -> None:
+    from concurrent.futures import wait  # noqa: PLC0415  see `together`
+
     # A task that was between two queries, or not yet at its first, has missed a cancel.
     while wait(futures, timeout=0).not_done:
         cancel()

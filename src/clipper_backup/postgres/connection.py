@@ -19,6 +19,9 @@ from clipper_backup.values import Secret
 CONNECT_TIMEOUT_SECONDS = 20
 """How long a server may take to answer a login, unless PGCONNECT_TIMEOUT says otherwise."""
 MAINTENANCE_DATABASES = ("postgres", "template1")
+REPLICATION = "replication"
+"""What a line of pg_hba.conf says that lets replication connections in; `all` does not."""
+_REPLICATION_HINT = f"a base backup needs a role with REPLICATION, and a line of pg_hba.conf with the database `{REPLICATION}`"
 
 # Each that could end a session which works or waits for hours. transaction_timeout came with 17: the server says which it knows.
 _TIMEOUTS = (
@@ -96,24 +99,17 @@ def connect(login: Login, database: str | None = None) -> Connection:
     return _connect(login, candidates[-1])
 
 
+def connect_replication(login: Login) -> Connection:
+    """Open a connection for replication commands: no SQL, `psycopg.pq` alone.
+
+    AccessError when the login is refused, ServerError otherwise.
+    """
+    settings = " ".join(f"-c {name}=0" for name in ("statement_timeout", "idle_session_timeout"))
+    return _open(login, REPLICATION, replication="yes", options=settings)
+
+
 def _connect(login: Login, database: str) -> Connection:
-    keywords: dict[str, Any] = {**login.keywords, "dbname": database, "connect_timeout": _connect_timeout()}
-    keywords["application_name"] = "clipper-backup"
-    # Whatever the database's own encoding: names are the same on every side, and SQL_ASCII ones are no bytes.
-    keywords["client_encoding"] = "UTF8"
-    # A snapshot's session is silent for as long as pg_dump runs; load balancers forget such connections within minutes.
-    keywords.update({"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6})
-    if login.password is not None:
-        keywords["password"] = login.password.reveal()
-    try:
-        connection = psycopg.connect(**keywords, autocommit=True)
-    except psycopg.Error as error:
-        raise _connect_error(login, database, error) from error
-    except BaseException as error:
-        # A half-made connection lives on in psycopg's frames for as long as the signal's exception does. Its session, which
-        # waits for our password, would hold up the DROP DATABASE of whoever cleans up until authentication_timeout.
-        traceback.clear_frames(error.__traceback__)
-        raise
+    connection = _open(login, database)
     try:
         with translated(f"preparing a session in database {database}"):
             connection.execute("SET statement_timeout = 0")  # first: the next statement would be under it
@@ -127,11 +123,33 @@ def _connect(login: Login, database: str) -> Connection:
     return connection
 
 
+def _open(login: Login, database: str, **more: str) -> Connection:
+    keywords: dict[str, Any] = {**login.keywords, **more, "dbname": database, "connect_timeout": _connect_timeout()}
+    keywords["application_name"] = "clipper-backup"
+    # Whatever the database's own encoding: names are the same on every side, and SQL_ASCII ones are no bytes.
+    keywords["client_encoding"] = "UTF8"
+    # A snapshot's session is silent for as long as pg_dump runs; load balancers forget such connections within minutes.
+    keywords.update({"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6})
+    if login.password is not None:
+        keywords["password"] = login.password.reveal()
+    try:
+        return psycopg.connect(**keywords, autocommit=True)
+    except psycopg.Error as error:
+        raise _connect_error(login, database, error) from error
+    except BaseException as error:
+        # A half-made connection lives on in psycopg's frames for as long as the signal's exception does. Its session, which
+        # waits for our password, would hold up the DROP DATABASE of whoever cleans up until authentication_timeout.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
 _REFUSED_LOGIN = (
     "authentication failed",
     "no pg_hba.conf entry",
     "pg_hba.conf rejects",
     "is not permitted to log in",
+    "walsender",
+    "WAL sender",
 )
 
 
@@ -155,7 +173,10 @@ def _connect_error(login: Login, database: str, error: psycopg.Error) -> Clipper
     ):
         return AccessError(
             f"PostgreSQL on {login.where} refused the login: {_last_part(words)}",
-            hints=["check PGUSER and PGPASSWORD (or PGPASSFILE), and the server's pg_hba.conf"],
+            hints=[
+                "check PGUSER and PGPASSWORD (or PGPASSFILE), and the server's pg_hba.conf",
+                *([_REPLICATION_HINT] if database == REPLICATION else []),
+            ],
         )
     return ServerError(
         f"cannot connect to PostgreSQL on {login.where}: {_last_part(words)}",

@@ -4,8 +4,6 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-import google_crc32c
-
 from clipper_backup.errors import IntegrityError
 from clipper_backup.values import Lsn, Timeline
 
@@ -67,7 +65,7 @@ class ControlFile:
                 f"{name} has the version {version}, which is none of PostgreSQL 15 to 18",
                 hints=["install the version of clipper-backup that knows this PostgreSQL"],
             )
-        if google_crc32c.value(data[:crc_at]) != struct.unpack_from("<I", data, crc_at)[0]:
+        if _crc32c(data[:crc_at]) != struct.unpack_from("<I", data, crc_at)[0]:
             raise IntegrityError(
                 f"{name} is damaged: its checksum does not fit", hints=["when it was copied from a running server: read it again"]
             )
@@ -95,3 +93,13 @@ class ControlFile:
             segment_bytes=segment,
             checksums=struct.unpack_from("<I", data, 252)[0] != 0,
         )
+
+
+def _crc32c(data: bytes) -> int:
+    """CRC-32C, bit by bit: 292 bytes are not worth the 5 ms that importing a library costs each `wal push`."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF

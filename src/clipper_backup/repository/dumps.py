@@ -16,8 +16,9 @@ from clipper_backup.errors import (
     UsageError,
 )
 from clipper_backup.format import names
+from clipper_backup.format.base_documents import BaseObject
 from clipper_backup.format.compression import Meter, decompress_bytes
-from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, Intent, decode, encode
+from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, Intent, StoredObject, decode, encode
 from clipper_backup.store.protocol import ObjectInfo, Store, is_key
 from clipper_backup.values import DumpId, show_time
 
@@ -88,7 +89,8 @@ def read_summary(store: Store, dump_id: DumpId, trusted: Sequence[str] = (), rep
     except ObjectMissingError as error:
         raise MissingError(f"there is no dump {dump_id}", hints=["`clipper-backup dump list` shows them"]) from error
     if trusted:
-        _check_signature(store, dump_id, data, trusted)
+        signature = names.dump_key(dump_id, names.SIGNATURE)
+        check_signature(store, signature, data, trusted, f"the dump {dump_id}", f"… {dump_id}")
     with explained_damage():
         summary = decode(data, DumpSummary, key)
         if summary.id != str(dump_id):
@@ -109,21 +111,25 @@ def read_summary(store: Store, dump_id: DumpId, trusted: Sequence[str] = (), rep
 
 
 class UntrustedError(IntegrityError):
-    """A dump that may be whole, but that no trusted key has signed."""
+    """A dump or base backup that may be whole, but that no trusted key has signed."""
 
 
-def _check_signature(store: Store, dump_id: DumpId, document: bytes, trusted: Sequence[str]) -> None:
-    from clipper_backup.format.signing import SIGNATURE_BYTES, signer  # noqa: PLC0415  30 ms that only signed dumps need
+def check_signature(store: Store, key: str, document: bytes, trusted: Sequence[str], what: str, command: str) -> None:
+    """UntrustedError unless the object at *key* is a signature of *document* by one of the *trusted* keys.
+
+    *what* is signed (`the dump …`), *command* takes it without, with `--unsigned` behind it.
+    """
+    from clipper_backup.format.signing import SIGNATURE_BYTES, signer  # noqa: PLC0415  30 ms that only signed ones need
 
     hints = ["somebody other than the trusted signer may have written it: see who could write into the store"]
     try:
-        signature = store.get(names.dump_key(dump_id, names.SIGNATURE), length=SIGNATURE_BYTES + 1)
+        signature = store.get(key, length=SIGNATURE_BYTES + 1)
     except ObjectMissingError:
-        hints.append(f"if it was made before signing was switched on: `… {dump_id} --unsigned` takes it")
-        raise UntrustedError(f"the dump {dump_id} is not signed, and SIGNATURE_KEYS asks for it", hints=hints) from None
+        hints.append(f"if it was made before signing was switched on: `{command} --unsigned` takes it")
+        raise UntrustedError(f"{what} is not signed, and SIGNATURE_KEYS asks for it", hints=hints) from None
     if signer(document, signature, trusted) is None:
         hints.append("if the signing key was changed: the old public key belongs into SIGNATURE_KEYS too")
-        raise UntrustedError(f"the dump {dump_id} is signed by no key that is trusted, or was changed since", hints=hints)
+        raise UntrustedError(f"{what} is signed by no key that is trusted, or was changed since", hints=hints)
 
 
 def find_dump(store: Store, wanted: str) -> DumpId:
@@ -157,16 +163,20 @@ def read_object(store: Store, summary: DumpSummary, key: str) -> bytes:
 
 def read_checked(store: Store, summary: DumpSummary, key: str) -> Iterator[bytes]:
     """Stream a committed object; after its last byte IntegrityError when size or SHA-256 are not the committed ones."""
-    committed = next(o for o in summary.objects if o.key == key)
-    meter = Meter()
+    return read_committed(store, next(o for o in summary.objects if o.key == key), LOST_HINTS)
+
+
+def read_committed(store: Store, committed: StoredObject | BaseObject, hints: Sequence[str]) -> Iterator[bytes]:
+    """Stream an object that a summary of any kind commits, as in `read_checked`; *hints* say what to do when it is lost."""
+    key, meter = committed.key, Meter()
     try:
         yield from meter.pass_through(store.get_stream(key))
     except ObjectMissingError as error:
-        raise IntegrityError(f"{key} is missing from the store", hints=LOST_HINTS) from error
+        raise IntegrityError(f"{key} is missing from the store", hints=hints) from error
     if meter.size_bytes != committed.size_bytes:
-        raise IntegrityError(f"{key} has {meter.size_bytes} bytes, {committed.size_bytes} were committed", hints=LOST_HINTS)
+        raise IntegrityError(f"{key} has {meter.size_bytes} bytes, {committed.size_bytes} were committed", hints=hints)
     if meter.sha256 != committed.sha256:
-        raise IntegrityError(f"{key} does not hold the bytes that were committed (SHA-256 differs)", hints=LOST_HINTS)
+        raise IntegrityError(f"{key} does not hold the bytes that were committed (SHA-256 differs)", hints=hints)
 
 
 LOST_HINTS = ("use another dump: `clipper-backup dump list`", "with versioning on, the bucket may still hold the old object")

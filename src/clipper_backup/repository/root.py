@@ -1,13 +1,11 @@
 """`repository.json`: what a store is, made by the first writing command, checked by every command."""
 
-import uuid
 from contextlib import suppress
 
 from clipper_backup.clock import Clock
 from clipper_backup.errors import IntegrityError, NoRepositoryError, ObjectExistsError, ObjectMissingError, StoreError
-from clipper_backup.format import names
+from clipper_backup.format import names, physical_names
 from clipper_backup.format.documents import FEATURES, FORMAT_VERSION, Repository, decode, encode
-from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.store.protocol import Store
 
 
@@ -16,16 +14,12 @@ def open_repository(store: Store, *, writing: bool = False) -> Repository:
 
     *writing* is for whoever will write or remove anything: an old version may be fit to read it and not to do that.
 
-    IntegrityError where dumps lie and it does not: with a new id, each of them would be another repository's.
+    IntegrityError where other objects of ours lie and it does not: with a new id, each would be another repository's (R1).
     """
     try:
         data = store.get(names.REPOSITORY)
     except ObjectMissingError as error:
-        _check_never_was(store)
-        raise NoRepositoryError(
-            f"no repository at {store.url}",
-            hints=["check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET)", "the first `clipper-backup dump create` makes one"],
-        ) from error
+        data = _look_again(store, error)
     repository = decode(data, Repository, names.REPOSITORY)
     needed = max(repository.min_reader_version, repository.min_writer_version) if writing else repository.min_reader_version
     _check_version(store, repository, needed)
@@ -37,13 +31,31 @@ def open_or_create_repository(store: Store, clock: Clock, software: str) -> Repo
     try:
         return open_repository(store, writing=True)
     except NoRepositoryError:
+        import uuid  # noqa: PLC0415  once in a repository's life
+
         made = Repository(id=uuid.uuid4().hex, created_at=clock.now(), created_by=software)
         with suppress(ObjectExistsError):  # somebody else was first: theirs it is
             store.put(names.REPOSITORY, encode(made), create=True)
         return open_repository(store, writing=True)
 
 
+def _look_again(store: Store, missing: ObjectMissingError) -> bytes:
+    """What somebody else put there just now, and may have gone on to write more; else the error that says what is wrong."""
+    try:
+        _check_never_was(store)
+    except IntegrityError:
+        with suppress(ObjectMissingError):
+            return store.get(names.REPOSITORY)
+        raise
+    raise NoRepositoryError(
+        f"no repository at {store.url}",
+        hints=["check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET)", "the first `clipper-backup dump create` makes one"],
+    ) from missing
+
+
 def _check_never_was(store: Store) -> None:
+    from clipper_backup.repository.dumps import list_dumps  # noqa: PLC0415  5 ms, for a store that is no repository
+
     committed = [listed for listed in list_dumps(store) if listed.committed]
     if committed:
         summary = names.dump_key(committed[-1].dump_id, names.SUMMARY)
@@ -55,6 +67,22 @@ def _check_never_was(store: Store) -> None:
                 "then see what removed it: a bucket's rule that deletes by age must not reach beyond database/",
             ],
         )
+    _check_nothing_physical(store)
+
+
+def _check_nothing_physical(store: Store) -> None:
+    present = set(store.folders(""))
+    for folder in physical_names.OWN:
+        # Some servers name folders that are empty by now.
+        if folder.removesuffix("/") in present and any(True for _ in store.list(folder)):
+            raise IntegrityError(
+                f"{store.url} holds objects below {folder}, and its {names.REPOSITORY} is gone",
+                hints=[
+                    f"put {names.REPOSITORY} back: a bucket that keeps versions has it still",
+                    "or write it anew with the old id: each backup.json has it, and so has a segment, from byte 48 on",
+                    "then see what removed it: a bucket's rule that deletes by age must not reach beyond database/",
+                ],
+            )
 
 
 def _check_version(store: Store, repository: Repository, needed: int) -> None:

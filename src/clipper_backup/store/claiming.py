@@ -9,7 +9,7 @@ look and its write: a claim of CLAIM_SECONDS, by the store's clock, counts as le
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from hashlib import blake2b
 
@@ -52,6 +52,10 @@ class ClaimingStore(WrapperStore):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Store.list`."""
         return (info for info in self._inner.list(prefix) if not info.key.startswith(CLAIMS))
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        return [name for name in self._inner.folders(prefix) if prefix or f"{name}/" != CLAIMS]
 
 
 class _Claim:

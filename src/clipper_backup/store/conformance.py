@@ -195,13 +195,24 @@ def a_listing_is_sorted_and_keeps_to_its_folder(room: Room) -> None:
 
 
 def many_objects_are_all_listed(room: Room) -> None:
-    """More than one page of them."""
-    names = [f"{number % 7}/{number:06d}" for number in range(room.many_objects)]
+    """More than one page of them, and of folders."""
+    names = [f"{number:06d}/{number % 7}" for number in range(room.many_objects)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: room.store.put(room.key(name), b"x"), names))
     _expect("names", room.names(), sorted(names))
+    _expect("folders", room.store.folders(room.folder), [name.partition("/")[0] for name in names])
     room.store.delete([room.key(name) for name in names])
     _expect("names after deleting all", room.names(), [])
+
+
+def folders_are_those_directly_below(room: Room) -> None:
+    """Without what lies in them."""
+    for name in ("a/b/c/1", "a/b-/1", "a/1", "a/%41=/1", "b/1"):
+        room.store.put(room.key(name), b"x")
+    _expect("folders of the room", room.store.folders(room.folder), ["a", "b"])
+    _expect("folders below a/", room.store.folders(room.key("a/")), ["%41=", "b", "b-"])
+    _expect("folders below one that has none", room.store.folders(room.key("b/")), [])
+    _expect("folders below one that is none", room.store.folders(room.key("nothing/")), [])
 
 
 def percent_signs_are_just_characters(room: Room) -> None:
@@ -331,6 +342,7 @@ CHECKS: tuple[Check, ...] = (
     ranges_come_in_the_order_asked,
     a_listing_is_sorted_and_keeps_to_its_folder,
     many_objects_are_all_listed,
+    folders_are_those_directly_below,
     percent_signs_are_just_characters,
     long_keys_are_keys,
     removing_twice_is_no_error,

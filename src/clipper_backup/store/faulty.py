@@ -169,6 +169,10 @@ class FaultyStore(WrapperStore):
         """See `Store.list`."""
         return self._call("list", lambda: self._inner.list(prefix))
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        return self._call("folders", lambda: self._inner.folders(prefix))
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`. Each key is a call of its own, the last one first: no set of removals has an order."""
         for key in reversed(keys):

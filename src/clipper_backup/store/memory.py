@@ -83,6 +83,11 @@ class MemoryStore:
             found = [each.info for key, each in self._objects.items() if key.startswith(prefix)]
         return iter(sorted(found, key=lambda info: info.key))
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        below = (info.key.removeprefix(prefix).partition("/") for info in self.list(prefix))
+        return sorted({name for name, slash, _ in below if slash})
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`."""
         for key in keys:

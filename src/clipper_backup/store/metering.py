@@ -87,6 +87,11 @@ class MeteringStore(WrapperStore):
         with self._call("list"):
             return self._inner.list(prefix)
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        with self._call("folders"):
+            return self._inner.folders(prefix)
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`."""
         with self._call("delete"):

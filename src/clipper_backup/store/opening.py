@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -217,6 +216,8 @@ def is_on_this_machine(endpoint: str | None) -> bool:
     host = endpoint and urlsplit(endpoint).hostname
     if not host or host == "localhost":
         return bool(host)
+    from ipaddress import ip_address  # noqa: PLC0415  a store without an endpoint starts faster without
+
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -117,6 +117,14 @@ class Store(Protocol):
         """
         ...
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders directly below the folder *prefix* (as in `list`), sorted, without their `/`.
+
+        Those in which an object lies, at any depth; some servers name those too out of which all was removed. It costs one
+        request per thousand, however much lies in them.
+        """
+        ...
+
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; absent ones are no error. Each single removal is atomic, the set is not.
 

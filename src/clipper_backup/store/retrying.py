@@ -85,6 +85,10 @@ class RetryingStore(WrapperStore):
         """See `Store.list`."""
         return self._persist(lambda: self._inner.list(prefix))
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        return self._persist(lambda: self._inner.folders(prefix))
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`."""
         self._persist(lambda: self._inner.delete(keys))

@@ -50,6 +50,10 @@ class WrapperStore:
         """See `Store.list`."""
         return self._inner.list(prefix)
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """See `Store.folders`."""
+        return self._inner.folders(prefix)
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store.delete`."""
         self._inner.delete(keys)

@@ -1,7 +1,7 @@
 """`dump create`: the order of writes of docs/design/dumps.md, from the lease to backup.json."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipper_backup.clock import Clock
 from clipper_backup.errors import ClipperError, ToolError, UsageError
@@ -19,12 +19,13 @@ from clipper_backup.ops.dump.archive import Archived, archive_database
 from clipper_backup.ops.dump.source import Source, look_at_source
 from clipper_backup.ops.dump.write import store_whole
 from clipper_backup.ops.events import Warned
+from clipper_backup.ops.lease import take_lease
 from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.connection import dbname_argument
 from clipper_backup.postgres.programs import run
 from clipper_backup.repository.dumps import DumpWriter, Listed, list_dumps, read_summary
-from clipper_backup.repository.leases import Lease, acquire_lease
+from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.values import show_bytes
 
@@ -33,16 +34,7 @@ DUMP_LEASE = "dump"
 
 def take_dump_lease(work: Work, purpose: str, clock: Clock) -> Lease:
     """Take the lease that dump and prune work under, waiting for a stale one to free itself."""
-    return acquire_lease(
-        work.store,
-        clock,
-        DUMP_LEASE,
-        lease_seconds=work.settings.lease_seconds,
-        wait_seconds=work.settings.lease_seconds + 5,
-        holder=this_process(),
-        run_id=uuid.uuid4().hex,
-        purpose=purpose,
-    )
+    return take_lease(replace(work, clock=clock), DUMP_LEASE, purpose)
 
 
 @dataclass(frozen=True, slots=True)

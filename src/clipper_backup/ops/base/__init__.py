@@ -1,0 +1,1 @@
+"""Base backups: create, list, verify, delete (docs/design/repository-format.md)."""

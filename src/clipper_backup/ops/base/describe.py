@@ -1,0 +1,146 @@
+"""What is written down of a base backup: its summary and its details, from what the server and the run said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from clipper_backup.errors import IntegrityError
+from clipper_backup.format.base_documents import (
+    BaseDetails,
+    BaseObject,
+    BaseSummary,
+    BaseVersions,
+    DatabaseFingerprint,
+    Fingerprint,
+    PageCounts,
+    ServerSettings,
+    Sizes,
+    SystemEntry,
+    TablespaceRecord,
+)
+from clipper_backup.format.documents import ExtensionRecord, Repository
+from clipper_backup.ops.base.source import BaseSource
+from clipper_backup.ops.work import SOFTWARE
+from clipper_backup.postgres.base_backup import Position
+from clipper_backup.postgres.cluster_facts import NEEDED_AT_RECOVERY, ClusterFacts
+from clipper_backup.postgres.control_file import ControlFile
+from clipper_backup.values import BackupId
+from clipper_backup.wal_names import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What came from the server: from where to where in its WAL, when by its clock, and its pg_control."""
+
+    start: Position
+    stop: Position
+    stopped_at: datetime
+    control: ControlFile
+
+
+def check_control(control: ControlFile, source: BaseSource) -> None:
+    """IntegrityError when the files are not those of the server that was asked: a proxy leads to two of them."""
+    facts = source.facts
+    found = (control.system_id, control.page_bytes, control.wal_page_bytes, control.segment_bytes, control.relation_segment_pages)
+    asked = (source.system_id, facts.page_bytes, facts.wal_page_bytes, facts.segment_bytes, facts.relation_segment_pages)
+    if found != asked:
+        raise IntegrityError(
+            f"the server said that it is {asked[0]}, and its pg_control says {found[0]}, or other sizes",
+            hints=["does PGHOST lead to two servers?"],
+        )
+
+
+def details_of(backup_id: BackupId, facts: ClusterFacts, warnings: Sequence[str]) -> BaseDetails:
+    """The fingerprint and the texts of the warnings."""
+    databases = []
+    for each in facts.databases:
+        extensions = each.extensions
+        databases.append(
+            DatabaseFingerprint(
+                name=each.name,
+                encoding=each.encoding,
+                collate=each.collate,
+                ctype=each.ctype,
+                locale_provider=each.locale_provider,
+                collation_version=each.collation_version,
+                tablespace=each.tablespace,
+                size_bytes=each.size_bytes,
+                extensions=None
+                if extensions is None
+                else [ExtensionRecord(name=name, version=version, schema=schema) for name, version, schema in extensions],
+                collations=None if each.collations is None else list(each.collations),
+            )
+        )
+    fingerprint = Fingerprint(
+        server=facts.version_text,
+        settings=facts.settings,
+        libraries=facts.libraries,
+        tablespaces=[TablespaceRecord(oid=each.oid, name=each.name, path=each.path) for each in facts.tablespaces],
+        databases=databases,
+        left_out=list(facts.left_out),
+    )
+    return BaseDetails(id=str(backup_id), warnings=list(warnings), fingerprint=fingerprint)
+
+
+def summary_of(
+    backup_id: BackupId,
+    repository: Repository,
+    source: BaseSource,
+    system: SystemEntry,
+    copied: Copied,
+    *,
+    parent: str | None,
+    files: int,
+    plain_bytes: int,
+    packed_bytes: int,
+    pages: PageCounts,
+    damaged: int,
+    objects: Sequence[BaseObject],
+    warnings: int,
+) -> BaseSummary:
+    """backup.json; its `finished_at` is set when it is committed."""
+    control, size = copied.control, system.segment_bytes
+    return BaseSummary(
+        id=str(backup_id),
+        repository_id=repository.id,
+        system_number=system.number,
+        system_id=source.system_id,
+        begun_at=backup_id.at,
+        finished_at=backup_id.at,
+        versions=BaseVersions(
+            software=SOFTWARE,
+            server=source.facts.version,
+            server_major=source.facts.major,
+            control=control.version,
+            catalog=control.catalog,
+        ),
+        source="protocol",
+        from_standby=source.facts.in_recovery,
+        timeline=int(copied.start.timeline),
+        start_lsn=str(copied.start.lsn),
+        stop_lsn=str(copied.stop.lsn),
+        stopped_at=copied.stopped_at,
+        first_segment=Segment.holding(copied.start.timeline, copied.start.lsn, size).name,
+        last_segment=Segment.ending(copied.start.timeline, copied.stop.lsn, size).name,
+        sizes=Sizes(
+            page_bytes=control.page_bytes,
+            wal_page_bytes=control.wal_page_bytes,
+            segment_bytes=control.segment_bytes,
+            relation_segment_pages=control.relation_segment_pages,
+        ),
+        checksums=control.checksums,
+        settings=ServerSettings(
+            **{name: getattr(control, name) for name in NEEDED_AT_RECOVERY}, wal_level=source.facts.settings["wal_level"]
+        ),
+        parent=parent,
+        recipients=[] if source.sealer is None else list(source.sealer.recipients),
+        signed_by=None if source.signing is None else source.signing.public,
+        files=files,
+        plain_bytes=plain_bytes,
+        stored_bytes=packed_bytes + sum(each.size_bytes for each in objects),
+        pages=msgspec.structs.replace(pages, damaged=damaged),
+        objects=list(objects),
+        warnings=warnings,
+    )

@@ -1,0 +1,121 @@
+"""The server's files on their way into packs and into the table, where each line waits until its content lies somewhere."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from clipper_backup.errors import ServerError
+from clipper_backup.format.manifest import File, Folder, Outside, Tablespace, as_part, as_path, as_target
+from clipper_backup.ops.base.table import EntrySorter, KnownFiles
+from clipper_backup.ops.work import Step
+from clipper_backup.postgres.base_backup import BaseBackup, Damage, Member, TablespaceInfo
+from clipper_backup.postgres.cluster_facts import OutsideFile
+from clipper_backup.repository.pack_writer import PendingPart, RunWriter
+
+CONTROL, LABEL, TABLESPACE_MAP = b"global/pg_control", b"backup_label", b"tablespace_map"
+_OWN = frozenset({LABEL, TABLESPACE_MAP})
+"""What the server wrote for this backup alone; each is an object of its own, and no file of the table (rule 27)."""
+_WAITING_MAX = 4096
+"""Files whose place was not known when they were read, before those are looked for that have one by now."""
+_TABLESPACES = b"pg_tblspc"
+_OUTSIDE_MODE = 0o600
+"""The server tells no more of a file outside PGDATA than its size and time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    member: Member
+    pending: PendingPart
+    outside: bool = False
+
+
+class Gathering:
+    """Takes the members of a base backup, in the server's order, from one thread.
+
+    `own` is what the server wrote for this backup alone, `control` the content of pg_control.
+    """
+
+    def __init__(self, writer: RunWriter, known: KnownFiles | None, sorter: EntrySorter) -> None:
+        self._writer, self._known, self._sorter = writer, known, sorter
+        self._waiting: list[_Waiting] = []
+        self._folders: dict[bytes, Member] = {}
+        self._damaged: dict[bytes, Damage] = {}
+        self.own: dict[bytes, bytes] = {}
+        self.control = b""
+
+    @property
+    def damaged_pages(self) -> int:
+        """How many pages had wrong checksums."""
+        return sum(damage.count for damage in self._damaged.values())
+
+    def take_members(self, backup: BaseBackup, running: Step) -> None:
+        """Everything that the server sends."""
+        self._damaged = backup.damaged
+        for member, content in backup.members():
+            self._take(member, content)
+            running.progress(backup.done_bytes, max(backup.total_bytes, backup.done_bytes))
+        for tablespace in backup.tablespaces:
+            self._take_tablespace(tablespace)
+
+    def take_outside(self, file: OutsideFile) -> None:
+        """A configuration file outside PGDATA: it belongs to whom PGDATA belongs to."""
+        pgdata = self._folders[_TABLESPACES]
+        path, size_bytes = file.path.encode(errors="surrogateescape"), len(file.content)
+        mtime_ns = int(file.modified_at.timestamp()) * 10**9
+        member = Member(path, "file", _OUTSIDE_MODE, pgdata.uid, pgdata.gid, mtime_ns, size_bytes)
+        self._store(member, [file.content], outside=True)
+
+    def settle(self) -> None:
+        """Make the lines of all files; the writer has finished."""
+        self._settle(len(self._waiting))
+        if self._waiting:
+            raise AssertionError(f"{len(self._waiting)} files lie nowhere")
+
+    def _take(self, member: Member, content: Iterator[bytes]) -> None:
+        if member.kind == "folder":
+            self._sorter.add(Folder(**as_path(member.path), **_owned(member)))
+            if member.path == _TABLESPACES:
+                self._folders[member.path] = member
+        elif member.kind == "link":
+            raise ServerError(f"the server sent a link, {member.path!r}, that is no tablespace")
+        elif member.path in _OWN:
+            self.own[member.path] = b"".join(content)
+        elif member.path == CONTROL:
+            self.control = b"".join(content)
+            self._store(member, [self.control], adopt=False)
+        else:
+            self._store(member, content)
+
+    def _store(self, member: Member, content: Iterable[bytes], *, adopt: bool = True, outside: bool = False) -> None:
+        before = self._known.find(member.path, outside=outside) if adopt and self._known is not None else None
+        name = member.path.decode(errors="backslashreplace")
+        pending = self._writer.file(name, member.size_bytes, content, None if before is None else before.part)
+        self._waiting.append(_Waiting(member, pending, outside))
+        if len(self._waiting) >= _WAITING_MAX:
+            self._settle(len(self._waiting) - 1)  # of the last one not all damage may be known: that is told behind it
+
+    def _settle(self, count: int) -> None:
+        still = []
+        for each in self._waiting[:count]:
+            part = each.pending.part
+            if part is None:
+                still.append(each)
+                continue
+            kind = Outside if each.outside else File
+            pages = self._damaged[each.member.path].pages if each.member.path in self._damaged else ()
+            self._sorter.add(
+                kind(**as_path(each.member.path), **_owned(each.member), **as_part(part), damaged_pages=tuple(pages))
+            )
+        self._waiting = still + self._waiting[count:]
+
+    def _take_tablespace(self, tablespace: TablespaceInfo) -> None:
+        owned = _owned(self._folders[_TABLESPACES])
+        path = as_path(_TABLESPACES + b"/%d" % tablespace.oid)
+        if tablespace.path.startswith(b"/"):
+            self._sorter.add(Tablespace(**path, **owned, **as_target(tablespace.path)))
+        else:  # allow_in_place_tablespaces
+            self._sorter.add(Folder(**path, **owned))
+
+
+def _owned(member: Member) -> dict[str, Any]:
+    return {"mode": member.mode, "uid": member.uid, "gid": member.gid, "mtime_ns": member.mtime_ns}

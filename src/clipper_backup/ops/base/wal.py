@@ -1,0 +1,127 @@
+"""A backup's WAL as it must be before the backup counts: in the archive, linked, and of the server that was backed up (B4)."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from clipper_backup.errors import IntegrityError, ObjectMissingError, WalGapError
+from clipper_backup.format import physical_names as names
+from clipper_backup.format.base_documents import Claim
+from clipper_backup.format.wal_objects import NO_LINK, ObjectKind, check_header, decode_object, digest_of, link_of, place_of
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.work import Work, step
+from clipper_backup.postgres.wal_stream import HeldWal
+from clipper_backup.repository.wal_catalog import Listed, WalCatalog
+from clipper_backup.store.protocol import Store
+from clipper_backup.values import show_seconds
+from clipper_backup.wal_names import Segment
+
+_POLL_SECONDS = 1.0
+_READERS = 16
+
+
+def _between(first: Segment, last: Segment) -> list[Segment]:
+    return [Segment(first.timeline, number, first.size_bytes) for number in range(first.number, last.number + 1)]
+
+
+def wait_for_wal(work: Work, catalog: WalCatalog, first: Segment, last: Segment, failing: Callable[[], str | None]) -> None:
+    """Return when claim and object of each segment are listed (rule 31).
+
+    WalGapError naming the first that is not, when BASE_WAL_WAIT_SECONDS have passed; *failing* asks the server's archiver.
+    """
+    seconds = work.settings.base_wal_wait_seconds
+    deadline = work.clock.monotonic() + seconds
+    count = last.number - first.number + 1
+    told = None
+    with step(work, "wal", f"wait for {count} segments of WAL, {first} to {last}, in the archive") as running:
+        while missing := unarchived(catalog, first, last):
+            running.progress(count - len(missing), count, "segments")
+            why = failing()
+            if why is not None and why != told:
+                work.emit(Warned(why, ("the server's log has the words of archive_command",)))
+                told = why
+            if work.clock.monotonic() >= deadline:
+                raise WalGapError(
+                    f"{len(missing)} of the {count} segments that the base backup needs did not reach the archive within"
+                    f" {show_seconds(seconds)}, the first of them is {missing[0]}" + (f"; {why}" if why else ""),
+                    hints=[
+                        "does the server archive into this repository? `SELECT * FROM pg_stat_archiver` on it",
+                        "an archiver that is far behind needs more BASE_WAL_WAIT_SECONDS",
+                    ],
+                )
+            work.clock.sleep(_POLL_SECONDS)
+        running.done = f"{count} segments of WAL are in the archive, {first} to {last}"
+
+
+def unarchived(catalog: WalCatalog, first: Segment, last: Segment) -> list[Segment]:
+    """The segments from *first* to *last* of which claim and object are not both listed."""
+    missing = []
+    listed: dict[Segment, Listed] = {}
+    folder = ""
+    for segment in _between(first, last):
+        if segment.folder != folder:
+            folder = segment.folder
+            listed = catalog.segments(segment.timeline, folder)
+        found = listed.get(segment)
+        if found is None or found.claim is None or found.stored is None:
+            missing.append(segment)
+    return missing
+
+
+def prove_wal(work: Work, catalog: WalCatalog, held: HeldWal, first: Segment, last: Segment, repository_id: str) -> None:
+    """The segments link, and the first and the last are what the server itself has.
+
+    WalGapError where two do not link; IntegrityError where the archive holds another server's WAL: a copy that was set back, a
+    clone, another primary.
+    """
+    with step(work, "wal proof", "compare the archived WAL with the server's own") as running:
+        wanted = _between(first, last)
+        with ThreadPoolExecutor(_READERS) as pool:
+            claims = list(pool.map(catalog.claim, wanted))
+        before: Claim | None = None
+        for segment, claim in zip(wanted, claims, strict=True):
+            if claim is None:
+                raise WalGapError(f"the claim of {segment} is gone from the archive")
+            if before is not None and _previous(work.store, catalog, segment, claim, repository_id) != _link(before):
+                raise WalGapError(
+                    f"{segment} does not follow the segment before it in the archive: they come from different histories, or one"
+                    " came late and could not be proved",
+                    hints=["take another base backup"],
+                )
+            before = claim
+        for segment, claim in {first: claims[0], last: claims[-1]}.items():
+            assert claim is not None  # noqa: S101  looked at above
+            if digest_of(held.read(segment), bytes.fromhex(claim.salt)).hex() != claim.digest:
+                raise IntegrityError(
+                    f"{segment} in the archive is not the server's own: it was archived by {claim.writer}, of another history",
+                    hints=[
+                        "this server is a copy that was set back, or a clone; or another one archives into this repository",
+                        "restore it with `clipper-backup restore`, which begins a new timeline, or give it a prefix of its own",
+                    ],
+                )
+        running.done = f"{len(wanted)} segments link; {first} and {last} are the server's own"
+
+
+def _link(claim: Claim) -> bytes:
+    return link_of(bytes.fromhex(claim.salt), bytes.fromhex(claim.digest))
+
+
+def _previous(store: Store, catalog: WalCatalog, segment: Segment, claim: Claim, repository_id: str) -> bytes:
+    """The link that the segment before must have; that of the `.link` where the claim knew none."""
+    previous = bytes.fromhex(claim.previous)
+    if previous != NO_LINK:
+        return previous
+    key = names.archive_key(catalog.system_id, segment.name, names.LINK)
+    try:
+        header, rest = decode_object([store.get(key)], key)
+    except ObjectMissingError:
+        return NO_LINK
+    place = place_of(segment.name, segment.size_bytes)
+    wanted = type(place)(ObjectKind.LINK, place.timeline, place.lsn)
+    check_header(
+        header, wanted, system_id=int(catalog.system_id), repository_id=bytes.fromhex(repository_id), name=key
+    )  # fmt: skip
+    for _ in rest:
+        raise IntegrityError(f"{key} holds more than a header")
+    if (header.salt.hex(), header.digest.hex()) != (claim.salt, claim.digest):
+        raise IntegrityError(f"{key} speaks of another segment than the one that lies beside it")
+    return header.previous

@@ -1,0 +1,80 @@
+"""Reading ahead: the segments behind the one that PostgreSQL asked for last are fetched while it replays that one."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from clipper_backup.clock import Clock
+from clipper_backup.errors import ClipperError
+from clipper_backup.ops.wal.spool import Spool
+from clipper_backup.repository.restore_plan import Linked, RestorePlan
+from clipper_backup.repository.wal_reader import WalReader
+from clipper_backup.wal_names import Segment
+
+AHEAD_BYTES = 128 << 20
+"""How much may wait in the spool, unless a segment is larger."""
+IDLE_SECONDS = 30.0
+"""After how long without a request a process that reads ahead ends and leaves nothing behind."""
+_THREADS = 2
+"""A segment is as fast read as checked; one thread does either while the other does the other."""
+_LOOK_SECONDS = 0.02
+
+
+class Ahead:
+    """Fills the *spool* of one restore. What goes wrong here is found again, and told, by who asks for that segment."""
+
+    def __init__(self, plan: RestorePlan, reader: WalReader, spool: Spool, clock: Clock) -> None:
+        self._line, self._last, self._size = plan.line, plan.last_segment, plan.segment_bytes
+        self._reader, self._spool, self._clock = reader, spool, clock
+        self._running: dict[Segment, Future[None]] = {}
+
+    def run(self, stop: threading.Event, idle_seconds: float | None = IDLE_SECONDS) -> None:
+        """Read ahead until *stop*, until nothing was asked for in *idle_seconds*, or until the spool is gone.
+
+        Where somebody does so already, return at once.
+        """
+        with self._spool.reading_ahead() as alone:
+            if not alone:
+                return
+            asked, since = None, self._clock.monotonic()
+            with ThreadPoolExecutor(_THREADS, thread_name_prefix="ahead") as pool:
+                while not stop.is_set() and (now := self._spool.asked(self._size)) is not None:
+                    if now != asked:
+                        asked, since = now, self._clock.monotonic()
+                        self._read_behind(asked, pool)
+                    elif idle_seconds is not None and self._clock.monotonic() - since > idle_seconds:
+                        break
+                    self._clock.wait(stop, _LOOK_SECONDS)
+                for future in self._running.values():
+                    future.cancel()
+            self._spool.leave()
+
+    def _read_behind(self, asked: Segment, pool: ThreadPoolExecutor) -> None:
+        wanted = list(self._wanted(asked))
+        there = self._spool.names(self._size)
+        for path, linked in there.items():
+            # Not the one that is asked for: whoever asked may be about to take it.
+            if linked.segment not in {asked, *wanted}:
+                path.unlink(missing_ok=True)
+        ready = {linked.segment for linked in there.values()}
+        for segment, future in list(self._running.items()):
+            if future.done():
+                future.result()  # an error that is not ours to hide
+                del self._running[segment]
+        for segment in wanted:
+            if segment not in ready and segment not in self._running:
+                self._running[segment] = pool.submit(self._read, segment)
+
+    def _wanted(self, asked: Segment) -> Iterator[Segment]:
+        last = asked.number + max(1, AHEAD_BYTES // self._size)
+        if self._last is not None:
+            last = min(last, self._last.number)
+        return self._line.segments(asked.number + 1, last, self._size)
+
+    def _read(self, segment: Segment) -> None:
+        with contextlib.suppress(ClipperError), self._spool.writing_ahead(segment) as draft:
+            opened = self._reader.segment(segment)
+            if opened is not None:
+                draft.write(opened.chunks)
+                draft.keep(Linked(segment, opened.header.link, self._reader.previous(segment, opened.header)))

@@ -1,0 +1,159 @@
+"""`wal push`: one file of pg_wal into the archive. It returns only when PostgreSQL may forget the file (rule 1)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clipper_backup.errors import IntegrityError, MissingError, UsageError
+from clipper_backup.format.base_documents import Claim, SystemEntry
+from clipper_backup.format.wal_objects import digest_of
+from clipper_backup.ops.wal.asked import Asked
+from clipper_backup.ops.wal.open_archive import accept, data_folder_of, open_archive
+from clipper_backup.ops.work import Work
+from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder, WalFile
+from clipper_backup.postgres.history import Ancestor, is_made, parse_history
+from clipper_backup.postgres.wal_pages import WalLayout
+from clipper_backup.repository.wal_archive import Claimed, WalArchive, ancestors_in, lacks_link, link_in
+from clipper_backup.values import Timeline
+from clipper_backup.wal_names import Kind, Segment, classify, history_name
+
+State = Literal["archived", "was archived", "made"]
+"""Put now; was there already, whole; or a history that a restore made, which is not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A file that PostgreSQL may forget. `healed` names the segment behind it that was linked to it."""
+
+    name: str
+    kind: Kind
+    state: State
+    healed: str | None = None
+
+
+def push(work: Work, path: Path) -> Pushed:
+    """Archive the file at *path*, which is in pg_wal of its data folder.
+
+    IntegrityError when the archive has other bytes under its name or is another cluster's, or the file is not what its name
+    says: then another try will not help.
+    """
+    kind = _kind_of(path)
+    folder = DataFolder(data_folder_of(path), work.clock)
+    layout = folder.layout()
+    if kind is Kind.HISTORY and is_made(path.read_bytes()):
+        return Pushed(path.name, kind, "made")
+    archive = open_archive(work, layout)
+    accepted = Asked(lambda: accept(work, layout))
+    pusher = Pusher(archive, folder, layout)
+    if kind is Kind.SEGMENT:
+        return pusher.push_segment(path.name, accepted)
+    accepted.answer()
+    return pusher.push_other(path.name)
+
+
+def _kind_of(path: Path) -> Kind:
+    kind = classify(path.name)
+    if kind is None:
+        raise UsageError(
+            f"not the name of a file that PostgreSQL archives: {path.name!r}",
+            hints=["archive_command = 'clipper-backup wal push %p'"],
+        )
+    if path.parent.name != WAL_FOLDER:
+        raise UsageError(
+            f"{path} does not lie in a {WAL_FOLDER}",
+            hints=["give %p with PGDATA as the working directory, as PostgreSQL does, or the full path"],
+        )
+    return kind
+
+
+class Pusher:
+    """Archives files of one server's pg_wal, each through all steps."""
+
+    def __init__(self, archive: WalArchive, folder: DataFolder, layout: WalLayout) -> None:
+        self._archive, self._folder, self._layout = archive, folder, layout
+
+    def push_other(self, name: str) -> Pushed:
+        """A history, a `.backup` or a `.partial`."""
+        kind = classify(name)
+        assert kind is not None  # noqa: S101  the caller has looked
+        while True:
+            source = WalFile.find(self._folder.wal / name, self._layout)
+            ancestors = None
+            if kind is Kind.HISTORY:
+                ancestors = parse_history(b"".join(source.read()), name)
+            claimed = self._archive.claim(self._archive.prepare(source), ancestors=ancestors)
+            put = self._archive.store(claimed)
+            if self._archive.is_fresh(claimed):
+                return Pushed(name, kind, "archived" if put else "was archived")
+
+    def push_segment(self, name: str, accepted: Asked[SystemEntry]) -> Pushed:
+        """A segment, whose neighbours' claims are asked for while it is read; claimed only when the system is *accepted*."""
+        segment = Segment.parse(name, self._layout.segment_bytes)
+        while True:
+            before = Asked(lambda: self._claim_before(segment))
+            behind = Asked(lambda: self._archive.read_claim(segment.next().name))
+            history = Asked(lambda: self._history_claim(segment.timeline))
+            ancestors = self._ancestors(segment.timeline, history)
+            prepared = self._archive.prepare(WalFile.find(self._folder.wal / name, self._layout, ancestors))
+            accepted.answer()
+            self._check_history(segment.timeline, history.answer(), first=before.answer() is None)
+            claimed = self._archive.claim(prepared, link_in(before.answer()))
+            put = self._archive.store(claimed)
+            healed = self._heal(claimed, segment, behind.answer(), ancestors)
+            if self._archive.is_fresh(claimed):
+                return Pushed(name, Kind.SEGMENT, "archived" if put else "was archived", healed)
+
+    def _claim_before(self, segment: Segment) -> Claim | None:
+        return self._archive.read_claim(segment.previous().name) if segment.number > 0 else None
+
+    # -- histories
+
+    def _history_claim(self, timeline: Timeline) -> Claim | None:
+        return self._archive.read_claim(history_name(timeline)) if timeline > 1 else None
+
+    def _ancestors(self, timeline: Timeline, claimed: Asked[Claim | None]) -> list[Ancestor]:
+        """Those of *timeline*, from its history in pg_wal, or else from the archive's claim."""
+        if timeline == 1:
+            return []
+        data = self._folder.history(timeline)
+        if data is not None:
+            return parse_history(data, history_name(timeline))
+        claim = claimed.answer()
+        if claim is None:
+            raise IntegrityError(
+                f"there is no {history_name(timeline)}, neither in the archive nor in {self._folder.wal}: no restore could reach "
+                "this segment",
+                hints=[
+                    "put the history file back into pg_wal; the server that this one was promoted from, or a copy, may have it"
+                ],
+            )
+        return ancestors_in(claim)
+
+    def _check_history(self, timeline: Timeline, claim: Claim | None, *, first: bool) -> None:
+        """W11, and that the timeline is this server's: another one may have taken its number.
+
+        Where *first* no segment before it is claimed: the history's object may be missing as well.
+        """
+        data = self._folder.history(timeline) if timeline > 1 else None
+        if data is None:
+            return
+        if claim is None or first:
+            self.push_other(history_name(timeline))
+        elif digest_of([data], bytes.fromhex(claim.salt)).hex() != claim.digest:
+            raise IntegrityError(
+                f"timeline {int(timeline)} is another server's: its history in the archive was claimed by {claim.writer}",
+                hints=["promote or restore this server once more: it takes the next free number"],
+            )
+
+    # -- links
+
+    def _heal(self, late: Claimed, segment: Segment, claim: Claim | None, ancestors: list[Ancestor]) -> str | None:
+        """Link the segment behind, if it came before this one and is proved to be of this server."""
+        if claim is None or not lacks_link(claim) or not self._folder.wrote_its_wal():
+            return None
+        behind = segment.next().name
+        try:
+            source = WalFile.find(self._folder.wal / behind, self._layout, ancestors)
+        except MissingError:
+            return None
+        return behind if self._archive.heal(late, source, claim) else None

@@ -1,0 +1,208 @@
+"""What a restore decided before it began, kept for `wal fetch`: docs/design/repository-wal.md, "What a restore reads".
+
+The *restore folder* lies outside of PGDATA and only its owner may enter it. It holds `plan.json`, which is written once, and
+`links`, to which each segment that is handed out adds a line.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from clipper_backup.errors import ClipperError, IntegrityError, UsageError, WalGapError
+from clipper_backup.format.base_documents import Count, Hex128, LsnText, RunText, SystemNumber
+from clipper_backup.format.documents import SCHEMA, Document, Time, decode, encode, register
+from clipper_backup.format.wal_objects import NO_LINK
+from clipper_backup.postgres.history import Ancestor
+from clipper_backup.repository.lines import Line
+from clipper_backup.values import Lsn, Timeline
+from clipper_backup.wal_names import Segment
+
+PLAN = "plan.json"
+LINKS = "links"
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+
+
+class RestorePlan(Document, kw_only=True, frozen=True):
+    """`plan.json`: which WAL this restore takes, and where from.
+
+    `timeline` is the target; with its `ancestors` (timeline and LSN, as its history has them) it gives the line. `first` is the
+    segment of the backup's start LSN; `last` the one with the last byte of the record at which recovery stops, None for "to the
+    end". `settings` are what `wal fetch` needs besides the defaults, by name, as text; secrets are not among them, but the
+    names of their files may be; `environment` is the same of variables that are no settings of ours.
+    """
+
+    schema: int = SCHEMA
+    kind: Literal["restore-plan"] = "restore-plan"
+    id: RunText
+    made_at: Time
+    software: str
+    repository_id: Hex128
+    backup_id: RunText
+    system_id: SystemNumber
+    segment_bytes: Count
+    timeline: Annotated[int, msgspec.Meta(ge=1)]
+    ancestors: list[tuple[Annotated[int, msgspec.Meta(ge=1)], LsnText]]
+    first: str
+    last: str | None
+    unsigned: bool = False
+    settings: dict[str, str]
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def target(self) -> Timeline:
+        """The timeline that recovery_target_timeline names."""
+        return Timeline(self.timeline)
+
+    @property
+    def line(self) -> Line:
+        """The target's line."""
+        return Line.of(self.target, [Ancestor(Timeline(number), Lsn.parse(left_at)) for number, left_at in self.ancestors])
+
+    @property
+    def first_segment(self) -> Segment:
+        """The first segment that recovery needs."""
+        return Segment.parse(self.first, self.segment_bytes)
+
+    @property
+    def last_segment(self) -> Segment | None:
+        """The last one; None to the end of what is there."""
+        return None if self.last is None else Segment.parse(self.last, self.segment_bytes)
+
+
+register(RestorePlan)
+
+
+def keep_plan(folder: Path, plan: RestorePlan) -> None:
+    """Make the restore folder and write the plan into it, durably. ClipperError where that cannot be.
+
+    UsageError when there is one already: a restore does not continue another one's links.
+    """
+    try:
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        folder.chmod(_FOLDER_MODE)
+        for name, data in ((LINKS, b""), (PLAN, encode(plan))):
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+            with open(descriptor, "wb") as file:  # noqa: PTH123  an open descriptor
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+        _sync_folder(folder)
+    except FileExistsError as error:
+        raise UsageError(f"{folder} holds a restore already", hints=["name an empty folder, or remove it"]) from error
+    except OSError as error:
+        raise ClipperError(f"cannot keep the restore's plan in {folder}: {error.strerror}") from error
+
+
+def read_plan(folder: Path) -> RestorePlan:
+    """The plan in *folder*. ClipperError when it cannot be read: that is never "no such segment"."""
+    path = folder / PLAN
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ClipperError(f"cannot read the restore's plan {path}: {error.strerror}", hints=[_FOLDER_HINT]) from error
+    return decode(data, RestorePlan, str(path))
+
+
+_FOLDER_HINT = "the folder was made by `clipper-backup restore`, and PostgreSQL's account must be able to read it"
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A segment that was handed out: its own link, and that of the segment before it as it was known then."""
+
+    segment: Segment
+    link: bytes
+    previous: bytes
+
+
+_LINE = re.compile(rb"\n([0-9A-F]{24}) ([0-9a-f]{32}) ([0-9a-f]{32})\n")
+
+
+@contextmanager
+def links_of(folder: Path, plan: RestorePlan) -> Iterator["Links"]:
+    """The links that were handed out so far, for one process at a time. ClipperError when they cannot be read or kept."""
+    path = folder / LINKS
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise ClipperError(f"cannot open {path}: {error.strerror}", hints=[_FOLDER_HINT]) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield Links(path, descriptor, plan.first_segment)
+    finally:
+        os.close(descriptor)
+
+
+class Links:
+    """The file of links: a line of 91 bytes for each segment that was handed out."""
+
+    def __init__(self, path: Path, descriptor: int, first: Segment) -> None:
+        self._path, self._descriptor, self._first = path, descriptor, first
+        try:
+            data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        except OSError as error:
+            raise ClipperError(f"cannot read {path}: {error.strerror}") from error
+        # What follows the last line feed was written by a process that was killed then: nothing was handed out for it.
+        self._lines = b"\n" + data[: data.rfind(b"\n") + 1]
+
+    def add(self, linked: Linked) -> None:
+        """Note a segment that is about to be handed out. WalGapError when a neighbour does not fit.
+
+        One that is noted already must be the same; nothing is written then.
+        """
+        segment = linked.segment
+        before = self._find(segment.previous()) if segment.number > 0 else None
+        behind, known = self._find(segment.next()), self._find(segment)
+        if before is not None and segment.number != self._first.number:
+            must_fit(segment, before.link, linked.previous)
+        if behind is not None and segment.number + 1 != self._first.number:
+            must_fit(behind.segment, linked.link, behind.previous)
+        if known is None:
+            self._append(f"{segment.name} {linked.link.hex()} {linked.previous.hex()}\n".encode())
+        elif known != linked:
+            raise WalGapError(f"{segment} is not the one that this restore took before")
+
+    def _find(self, segment: Segment) -> Linked | None:
+        at = self._lines.find(f"\n{segment.name} ".encode())
+        if at < 0:
+            return None
+        match = _LINE.match(self._lines, at)
+        if match is None:
+            raise IntegrityError(f"{self._path} is damaged: the line of {segment}", hints=["begin the restore again"])
+        return Linked(segment, bytes.fromhex(match[2].decode()), bytes.fromhex(match[3].decode()))
+
+    def _append(self, line: bytes) -> None:
+        end = len(self._lines) - 1
+        try:
+            os.ftruncate(self._descriptor, end)
+            if os.pwrite(self._descriptor, line, end) != len(line):
+                raise ClipperError(f"cannot write {self._path}: its file system is full")
+        except OSError as error:
+            raise ClipperError(f"cannot write {self._path}: {error.strerror}") from error
+        self._lines += line
+
+
+def must_fit(segment: Segment, link: bytes, previous: bytes) -> None:
+    """WalGapError unless *previous*, which *segment* has, is the *link* of the segment before it."""
+    if previous != link or previous == NO_LINK:
+        raise WalGapError(
+            f"{segment} does not follow the segment before it in the archive: they come from different histories",
+            hints=["`clipper-backup wal verify` says where the archive can be restored to"],
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    for path in (folder, folder.parent):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
