@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.errors import MissingError, UsageError, WalGapError
+from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
-from clipper_backup.ops.restore.plan import Request, make_plan
+from clipper_backup.ops.restore.plan import Request
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.server import PrivateServer
@@ -22,16 +22,14 @@ from fixtures.cli import RunCli, StartCli
 from fixtures.dump import FAULTS, ended, halted
 from fixtures.oracle import content_now
 from fixtures.postgres import server_binaries, sql
-from fixtures.restore import MAJOR, Content, Moment, World, pg_verifybackup, planned, recovered, restored, session_in
+from fixtures.restore import MAJOR, Moment, World, pg_verifybackup, planned, recovered, restored, session_in
 from fixtures.server_program import server_environment
 from fixtures.sweeps import chosen
 
-pytestmark = pytest.mark.usefixtures("restore_world")
-
 
 @pytest.fixture
-def world(restore_world: World) -> World:
-    return restore_world
+def world(restore_world: World, place: Path) -> World:
+    return restore_world.copied_to(place)
 
 
 def at(world: World, number: int) -> Moment:
@@ -45,26 +43,32 @@ TARGETS: dict[str, tuple[Callable[[World], Target], int, int]] = {
     "lsn, exclusive": (lambda world: Target("lsn", lsn=at(world, 2).lsn, exclusive=True), 2, 1),
     "xid": (lambda world: Target("xid", xid=at(world, 2).xid), 2, 1),
     "xid, exclusive": (lambda world: Target("xid", xid=at(world, 2).xid, exclusive=True), 1, 1),
-    "name": (lambda world: Target("name", name="moment 1"), 1, 0),
-    "immediate": (lambda world: Target("immediate"), 1, 1),
+    "name": (lambda _: Target("name", name="moment 1"), 1, 0),
+    "immediate": (lambda _: Target("immediate"), 1, 1),
 }
 """How a target is named, which moment it is, and which backup ended last before it."""
 
 
+def aligned(lsn: Lsn) -> Lsn:
+    """Where the next record begins."""
+    return Lsn(-(-lsn // 8) * 8)
+
+
 @pytest.mark.rule(59)
-@pytest.mark.rule(62)
+@pytest.mark.rule(63)
 def test_a_target_gives_what_the_server_held_there(world: World, place: Path) -> None:
     for name in chosen(list(TARGETS), 2):
         make, number, backup = TARGETS[name]
         folder = place / name.replace(", ", "-")
         folder.mkdir()
         server_account().own(folder)
-        with recovered(world.copied_to(folder), folder, make(world)) as (result, started, content):
+        with recovered(world, folder, make(world), timeline=Timeline(1)) as (result, started, content):
             assert content == at(world, number).content, name
-            assert started.timeline == 2
             assert result.plan.summary.id == world.backups[backup]
             if result.plan.stop is not None:
-                assert started.stopped_at <= result.plan.stop.record.end
+                record = result.plan.stop.record
+                assert started.stopped_at in {record.start, aligned(record.end)}
+                assert started.stopping is not None
 
 
 @pytest.mark.rule(65)
@@ -72,7 +76,6 @@ def test_a_target_gives_what_the_server_held_there(world: World, place: Path) ->
 @pytest.mark.rule(98)
 def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> None:
     """The second one finds the first one's timeline taken, without anything on it."""
-    world = world.copied_to(place)
     for timeline in (2, 3):
         folder = place / str(timeline)
         folder.mkdir()
@@ -92,7 +95,8 @@ def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> 
 @pytest.mark.rule(35)
 def test_the_folder_passes_pg_verifybackup_and_recovers_by_itself(world: World, place: Path) -> None:
     """Started by hand: what stands in its files is enough."""
-    world = world.copied_to(place)
+    for path in (world.repository, *world.repository.rglob("*")):
+        server_account().own(path)
     result = restored(world, place, Target("name", name="moment 2"))
     assert "backup successfully verified" in pg_verifybackup(result.data, "-i", "tablespace_map")
     assert result.outside is not None
@@ -102,7 +106,9 @@ def test_the_folder_passes_pg_verifybackup_and_recovers_by_itself(world: World, 
     assert result.folder.stat().st_mode & 0o777 == 0o700
     assert not secret
     with PrivateServer(place / "by hand", server_binaries(MAJOR), environment=server_environment(), data=result.data) as server:
-        server.start()
+        server.start()  # it serves reads while it recovers
+        while sql(server, "postgres", "SELECT pg_is_in_recovery() AND pg_sleep(0.02) IS NOT NULL") == [(True,)]:
+            continue
         with content_now(server, "postgres") as content:
             assert content == at(world, 2).content
         assert sql(server, "postgres", "SHOW max_prepared_transactions") == [("3",)]
@@ -133,7 +139,6 @@ def lose(world: World, segment: Segment) -> None:
 
 @pytest.mark.rule(96)
 def test_a_gap_is_refused_before_anything_is_written(world: World, place: Path) -> None:
-    world = world.copied_to(place)
     _, whole = planned(world, place, Target("latest"))
     segments = whole.wal.segments
     gone = Segment.holding(Timeline(1), at(world, 2).lsn, segments[0].size_bytes)
@@ -151,6 +156,24 @@ def test_a_gap_is_refused_before_anything_is_written(world: World, place: Path) 
     assert plan.wal.gap is not None
     planned(world, place, Target("xid", xid=at(world, 1).xid))  # before it
     assert not (place / "data").exists()
+
+
+@pytest.mark.rule(56)
+def test_wal_that_is_damaged_ends_the_recovery_with_what_is_wrong(world: World, place: Path) -> None:
+    """The plan sees that it is there; only who reads it sees what it is."""
+    _, plan = planned(world, place, Target("latest"))
+    middle = plan.wal.segments[len(plan.wal.segments) // 2].name
+    damaged = keys.archive_key(plan.summary.system_id, middle, keys.STORED)
+    stored = bytearray(world.work.store.get(damaged))
+    stored[len(stored) // 2] ^= 1
+    world.work.store.put(damaged, bytes(stored))
+    with (
+        pytest.raises(IntegrityError, match=rf"recovery was ended: .*{middle}"),
+        recovered(world, place, Target("latest")),
+    ):
+        pass
+    assert not (place / "data/pg_wal/00000002.history").exists()
+    assert not (place / "data/postmaster.pid").exists()
 
 
 @pytest.mark.rule(59)
@@ -200,7 +223,6 @@ def command(world: World, place: Path, *more: str) -> tuple[str, ...]:
 
 @pytest.mark.rule(53)
 def test_the_command(world: World, place: Path, run_cli: RunCli) -> None:
-    world = world.copied_to(place)
     dry = run_cli(*command(world, place, "--to-name", "moment 2", "--dry-run"), env=world.settings, check=True)
     assert f"backup:      {world.backups[1]}" in dry.stdout
     assert "Nothing was written." in dry.stdout
@@ -240,7 +262,6 @@ KILLS = 1
 def test_killed_at_any_call_to_the_store_it_can_be_repeated(
     world: World, place: Path, run_cli: RunCli, start_cli: StartCli
 ) -> None:
-    world = world.copied_to(place)
     words = command(world, place, "--immediate")
     counting = start_cli(*words, env={**world.settings, FAULTS: "*:1+:stop"})
     calls = 0

@@ -31,7 +31,7 @@ from clipper_backup.ops.work import SOFTWARE, Work, step
 from clipper_backup.repository.base_backups import part_of, plain_part, read_entries
 from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.pack_reader import PackReader
-from clipper_backup.repository.restore_plan import LINKS, PLAN, RestorePlan, keep_plan
+from clipper_backup.repository.restore_plan import LINKS, PLAN, TURN, RestorePlan, keep_plan
 from clipper_backup.values import BackupId, Lsn, show_bytes
 
 _SAVED = "saved-pg_wal"
@@ -107,7 +107,8 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
 
 
 def _keep_plan(work: Work, request: Request, plan: Plan) -> None:
-    for name in (PLAN, LINKS):  # of a restore before this one
+    names = (PLAN, LINKS, TURN)
+    for name in names:  # of a restore before this one
         (request.folder / name).unlink(missing_ok=True)
     now = work.clock.now()
     kept = RestorePlan(
@@ -127,7 +128,7 @@ def _keep_plan(work: Work, request: Request, plan: Plan) -> None:
         environment={name: value for name in _ENVIRONMENT if (value := os.environ.get(name))},
     )
     keep_plan(request.folder, kept)
-    for name in (PLAN, LINKS):
+    for name in names:
         request.account.own(request.folder / name)
 
 

@@ -32,7 +32,8 @@ def serve(
 ) -> None:
     """Answer the requests in *handshake* for the server with the data folder *pgdata*, one after the other, until *stop*.
 
-    *refused* hears why a request was, which is all that ends a recovery. ClipperError when a folder is not there, or may not be written by us.
+    *refused* hears why a request was, which is all that ends a recovery. ClipperError when a folder is not there, or may not
+    be written by us.
     """
     pg_wal = pgdata / _PG_WAL
     if not pg_wal.is_dir():
@@ -78,7 +79,7 @@ class Desk:
         refused: Callable[[Exception], None] | None = None,
     ) -> None:
         self._folder, self._pgdata, self._fetch, self._emit = folder, pgdata, fetch, emit
-        self._refused = refused or (lambda error: None)
+        self._refused = refused or (lambda _: None)
 
     def open(self) -> None:
         """Put the script there; remove what nobody waits for any more. A request may have somebody who waits."""
