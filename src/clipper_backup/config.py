@@ -256,6 +256,9 @@ class Settings:
         None, choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), "libpq's sslmode"
     )
     pgsslrootcert: str | None = setting(None, TEXT, "file with the certificate authority of the server's certificate")
+    backup_role_password: Secret | None = setting(
+        None, SECRET, "the password that `setup database --apply` gives the role of backups", section="Setting up PostgreSQL"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
 
         first = ask("dump create").document["id"]
         ask("doctor")
+        ask("setup database", "--remove")
         ask("bucket check", "--objects", "20", "--size", "1MiB")
         ask("hold", first, "--reason", "the first")
         ask("job postgres-backup")

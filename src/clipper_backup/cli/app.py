@@ -47,6 +47,7 @@ _MOST_FLAGS = 3
 
 COMMANDS = {
     "dump": "clipper_backup.cli.cmd_dump:app",
+    "base": "clipper_backup.cli.cmd_base:app",
     "wal": "clipper_backup.cli.cmd_wal:app",
     "status": "clipper_backup.cli.cmd_status:status",
     "doctor": "clipper_backup.cli.cmd_doctor:doctor",
@@ -55,6 +56,7 @@ COMMANDS = {
     "release": "clipper_backup.cli.cmd_prune:release",
     "key": "clipper_backup.cli.cmd_key:app",
     "bucket": "clipper_backup.cli.cmd_bucket:app",
+    "setup": "clipper_backup.cli.cmd_setup:app",
     "job": "clipper_backup.cli.cmd_job:app",
     "demo": "clipper_backup.cli.cmd_demo:demo",
     "settings": "clipper_backup.cli.cmd_settings:settings",

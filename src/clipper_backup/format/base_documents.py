@@ -262,6 +262,17 @@ class PruneRecord(Document, kw_only=True, frozen=True):
     keys: list[RunText]
 
 
+class SnapshotRecord(Document, kw_only=True, frozen=True):
+    """`snapshots/<name>.json`, reserved: what retention reads of it. Its WAL from start to stop stays."""
+
+    schema: int = SCHEMA
+    system_id: SystemNumber
+    timeline: Annotated[int, msgspec.Meta(ge=1)]
+    start_lsn: LsnText
+    stop_lsn: LsnText
+    taken_at: Time
+
+
 class VerifyMark(Document, kw_only=True, frozen=True):
     """`base/<id>/verify.json`: what the last `base verify` found. `share` of its packs' bytes was read; `damage` names keys."""
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from clipper_backup.errors import UsageError
-from clipper_backup.format.names import SEALED
+from clipper_backup.format.names import HOLDS_FOLDER, SEALED
 from clipper_backup.values import BackupId, Timeline
 from clipper_backup.wal_names import Kind, Segment, classify, history_name
 
@@ -44,6 +44,8 @@ _PACK_KEY = rf"packs/({_ID})/([0-9]{{8}})"
 _KEY_KEY = rf"keys/({_ID})\.age"
 _PRUNE_KEY = rf"prune/({_ID})\.json"
 _SYSTEM_KEY = r"systems/([0-9]{4})\.json"
+_TIME_MAP_KEY = r"wal/([1-9][0-9]{0,19})/([0-9A-F]{8})/times/([0-9A-F]{24})-([0-9A-F]{24})-([0-9A-F]{16})\.zst"
+_SNAPSHOT_KEY = r"snapshots/([^/]+)\.json"
 _SYSTEM = "[1-9][0-9]{0,19}"
 _HISTORY_KEY = rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)"
 _WAL_KEY = rf"wal/({_SYSTEM})/([0-9A-F]{{8}})/([0-9A-F]{{16}})/(.+?)(\.claim|\.link|\.zst|\.zst\.age)"
@@ -120,6 +122,16 @@ def parse_base_key(key: str) -> BaseKey | None:
     return BaseKey(backup_id, match[2]) if backup_id else None
 
 
+def base_hold_key(backup_id: BackupId) -> str:
+    """The hold on a base backup."""
+    return f"{HOLDS_FOLDER}{backup_id}"
+
+
+def parse_base_hold_key(key: str) -> BackupId | None:
+    """The base backup that a hold is on; None for a hold on something else."""
+    return _backup_id(key.removeprefix(HOLDS_FOLDER)) if key.startswith(HOLDS_FOLDER) else None
+
+
 def prune_key(prune_id: BackupId) -> str:
     """The record of what a prune doomed."""
     return f"{PRUNE_FOLDER}{prune_id}.json"
@@ -144,6 +156,17 @@ def timeline_folder(system_id: str, timeline: Timeline) -> str:
 def times_folder(system_id: str, timeline: Timeline) -> str:
     """Where the time maps of a timeline lie, with its `/`."""
     return f"{timeline_folder(system_id, timeline)}times/"
+
+
+def parse_time_map_key(key: str) -> tuple[str, str] | None:
+    """The names of the first and the last segment of a time map; None when the key is none of ours."""
+    match = re.fullmatch(_TIME_MAP_KEY, key)
+    return (match[3], match[4]) if match and match[3][:8] == match[4][:8] == match[2] else None
+
+
+def is_snapshot_key(key: str) -> bool:
+    """Whether it is the record of a volume snapshot."""
+    return re.fullmatch(_SNAPSHOT_KEY, key) is not None
 
 
 def segment_folder(system_id: str, segment: Segment) -> str:

@@ -1,0 +1,113 @@
+"""Removing WAL that no window, backup, hold, snapshot or run needs: object, then link, then claim, then time maps.
+
+A claim that outlives its object stands for a refusal, never for data (docs/design/repository-format.md, "Deleting").
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from clipper_backup.errors import UsageError
+from clipper_backup.format import physical_names as names
+from clipper_backup.repository.physical_retention import PhysicalPlan, TimelineOf
+from clipper_backup.repository.wal_catalog import WalCatalog
+from clipper_backup.store.protocol import ObjectInfo, Store
+from clipper_backup.wal_names import Segment
+
+_KEYS_A_CALL = 500
+"""The lease is looked at before each call: so many removals are all that a sleeper makes after it lost it."""
+
+
+@dataclass(slots=True)
+class GoingWal:
+    """What goes of one folder of segments, or of one folder of time maps; keys in their order, oldest first."""
+
+    segments: int = 0
+    stored_bytes: int = 0
+    stored: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+    maps: list[str] = field(default_factory=list)
+
+    def batches(self) -> Iterator[list[str]]:
+        """The keys of each call that deletes."""
+        for keys in (self.stored, self.links, self.claims, self.maps):
+            for at in range(0, len(keys), _KEYS_A_CALL):
+                yield keys[at : at + _KEYS_A_CALL]
+
+
+def going_wal(store: Store, catalogs: Mapping[int, WalCatalog], plan: PhysicalPlan) -> Iterator[GoingWal]:
+    """What goes by *plan*, oldest first on each timeline. Only folders that begin below the edge are listed.
+
+    Histories and their claims never go.
+    """
+    if plan.all_wal:
+        return
+    for system, catalog in sorted(catalogs.items()):
+        for timeline in catalog.timelines():
+            of, edge = TimelineOf(system, timeline), plan.edge(TimelineOf(system, timeline))
+            for folder in catalog.folders(timeline):
+                if edge is not None and _first_in(folder, catalog.segment_bytes) >= edge:
+                    continue
+                going = _of_folder(store, catalog, of, folder, plan)
+                if going.stored or going.links or going.claims:
+                    yield going
+            maps = _maps(store, catalog, of, plan)
+            if maps.maps:
+                yield maps
+
+
+def delete_wal(store: Store, going: Iterator[GoingWal], check: Callable[[], None]) -> GoingWal:
+    """Delete it; *check* raises when the lease is lost. Returned is the sum, without keys."""
+    total = GoingWal()
+    for each in going:
+        for keys in each.batches():
+            check()
+            store.delete(keys)
+        total.segments += each.segments
+        total.stored_bytes += each.stored_bytes
+    return total
+
+
+def _of_folder(store: Store, catalog: WalCatalog, of: TimelineOf, folder: str, plan: PhysicalPlan) -> GoingWal:
+    """Segments that go with all that lies beside them: claim, link, `.backup` and `.partial`."""
+    found: dict[int, list[tuple[names.ArchiveKey, ObjectInfo]]] = {}
+    for info in store.list(f"{names.timeline_folder(catalog.system_id, of.timeline)}{folder}/"):
+        key = names.parse_archive_key(info.key)
+        number = None if key is None else _number(key.name[:24], catalog.segment_bytes)
+        if key is not None and number is not None:
+            found.setdefault(number, []).append((key, info))
+    going = GoingWal()
+    for number, objects in sorted(found.items()):
+        if plan.keeps(of, number, max(info.modified_at for _, info in objects)):
+            continue
+        going.segments += any(len(key.name) == 24 and key.suffix not in {names.CLAIM, names.LINK} for key, _ in objects)
+        going.stored_bytes += sum(info.size_bytes for _, info in objects)
+        for key, info in objects:
+            kind = {names.CLAIM: going.claims, names.LINK: going.links}.get(key.suffix, going.stored)
+            kind.append(info.key)
+    return going
+
+
+def _maps(store: Store, catalog: WalCatalog, of: TimelineOf, plan: PhysicalPlan) -> GoingWal:
+    """The time maps that speak of nothing but segments which do not stay."""
+    going = GoingWal()
+    for info in store.list(names.times_folder(catalog.system_id, of.timeline)):
+        segments = names.parse_time_map_key(info.key)
+        numbers = [] if segments is None else [_number(name, catalog.segment_bytes) for name in segments]
+        first, last = (*numbers, None, None)[:2]
+        if first is not None and last is not None and info.modified_at < plan.young_from and not plan.keeps_any(of, first, last):
+            going.maps.append(info.key)
+            going.stored_bytes += info.size_bytes
+    return going
+
+
+def _number(name: str, segment_bytes: int) -> int | None:
+    try:
+        return Segment.parse(name, segment_bytes).number
+    except UsageError:
+        return None
+
+
+def _first_in(folder: str, segment_bytes: int) -> int:
+    """The number of the first segment of a folder."""
+    return int(folder[8:], 16) * ((1 << 32) // segment_bytes)
