@@ -44,5 +44,7 @@ def archive(
     """
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     run_archiver(work, pgdata, handshake, threading.Event())
+
+
 app.command(cmd_wal_fetch.fetch)
 app.command(cmd_wal_fetch.serve)
