@@ -18,8 +18,9 @@ def status(
 ) -> None:
     """What of the WAL archive could be restored now, what waits, and what would be lost with the server's host.
 
-    Exit 14 when a gap lies in the window of PITR_WINDOW_DAYS, 15 when no base backup leads to its end, 3 when somebody should look. A server that does not answer is no
-    error. Links are taken from time maps, and compared where none tells; `wal verify` compares all.
+    Exit 14 when a gap lies in the window of PITR_WINDOW_DAYS, 15 when no base backup leads to its end, 3 when somebody should
+    look. A server that does not answer is no error. Links are taken from time maps, and compared where none tells; `wal verify`
+    compares all.
     """
     from clipper_backup.cli.show_wal import status_document, status_text  # noqa: PLC0415  `wal push` imports this group
     from clipper_backup.ops.wal.status import wal_status  # noqa: PLC0415  the same
