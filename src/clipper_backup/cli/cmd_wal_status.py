@@ -1,12 +1,14 @@
 """`wal status` and `wal verify`: what of the archive could be restored, and whether it is what it must be."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from clipper_backup.cli.context import Context
-from clipper_backup.errors import IncompleteError, IntegrityError, WalGapError
-from clipper_backup.repository.wal_survey import Hole
+from clipper_backup.errors import IncompleteError, IntegrityError, MissingError, WalGapError
+
+if TYPE_CHECKING:
+    from clipper_backup.repository.wal_survey import Hole
 
 
 def status(
@@ -16,8 +18,9 @@ def status(
 ) -> None:
     """What of the WAL archive could be restored now, what waits, and what would be lost with the server's host.
 
-    Exit 14 when a gap lies in the window of PITR_WINDOW_DAYS, 3 when somebody should look. A server that does not answer is no
-    error. Links are taken from time maps, and compared where none tells; `wal verify` compares all.
+    Exit 14 when a gap lies in the window of PITR_WINDOW_DAYS, 15 when no base backup leads to its end, 3 when somebody should
+    look. A server that does not answer is no error. Links are taken from time maps, and compared where none tells; `wal verify`
+    compares all.
     """
     from clipper_backup.cli.show_wal import status_document, status_text  # noqa: PLC0415  `wal push` imports this group
     from clipper_backup.ops.wal.status import wal_status  # noqa: PLC0415  the same
@@ -27,6 +30,11 @@ def status(
     found = wal_status(work, ask_server=not no_server)
     context.answer(status_document(found, work.store.url), status_text(found, work.store.url))
     _raise_gaps(found.seen.gaps)
+    if found.seen.window is None:
+        raise MissingError(
+            "nothing can be restored to the end of the WAL: no good base backup has all of its WAL in the archive",
+            hints=["`clipper-backup base create` takes one; `clipper-backup base list` says what is wrong with each"],
+        )
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise IncompleteError(found.problems[0] + more)
@@ -58,7 +66,7 @@ def verify(
         raise IncompleteError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 
 
-def _raise_gaps(gaps: list[Hole]) -> None:
+def _raise_gaps(gaps: "list[Hole]") -> None:
     if gaps:
         more = f" (and {len(gaps) - 1} more gaps)" if len(gaps) > 1 else ""
         raise WalGapError(

@@ -53,7 +53,7 @@ def _seen(seen: WalSeen, url: str) -> dict[str, Any]:
             "to": _time(window.to),
             "backup": window.backup.id,
             "timeline": int(window.timeline),
-            "first_segment": window.first.name,
+            "first_segment": window.backup.first_segment,
             "last_segment": window.last.name,
         },
         "gaps": [_hole(hole) for system in seen.systems for hole in system.holes],

@@ -49,6 +49,11 @@ class Hole:
     why: str
     in_window: bool = False
 
+    @property
+    def last(self) -> int:
+        """The number of the last one that is missing, or of the one that does not fit."""
+        return self.first.number + max(1, self.missing) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -250,11 +255,11 @@ def _follow(
             if begun is not None:
                 runs.append(Run(begun, number - 1))
                 begun = None
-            hole = holes[-1] if holes and holes[-1].first.number + holes[-1].missing == number else None
-            if hole is None or not hole.missing:
-                holes.append(Hole(segment, 1, _why(objects)))
+            before = holes[-1] if holes else None
+            if before is not None and before.missing and before.first.timeline == segment.timeline and before.last == number - 1:
+                holes[-1] = replace(before, missing=before.missing + 1)
             else:
-                holes[-1] = replace(hole, missing=hole.missing + 1)
+                holes.append(Hole(segment, 1, _why(objects)))
         elif begun is None:
             begun = number
         elif segment.timeline == line.segment(number - 1, segment.size_bytes).timeline and fit(segment) is False:
@@ -281,5 +286,5 @@ def _judged(hole: Hole, runs: Sequence[Run], spans: Iterable[tuple[int, int]], w
     """Whether it costs instants of the window: until the next backup whose WAL is there stopped, or to the end of the line."""
     behind = [run.backups[0].stopped_at for run in runs if run.first >= hole.first.number and run.backups]
     until = behind[0] if behind else written_at
-    needed = any(first < hole.first.number + max(1, hole.missing) for first, _ in spans)
+    needed = any(first <= hole.last for first, _ in spans)
     return replace(hole, in_window=needed and until > since)

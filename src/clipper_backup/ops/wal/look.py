@@ -82,7 +82,6 @@ class Window:
 
     backup: BaseSummary
     timeline: Timeline
-    first: Segment
     last: Segment
     to: datetime | None
 
@@ -188,8 +187,8 @@ class Looker:
             return None
         size, line = system.entry.segment_bytes, current.survey.line
         oldest = min(run.backups, key=lambda backup: backup.stopped_at)
-        first, last = line.segment(run.first, size), line.segment(run.last, size)
-        return Window(oldest, current.timeline, first, last, self._newest_end(system.entry, line, run))
+        last = line.segment(run.last, size)
+        return Window(oldest, current.timeline, last, self._newest_end(system.entry, line, run))
 
     def _newest_end(self, entry: SystemEntry, line: Line, run: Run) -> datetime | None:
         """When the last transaction ended that the run holds; None where no map tells and the WAL cannot be read."""
