@@ -136,8 +136,7 @@ def restore(line: dict[str, Any]) -> None:
         target.chmod(line["mode"])
 
 
-BUCKET, ID, TARGET = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-IDENTITY = sys.argv[4] if len(sys.argv) > 4 else ""
+BUCKET, ID, TARGET, IDENTITY = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), "".join(sys.argv[4:5])
 SUMMARY = json.loads((BUCKET / "base" / ID / "backup.json").read_bytes())
 TARGET.mkdir(mode=0o700)
 head, *lines, foot = (committed("manifest") or b"").splitlines()
