@@ -12,6 +12,7 @@ import pytest
 
 from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
+from clipper_backup.ops.restore import restore as restoring
 from clipper_backup.ops.restore.plan import Request
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.postgres.account import server_account
@@ -19,6 +20,7 @@ from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import BackupId, Lsn, Timeline
 from clipper_backup.wal_names import Segment
 from fixtures.cli import RunCli, StartCli
+from fixtures.docs import ROOT
 from fixtures.dump import FAULTS, ended, halted
 from fixtures.oracle import content_now
 from fixtures.postgres import server_binaries, sql
@@ -278,8 +280,12 @@ def test_killed_at_any_call_to_the_store_it_can_be_repeated(
         pg_verifybackup(place / "data", "-i", "tablespace_map")
 
 
-def test_a_request_is_what_it_says(world: World, place: Path) -> None:
-    """The restore folder lies beside the data folder unless named."""
+def test_the_restore_folder_lies_beside_the_data_folder_unless_named(place: Path) -> None:
     request = Request(place / "data", Target("latest"), server_account())
     assert request.folder == place / "data.clipper-restore"
     assert replace(request, work_dir=place / "w").folder == place / "w"
+
+
+def test_the_shim_is_the_one_of_the_manifests() -> None:
+    ours = Path(restoring.__file__).with_name("restore.sh")
+    assert ours.read_bytes() == (ROOT / "infrastructure/k8s/components/wal-restore/restore.sh").read_bytes()
