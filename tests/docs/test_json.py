@@ -13,6 +13,7 @@ from clipper_backup.postgres.server import PrivateServer
 from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
+from fixtures.restore import World, end_left_running, restoring
 from fixtures.stores import StorePlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
@@ -53,7 +54,9 @@ def test_every_command_has_a_section() -> None:
 
 
 @pytest.fixture
-def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace) -> Iterator[dict[str, list[Outcome]]]:
+def answers(
+    run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace, restore_world: World, place: Path
+) -> Iterator[dict[str, list[Outcome]]]:
     """What commands answer while dumps are taken, looked at, held, damaged, left unfinished, restored and removed."""
     found: dict[str, list[Outcome]] = {}
     with clipper_database(postgres15) as (_, name):
@@ -101,6 +104,12 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
         remove_rubbish(repository)
         ask("status")
         ask("key rotate", "--encryption-recipients", sealed)
+        world = restore_world.copied_to(place)
+        for more in (["--dry-run"], ["--start"]):
+            found.setdefault("restore", []).append(
+                run_cli(*restoring(world, place, *more, "--json"), env=world.settings, check=True)
+            )
+        end_left_running(found["restore"][-1].document)
         yield found
 
 

@@ -1,6 +1,5 @@
 """`restore` of what `base create` and `wal push` stored: each target gives what the server held there, by the test's own SQL."""
 
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 
 from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
-from clipper_backup.ops.restore import restore as restoring
+from clipper_backup.ops.restore import restore as module
 from clipper_backup.ops.restore.plan import Request
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.postgres.account import server_account
@@ -217,44 +216,25 @@ def test_where_a_tablespace_was_is_taken_unless_told_otherwise(world: World, pla
     assert caught.value.hints == (f"choose another folder: --tablespace {world.space}=DIR",)
 
 
-def command(world: World, place: Path, *more: str) -> tuple[str, ...]:
-    owner = server_account().name
-    target = ("--target-dir", str(place / "data"), "--tablespace", f"{world.space}={place / 'space'}", "--owner", owner)
-    return ("restore", *target, *more)
-
-
 @pytest.mark.rule(53)
 def test_the_command(world: World, place: Path, run_cli: RunCli) -> None:
-    dry = run_cli(*command(world, place, "--to-name", "moment 2", "--dry-run"), env=world.settings, check=True)
+    dry = run_cli(*restoring(world, place, "--to-name", "moment 2", "--dry-run"), env=world.settings, check=True)
     assert f"backup:      {world.backups[1]}" in dry.stdout
     assert "Nothing was written." in dry.stdout
     assert not (place / "data").exists()
-    done = run_cli(*command(world, place, "--to-name", "moment 2", "--start", "--json"), env=world.settings, check=True)
+    done = run_cli(*restoring(world, place, "--to-name", "moment 2", "--start", "--json"), env=world.settings, check=True)
     started = done.document["restored"]["started"]
     try:
         assert done.document["stop_lsn"] is not None
         assert started["timeline"] == 2
         assert done.document["restored"]["history_archived"] is True
-        refused = run_cli(*command(world, place, "--replace", "--yes"), env=world.settings)
+        refused = run_cli(*restoring(world, place, "--replace", "--yes"), env=world.settings)
         assert refused.code == 2
         assert f"a PostgreSQL server runs in {place / 'data'}, as process {started['pid']}" in refused.stderr
     finally:
-        end_left_running(place / "data", started["pid"])
+        end_left_running(done.document)
     root = run_cli("restore", "--target-dir", str(place / "other"), "--owner", "0", env=world.settings)
     assert (root.code, "root restores nothing" in root.stderr) == (2, True)
-
-
-def end_left_running(data: Path, pid: int) -> None:
-    """It is nobody's child any more: wait until it has taken its pid file away."""
-    os.kill(pid, signal.SIGINT)
-    handle = os.pidfd_open(pid)
-    try:
-        import select  # noqa: PLC0415
-
-        select.select([handle], [], [], 60)
-    finally:
-        os.close(handle)
-    assert not (data / "postmaster.pid").exists()
 
 
 KILLS = 1
@@ -264,7 +244,7 @@ KILLS = 1
 def test_killed_at_any_call_to_the_store_it_can_be_repeated(
     world: World, place: Path, run_cli: RunCli, start_cli: StartCli
 ) -> None:
-    words = command(world, place, "--immediate")
+    words = restoring(world, place, "--immediate")
     counting = start_cli(*words, env={**world.settings, FAULTS: "*:1+:stop"})
     calls = 0
     while halted(counting):
@@ -287,5 +267,5 @@ def test_the_restore_folder_lies_beside_the_data_folder_unless_named(place: Path
 
 
 def test_the_shim_is_the_one_of_the_manifests() -> None:
-    ours = Path(restoring.__file__).with_name("restore.sh")
+    ours = Path(module.__file__).with_name("restore.sh")
     assert ours.read_bytes() == (ROOT / "infrastructure/k8s/components/wal-restore/restore.sh").read_bytes()
