@@ -5,6 +5,7 @@ pytest_plugins = [
     "fixtures.cli",
     "fixtures.golden",
     "fixtures.keys",
+    "fixtures.memory",
     "fixtures.monitoring",
     "fixtures.postgres",
     "fixtures.properties",
