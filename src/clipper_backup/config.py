@@ -174,7 +174,7 @@ class Settings:
     archive_wait_seconds: int = setting(
         60,
         integer(1, 3600, "seconds"),
-        "how long PostgreSQL's archive_command waits for the sidecar, and a restore for a segment that was claimed and not stored",
+        "how long archive_command waits for the sidecar, and a restore for a segment that was claimed a moment ago",
         "a segment takes seconds; PostgreSQL asks again after a minute anyway",
         section="The WAL archive",
     )

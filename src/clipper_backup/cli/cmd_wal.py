@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import fast_wal
+from clipper_backup.cli import cmd_wal_fetch, fast_wal
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.ops.wal.archive import run_archiver
@@ -44,3 +44,7 @@ def archive(
     """
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     run_archiver(work, pgdata, handshake, threading.Event())
+
+
+app.command(cmd_wal_fetch.fetch)
+app.command(cmd_wal_fetch.serve)
