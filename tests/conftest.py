@@ -12,6 +12,7 @@ pytest_plugins = [
     "fixtures.stores",
     "fixtures.sweeps",
     "fixtures.wal_restore",
+    "fixtures.wal_world",
     "fixtures.buckets",
     "fixtures.clipper",  # after what it imports
     "fixtures.gcs",

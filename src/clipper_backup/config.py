@@ -193,9 +193,15 @@ class Settings:
     archive_wait_seconds: int = setting(
         60,
         integer(1, 3600, "seconds"),
-        "how long PostgreSQL's archive_command waits for the sidecar, and a restore for a segment that was claimed and not stored",
+        "how long archive_command waits for the sidecar, and a restore for a segment that was claimed a moment ago",
         "a segment takes seconds; PostgreSQL asks again after a minute anyway",
         section="The WAL archive",
+    )
+    archive_jobs: int = setting(
+        4,
+        integer(1, 64),
+        "how many segments `wal archive` reads and stores at a time",
+        "four keep a store at some distance busy; each may take 20 MB of memory",
     )
     encryption_recipients: tuple[str, ...] = setting(
         (),
