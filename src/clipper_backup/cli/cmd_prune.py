@@ -4,9 +4,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import show_dump
+from clipper_backup.cli import show_prune
 from clipper_backup.cli.context import Context
-from clipper_backup.errors import MissingError
+from clipper_backup.errors import IntegrityError, MissingError
+from clipper_backup.ops import physical_prune
 from clipper_backup.ops.dump import prune as pruning
 from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.work import open_work
@@ -22,16 +23,26 @@ def prune(
     yes: Annotated[bool, Parameter(help="do not ask")] = False,
     context: Context,
 ) -> None:
-    """Remove what RETENTION_DAYS no longer keeps; a reason for every dump."""
+    """Remove what RETENTION_DAYS and PITR_WINDOW_DAYS no longer keep; a reason for every dump and base backup."""
     work = open_work(context.settings, context.clock, context.emit, read_only=dry_run)
     plan = pruning.plan_prune(work)
+    physical, refused = physical_prune.PhysicalPrune(), None
+    try:
+        physical = physical_prune.plan_physical_prune(work)
+    except IntegrityError as error:  # dumps go by themselves
+        refused = error
     if not dry_run:
-        if plan.going:
-            context.confirm(f"Remove {len(plan.going)} of {len(plan.decisions)} dumps?", yes=yes)
+        if plan.going or physical.changes:
+            context.confirm(show_prune.question(plan, physical), yes=yes)
         with take_dump_lease(work, "prune", context.clock) as lease:
             plan = pruning.execute_prune(work, pruning.plan_prune(work), lease)
-    document = {"schema": 1, **show_dump.plan_document(plan, dry_run=dry_run)}
-    context.answer(document, show_dump.plan_text(plan, dry_run=dry_run) if plan.decisions else "there are no dumps\n")
+        physical = physical_prune.prune_physical(work) if refused is None else physical
+    context.answer(
+        {"schema": 1, **show_prune.document(plan, physical, dry_run=dry_run)}, show_prune.text(plan, physical, dry_run=dry_run)
+    )
+    if refused is not None:
+        raise refused
+    physical.raise_problems()
 
 
 def hold(
