@@ -47,6 +47,7 @@ _MOST_FLAGS = 3
 
 COMMANDS = {
     "dump": "clipper_backup.cli.cmd_dump:app",
+    "base": "clipper_backup.cli.cmd_base:app",
     "wal": "clipper_backup.cli.cmd_wal:app",
     "status": "clipper_backup.cli.cmd_status:status",
     "doctor": "clipper_backup.cli.cmd_doctor:doctor",

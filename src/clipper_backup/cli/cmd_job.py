@@ -1,9 +1,9 @@
 """`job …`: what the CronJobs run, each the whole of its task."""
 
-from clipper_backup.cli import show_dump
+from clipper_backup.cli import show_base, show_dump
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
-from clipper_backup.ops.job_dump import run_postgres_backup
+from clipper_backup.ops.job_backup import run_postgres_backup
 from clipper_backup.ops.work import open_work
 
 app = group("job", "What the CronJobs run: the whole of a task, with pruning and metrics.")
@@ -11,12 +11,14 @@ app = group("job", "What the CronJobs run: the whole of a task, with pruning and
 
 @app.command
 def postgres_backup(*, context: Context) -> None:
-    """Take a dump, prune old ones, report to the Pushgateway."""
+    """Take a dump, prune old ones, report to the Pushgateway; and a base backup, where the server archives its WAL."""
     done = run_postgres_backup(open_work(context.settings, context.clock, context.emit, read_only=False))
-    summary = done.written.summary
+    summary, base = done.dump.written.summary, done.base
     document = {
         "schema": 1,
         **show_dump.summary_document(summary),
-        "pruned": [str(decision.dump_id) for decision in done.pruned.going],
+        "pruned": [str(decision.dump_id) for decision in done.dump.pruned.going],
+        "base": None if base is None else show_base.summary_document(base.summary),
     }
-    context.answer(document, show_dump.summary_text(summary) + f"pruned: {len(done.pruned.going)} dumps\n")
+    text = show_dump.summary_text(summary) + f"pruned: {len(done.dump.pruned.going)} dumps\n"
+    context.answer(document, text + ("" if base is None else "\n" + show_base.summary_text(base.summary)))

@@ -1,4 +1,4 @@
-"""`job postgres-backup`: what the CronJob runs, the whole of it: dump, prune, metrics, under one lease."""
+"""The dump of `job postgres-backup`, the whole of it: dump, prune, metrics, under one lease."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ class Done:
     pruned: Plan
 
 
-def run_postgres_backup(work: Work) -> Done:
+def run_postgres_dump(work: Work) -> Done:
     """Dump, then prune, then report.
 
     A dump that failed or was stopped is reported as such, prunes nothing and raises. When only pruning failed the dump

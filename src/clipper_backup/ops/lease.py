@@ -5,6 +5,11 @@ import uuid
 from clipper_backup.ops.work import Work, this_process
 from clipper_backup.repository.leases import Lease, acquire_lease
 
+BASE_LEASE = "base"
+"""Of whoever makes a base backup: two runs would only load the server twice."""
+PRUNE_LEASE = "prune"
+"""Of whoever deletes or rewrites in base/, packs/, keys/ and wal/."""
+
 
 def take_lease(work: Work, name: str, purpose: str) -> Lease:
     """Take a lease that commands work under, waiting for a stale one to free itself."""

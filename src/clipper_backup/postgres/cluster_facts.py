@@ -6,7 +6,7 @@ Also its configuration outside PGDATA, which no base backup holds (rule 17). Wha
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import psycopg
@@ -142,7 +142,7 @@ def server_now(login: Login) -> datetime:
     with closing(connect(login)) as connection, translated("asking the server for its time"):
         ((now,),) = rows(connection, "SELECT clock_timestamp()")
     moment: datetime = now
-    return moment
+    return moment.astimezone(UTC)
 
 
 def _of_server(connection: Connection) -> ClusterFacts:

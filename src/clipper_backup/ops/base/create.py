@@ -8,7 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from clipper_backup.errors import AccessError, IntegrityError, MissingError, ObjectMissingError, ServerError, UsageError
+from clipper_backup.errors import (
+    AccessError,
+    IncompleteError,
+    IntegrityError,
+    MissingError,
+    ObjectMissingError,
+    ServerError,
+    UsageError,
+)
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import (
     BaseDetails,
@@ -29,7 +37,7 @@ from clipper_backup.ops.base.table import EntrySorter, KnownFiles
 from clipper_backup.ops.base.wal import prove_wal, wait_for_wal
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opener_of
-from clipper_backup.ops.lease import take_lease
+from clipper_backup.ops.lease import BASE_LEASE, take_lease
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
 from clipper_backup.postgres.base_backup import BaseBackup
@@ -51,7 +59,6 @@ from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.values import BackupId, show_bytes
 from clipper_backup.wal_names import Segment
 
-BASE_LEASE = "base"
 _SCRATCH_BYTES = 64 << 20
 
 
@@ -95,6 +102,18 @@ def write_base(work: Work, repository: Repository, lease: Lease, source: BaseSou
         except BaseException:
             run.abandon()
             raise
+
+
+def refuse_damaged(summary: BaseSummary) -> None:
+    """IncompleteError for one that has pages with wrong checksums: it is kept, and counts as no good one (rule 43, B5)."""
+    if summary.pages.damaged:
+        raise IncompleteError(
+            f"the base backup {summary.id} holds {summary.pages.damaged} pages whose checksums were wrong on the server",
+            hints=[
+                f"`clipper-backup base show {summary.id}` names the files; the server's disk, memory or file system damaged them",
+                "older good base backups stay until a good one follows",
+            ],
+        )
 
 
 def _accepted(work: Work, source: BaseSource, *, new_system: bool) -> SystemEntry:

@@ -1,6 +1,6 @@
 """A backup's WAL as it must be before the backup counts: in the archive, linked, and of the server that was backed up (B4)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from clipper_backup.errors import IntegrityError, ObjectMissingError, WalGapError
@@ -10,7 +10,7 @@ from clipper_backup.format.wal_objects import NO_LINK, ObjectKind, check_header,
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.wal_stream import HeldWal
-from clipper_backup.repository.wal_catalog import WalCatalog
+from clipper_backup.repository.wal_catalog import Listed, WalCatalog
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import show_seconds
 from clipper_backup.wal_names import Segment
@@ -19,8 +19,7 @@ _POLL_SECONDS = 1.0
 _READERS = 16
 
 
-def segments_between(first: Segment, last: Segment) -> list[Segment]:
-    """All of one timeline, both included."""
+def _between(first: Segment, last: Segment) -> list[Segment]:
     return [Segment(first.timeline, number, first.size_bytes) for number in range(first.number, last.number + 1)]
 
 
@@ -31,18 +30,18 @@ def wait_for_wal(work: Work, catalog: WalCatalog, first: Segment, last: Segment,
     """
     seconds = work.settings.base_wal_wait_seconds
     deadline = work.clock.monotonic() + seconds
-    wanted = segments_between(first, last)
+    count = last.number - first.number + 1
     told = None
-    with step(work, "wal", f"wait for {len(wanted)} segments of WAL, {first} to {last}, in the archive") as running:
-        while missing := list(_missing(catalog, wanted)):
-            running.progress(len(wanted) - len(missing), len(wanted), "segments")
+    with step(work, "wal", f"wait for {count} segments of WAL, {first} to {last}, in the archive") as running:
+        while missing := unarchived(catalog, first, last):
+            running.progress(count - len(missing), count, "segments")
             why = failing()
             if why is not None and why != told:
                 work.emit(Warned(why, ("the server's log has the words of archive_command",)))
                 told = why
             if work.clock.monotonic() >= deadline:
                 raise WalGapError(
-                    f"{len(missing)} of the {len(wanted)} segments that the base backup needs did not reach the archive within"
+                    f"{len(missing)} of the {count} segments that the base backup needs did not reach the archive within"
                     f" {show_seconds(seconds)}, the first of them is {missing[0]}" + (f"; {why}" if why else ""),
                     hints=[
                         "does the server archive into this repository? `SELECT * FROM pg_stat_archiver` on it",
@@ -50,19 +49,22 @@ def wait_for_wal(work: Work, catalog: WalCatalog, first: Segment, last: Segment,
                     ],
                 )
             work.clock.sleep(_POLL_SECONDS)
-        running.done = f"{len(wanted)} segments of WAL are in the archive, {first} to {last}"
+        running.done = f"{count} segments of WAL are in the archive, {first} to {last}"
 
 
-def _missing(catalog: WalCatalog, wanted: Sequence[Segment]) -> Iterator[Segment]:
-    by_folder: dict[str, list[Segment]] = {}
-    for segment in wanted:
-        by_folder.setdefault(segment.folder, []).append(segment)
-    for folder, segments in by_folder.items():
-        listed = catalog.segments(segments[0].timeline, folder)
-        for segment in segments:
-            found = listed.get(segment)
-            if found is None or found.claim is None or found.stored is None:
-                yield segment
+def unarchived(catalog: WalCatalog, first: Segment, last: Segment) -> list[Segment]:
+    """The segments from *first* to *last* of which claim and object are not both listed."""
+    missing = []
+    listed: dict[Segment, Listed] = {}
+    folder = ""
+    for segment in _between(first, last):
+        if segment.folder != folder:
+            folder = segment.folder
+            listed = catalog.segments(segment.timeline, folder)
+        found = listed.get(segment)
+        if found is None or found.claim is None or found.stored is None:
+            missing.append(segment)
+    return missing
 
 
 def prove_wal(work: Work, catalog: WalCatalog, held: HeldWal, first: Segment, last: Segment, repository_id: str) -> None:
@@ -72,7 +74,7 @@ def prove_wal(work: Work, catalog: WalCatalog, held: HeldWal, first: Segment, la
     clone, another primary.
     """
     with step(work, "wal proof", "compare the archived WAL with the server's own") as running:
-        wanted = segments_between(first, last)
+        wanted = _between(first, last)
         with ThreadPoolExecutor(_READERS) as pool:
             claims = list(pool.map(catalog.claim, wanted))
         before: Claim | None = None
