@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import SnapshotRecord
@@ -27,6 +26,7 @@ from fixtures.base_repository import (
     SYSTEM,
     days,
     keys_below,
+    make_repository,
     put_backup,
     put_history,
     put_hold,
@@ -34,6 +34,7 @@ from fixtures.base_repository import (
     put_segments,
     put_started,
     put_system,
+    settings_of_a_week,
 )
 from fixtures.clocks import SteppedClock
 from fixtures.sweeps import chosen
@@ -46,19 +47,11 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 def store(clock: SteppedClock) -> MemoryStore:
-    """An empty repository of one system."""
-    return repository(clock)
-
-
-def repository(clock: SteppedClock) -> MemoryStore:
-    store = MemoryStore(clock)
-    store.put(REPOSITORY, encode(Repository(id=REPOSITORY_ID, created_at=clock.now(), created_by="a test")))
-    put_system(store)
-    return store
+    return make_repository(clock)
 
 
 def work_on(store: Store, clock: SteppedClock) -> Work:
-    return Work(Settings(pitr_window_days=7), store, clock, ignore)
+    return Work(settings_of_a_week(), store, clock, ignore)
 
 
 def live_for(store: MemoryStore, clock: SteppedClock, number: int, *, first: int = 1, timeline: int = 1) -> list[BackupId]:
@@ -344,7 +337,7 @@ def test_killed_at_every_call_that_changes_something(store: MemoryStore, clock: 
 
     def world() -> tuple[MemoryStore, SteppedClock]:
         clock = SteppedClock()
-        store = repository(clock)
+        store = make_repository(clock)
         live_for(store, clock, 11)
         prune_physical(work_on(store, clock))
         days(clock, 1.01)

@@ -1,13 +1,15 @@
 """`prune` of base backups and WAL: decided by a pure plan for PITR_WINDOW_DAYS, removed in the order of the format's page."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
-from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.errors import ClipperError, IncompleteError, IntegrityError
 from clipper_backup.format import physical_names as names
-from clipper_backup.ops.lease import take_lease
+from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
 from clipper_backup.ops.work import Work, skew, step
 from clipper_backup.repository import base_prune
 from clipper_backup.repository.base_backups import needed_packs
@@ -17,12 +19,14 @@ from clipper_backup.repository.base_state import PackState, read_packs, read_rec
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.physical_retention import BackupDecision, PhysicalPlan, plan_physical
 from clipper_backup.repository.physical_survey import Survey, survey
+from clipper_backup.repository.refresh import Refreshed, refresh
 from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.wal_prune import GoingWal, delete_wal, going_wal
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import BackupId, show_bytes, show_seconds
 
-PRUNE_LEASE = "prune"
+KEYS_LEASE = "keys"
+"""Of whoever writes keys of runs anew: `key rotate`, and refreshing."""
 _MOST_SKEW = timedelta(hours=1)
 _FOLDERS = {folder.rstrip("/") for folder in (names.BASE_FOLDER, names.PACKS_FOLDER, names.WAL_FOLDER, names.PRUNE_FOLDER)}
 
@@ -49,6 +53,7 @@ class PhysicalPrune:
     freed: Freed = field(default_factory=Freed)
     wal: GoingWal = field(default_factory=GoingWal)
     problems: tuple[ClipperError, ...] = ()
+    refreshed: Refreshed = field(default_factory=Refreshed)
 
     @property
     def going(self) -> tuple[Going, ...]:
@@ -61,11 +66,19 @@ class PhysicalPrune:
         return bool(self.going or self.doomed or self.freed.packs or self.freed.keys or self.wal.segments)
 
     def raise_problems(self) -> None:
-        """IntegrityError when something could not be read; what could be decided without it was done."""
+        """IntegrityError when something could not be read: what could be decided without it was done.
+
+        IncompleteError when only refreshing left something out.
+        """
         if self.problems:
             raise IntegrityError(
                 f"no WAL was removed, since nobody knows which is needed: {'; '.join(map(str, self.problems))}",
                 hints=list(dict.fromkeys(hint for problem in self.problems for hint in problem.hints)),
+            )
+        if self.refreshed.problems:
+            raise IncompleteError(
+                f"not all could be written again that a bucket's rule may delete: {'; '.join(map(str, self.refreshed.problems))}",
+                hints=["what is held, keys and histories must stay younger than the rule: see what hinders it"],
             )
 
 
@@ -115,7 +128,7 @@ def check_clocks(work: Work) -> None:
 
 def _execute(work: Work, lease: Lease) -> PhysicalPrune:
     store = work.store
-    state, _, plan = _look(work)
+    state, found, plan = _look(work)
     with step(work, "prune base backups", "remove base backups that the window needs no more") as running:
         items = []
         for item in _items(state, plan):
@@ -133,10 +146,19 @@ def _execute(work: Work, lease: Lease) -> PhysicalPrune:
         gone = sum(not item.keep for item in items)
         running.done = f"{gone} base backups removed; {freed.packs} packs deleted, {show_bytes(freed.stored_bytes)}"
     with step(work, "prune WAL", "remove WAL that the window needs no more") as running:
-        _, found, plan = _look(work)  # anew: somebody may have held what was to go
+        state, found, plan = _look(work)  # anew: somebody may have held what was to go
         wal = delete_wal(store, going_wal(store, found.catalogs(store), plan), lease.check)
         running.done = f"{wal.segments} segments removed, {show_bytes(wal.stored_bytes)}"
-    return PhysicalPrune(tuple(items), doomed, freed, wal, tuple(found.unreadable))
+    with step(work, "refresh", "write again what must outlive a bucket's rule") as running:
+        again = refresh(store, state, found.seen, found.catalogs(store), lease.check, partial(_key_lease, work))
+        running.done = f"{again.objects} objects written again, {show_bytes(again.stored_bytes)}"
+    return PhysicalPrune(tuple(items), doomed, freed, wal, tuple(found.unreadable), again)
+
+
+@contextmanager
+def _key_lease(work: Work) -> Iterator[Callable[[], None]]:
+    with take_lease(work, KEYS_LEASE, "prune") as lease:
+        yield lease.check
 
 
 def _look(work: Work) -> tuple[PackState, Survey, PhysicalPlan]:
