@@ -116,7 +116,7 @@ def test_what_is_not_there_is_named_and_the_rest_is_held(work: Work, store: Memo
     held = put_backup(store, start=5, stop=8)
     put_segments(store, 5, 6)
     put_segments(store, 7, 7, claims_only=True)
-    with pytest.raises(IncompleteError, match="the WAL segment 000000010000000000000007 is not in the archive$"):
+    with pytest.raises(IncompleteError, match=r"the WAL segment 000000010000000000000007 is not in the archive$"):
         hold_base(work, held, "x", None)
     store.delete([names.pack_key(held, 0)])
     release_base(work, held)
