@@ -12,7 +12,6 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
 from clipper_backup.ops.work import Work, skew, step
 from clipper_backup.repository import base_prune
-from clipper_backup.repository.base_backups import needed_packs
 from clipper_backup.repository.base_intents import GRACE
 from clipper_backup.repository.base_prune import Freed
 from clipper_backup.repository.base_state import PackState, read_packs, read_records
@@ -173,10 +172,9 @@ def _items(state: PackState, plan: PhysicalPlan) -> Iterator[Going]:
     """The backups by the plan, and the unfinished, by id."""
     decisions = {decision.backup_id: decision for decision in plan.backups}
     removed = set(base_prune.unfinished(state.base.intents))
-    shared = Counter(pack for document in state.base.packs.values() for pack, _ in needed_packs(document))
+    named = Counter(pack for needed in state.base.packs.values() for pack, _ in needed)
     for backup_id, folder in state.base.intents.folders.items():
-        document = state.base.packs.get(backup_id)
-        own_bytes = 0 if document is None else sum(size for pack, size in needed_packs(document) if shared[pack] == 1)
+        own_bytes = sum(size_bytes for pack, size_bytes in state.base.packs.get(backup_id, ()) if named[pack] == 1)
         decision = decisions.get(backup_id) or _of_unfinished(backup_id, removed)
         yield Going(backup_id, decision.keep, decision.reason, folder.own_bytes + own_bytes)
 

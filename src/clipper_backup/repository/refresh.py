@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from clipper_backup.errors import ClipperError, IntegrityError, LeaseLostError, LockedError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.names import HOLDS_FOLDER, REPOSITORY
-from clipper_backup.repository.base_backups import needed_packs
 from clipper_backup.repository.base_state import PackState
 from clipper_backup.repository.physical_retention import BackupSeen, Pin, Seen, spans_of
 from clipper_backup.repository.wal_catalog import Listed, WalCatalog
@@ -90,8 +89,7 @@ def _without_keys(store: Store, state: PackState, seen: Seen, catalogs: Mapping[
         committed = {stored.key for stored in state.base.summaries[backup.backup_id].objects}
         committed |= {names.base_key(backup.backup_id, part) for part in (names.BASE_SUMMARY, names.BASE_SIGNATURE)}
         yield from (info for info in state.base.intents.folders[backup.backup_id].objects if info.key in committed)
-        document = state.base.packs.get(backup.backup_id)
-        for pack, _ in () if document is None else needed_packs(document):
+        for pack, _ in state.base.packs.get(backup.backup_id, ()):
             info = state.packs.get(pack.run, {}).get(pack.number)
             if info is not None:
                 yield info
