@@ -107,7 +107,7 @@ def pushing_processes(server: PrivateServer, handshake: Path, place: StorePlace)
                 done = subprocess.run(
                     words, cwd=server.data, env=environment(place.environment), capture_output=True, text=True, check=False
                 )
-                said.append(done.stdout + done.stderr)
+                said.append(done.stdout or done.stderr)
                 asked.answer(request, ok=done.returncode == 0, lines=done.stderr.splitlines())
             stop.wait(0.01)
 
