@@ -23,7 +23,18 @@ from fixtures.docs import ROOT
 from fixtures.dump import FAULTS, ended, halted
 from fixtures.oracle import content_now
 from fixtures.postgres import server_binaries, sql
-from fixtures.restore import MAJOR, Moment, World, pg_verifybackup, planned, recovered, restored, session_in
+from fixtures.restore import (
+    MAJOR,
+    Moment,
+    World,
+    end_left_running,
+    pg_verifybackup,
+    planned,
+    recovered,
+    restored,
+    restoring,
+    session_in,
+)
 from fixtures.server_program import server_environment
 from fixtures.sweeps import chosen
 
