@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from clipper_backup.cli.app import make_app
+from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.store.local import LocalStore
 from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
+from fixtures.postgres import sql
 from fixtures.restore import World, end_left_running, restoring
 from fixtures.stores import StorePlace
+from fixtures.wal_look import MadeRepository
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -132,7 +136,7 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    assert set(COMMANDS) - set(found) == {"settings", "version", "demo"}, "they are asked below, without a server"
+    assert set(COMMANDS) - set(found) == {"settings", "version", "demo", "wal status", "wal verify"}, "they are asked below"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -150,6 +154,21 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
 def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli, words: list[str]) -> None:
     found = answered(run_cli(*words, "--json", check=True).document)
     assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
+
+
+def test_the_tables_are_what_looks_at_the_wal_answer(run_cli: RunCli, postgres15: PrivateServer, tmp_path: Path) -> None:
+    ((system_id,),) = sql(postgres15, "postgres", "SELECT system_identifier::text FROM pg_control_system()")
+    made = MadeRepository(VirtualClock(SystemClock().now()), system_id, LocalStore(tmp_path / "repository"))
+    made.archive.segments(1, 3, 5)
+    made.backup(1, 3, 4)
+    made.archive.segment(1, 7)
+    made.clock.advance(1)
+    made.backup(1, 7, 7)
+    environment = {"BACKUP_URL": f"file://{tmp_path / 'repository'}", **login(postgres15)}
+    for command in ("wal status", "wal verify"):
+        outcome = run_cli(*command.split(), "--json", env=environment)
+        assert outcome.code == 14, outcome
+        assert answered(outcome.document) == documented(command)
 
 
 def lines_on_stderr() -> dict[str, set[str]]:

@@ -70,7 +70,7 @@ def _raise_gaps(gaps: "list[Hole]") -> None:
     if gaps:
         more = f" (and {len(gaps) - 1} more gaps)" if len(gaps) > 1 else ""
         raise WalGapError(
-            f"{gaps[0].first}: {gaps[0].why}{more}",
+            f"the WAL has a gap at {gaps[0].first}: {gaps[0].why}{more}",
             hints=[
                 "instants behind it, up to the stop of the next base backup, cannot be restored: take one at once",
                 "a segment that still lies in the server's pg_wal closes it: `clipper-backup wal push`",

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from clipper_backup.cli.tables import pairs, table
-from clipper_backup.ops.wal.look import SystemSeen, TimelineSeen, WalSeen
+from clipper_backup.ops.wal.look import SystemSeen, TimelineSeen, WalSeen, Window
 from clipper_backup.ops.wal.status import WalStatus
 from clipper_backup.ops.wal.verify import Verified
 from clipper_backup.postgres.archiver_facts import ArchiverFacts
@@ -46,21 +46,22 @@ def _seen(seen: WalSeen, url: str) -> dict[str, Any]:
         "schema": 1,
         "url": url,
         "recoverable": window is not None,
-        "window": None
-        if window is None
-        else {
-            "from": json_time(window.backup.stopped_at),
-            "to": _time(window.to),
-            "backup": window.backup.id,
-            "timeline": int(window.timeline),
-            "first_segment": window.backup.first_segment,
-            "last_segment": window.last.name,
-        },
+        "window": None if window is None else {**_window(window), "to": _time(window.to), "timeline": int(window.timeline)},
+        "earlier": [_window(each) for each in seen.earlier],
         "gaps": [_hole(hole) for system in seen.systems for hole in system.holes],
         "twice": [name for system in seen.systems for name in system.twice],
         "links_not_compared": sum(system.unlooked for system in seen.systems),
         "foreign_systems": list(seen.foreign),
         "items": [_timeline(system, each) for system in seen.systems for each in system.timelines],
+    }
+
+
+def _window(window: Window) -> dict[str, Any]:
+    return {
+        "from": json_time(window.backup.stopped_at),
+        "backup": window.backup.id,
+        "first_segment": window.backup.first_segment,
+        "last_segment": window.last.name,
     }
 
 
@@ -108,6 +109,7 @@ def status_text(status: WalStatus, url: str) -> str:
     seen = status.seen
     items = [
         ("repository", url),
+        *([("only to a gap", _earlier(seen))] if seen.earlier else []),
         ("links", _links(seen)),
         *([("gaps", _holes(seen))] if any(system.holes for system in seen.systems) else []),
         *([("twice", _named([name for system in seen.systems for name in system.twice]))] if _twice(seen) else []),
@@ -124,6 +126,7 @@ def verify_text(found: Verified) -> str:
     looked = f"{found.files} files, {show_bytes(found.stored_bytes)}: " + ("all read and compared" if found.read else "not read")
     items = [
         ("files", looked),
+        *([("only to a gap", _earlier(seen))] if seen.earlier else []),
         *([("gaps", _holes(seen))] if any(system.holes for system in seen.systems) else []),
         *([("damage", _named(found.damage))] if found.damage else []),
         *([("ATTENTION", _named(seen.problems))] if seen.problems else []),
@@ -142,8 +145,15 @@ def _answer(seen: WalSeen) -> str:
     return f"NOT RECOVERABLE to the end of the WAL: no good base backup has all its WAL there{bad}"
 
 
+def _earlier(seen: WalSeen) -> str:
+    return _named([f"from {show_time(each.backup.stopped_at)} to the end of {each.last}" for each in seen.earlier])
+
+
 def _links(seen: WalSeen) -> str:
     unlooked = sum(system.unlooked for system in seen.systems)
+    unfit = sum(not hole.missing for system in seen.systems for hole in system.holes)
+    if unfit:
+        return f"{unfit} do not fit to the one before them"
     return f"{unlooked} not compared: `wal verify` compares all" if unlooked else "every segment fits to the one before it"
 
 

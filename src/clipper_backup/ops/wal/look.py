@@ -1,7 +1,7 @@
 """A look at the WAL archive: systems, timelines, lines, holes, and the window of instants that can be restored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clipper_backup.errors import AccessError, IntegrityError, MissingError, StoreError, UsageError
@@ -75,26 +75,29 @@ class SystemSeen:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Every instant from the stop of the first backup to `to` can be restored; None: nobody read when the last transaction ended.
+    """Every instant from the stop of the first *backup* on can be restored, to the end of *last*.
 
-    Each instant before `to` can be named; what ended at it comes with a restore to the end.
+    `to`: when the last transaction ended in it; each instant before can be named. None where that was not read.
     """
 
     backup: BaseSummary
     timeline: Timeline
     last: Segment
-    to: datetime | None
+    to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WalSeen:
-    """The whole archive, judged at `now`. `foreign`: system ids that have WAL here and no entry."""
+    """The whole archive. `foreign`: system ids that have WAL here and no entry.
 
-    now: datetime
+    `window` leads to the end of the newest line, None when no backup does; `earlier` ones end at a gap.
+    """
+
     systems: Sequence[SystemSeen]
     foreign: Sequence[str]
     window: Window | None
-    bad_backups: Sequence[str] = field(default=())
+    earlier: Sequence[Window]
+    bad_backups: Sequence[str]
 
     @property
     def gaps(self) -> list[Hole]:
@@ -104,7 +107,7 @@ class WalSeen:
     @property
     def problems(self) -> list[str]:
         """What somebody should look at."""
-        found = [f"{hole.first}: {hole.why}" for hole in self.gaps]
+        found = [f"a gap at {hole.first}: {hole.why}" for hole in self.gaps]
         found += [problem for system in self.systems for problem in system.problems]
         return found + [f"wal/{system_id}/ is of a system that has no entry in systems/" for system_id in self.foreign]
 
@@ -131,7 +134,8 @@ class Looker:
         systems = [self._system(entry, [each for each in good if each.system_id == entry.system_id]) for entry in entries]
         known = {entry.system_id for entry in entries}
         foreign = [name for name in self._work.store.folders(keys.WAL_FOLDER) if name not in known]
-        return WalSeen(self._now, systems, foreign, self._window(systems[-1]) if systems else None, bad)
+        window, earlier = self._windows(systems[-1]) if systems else (None, [])
+        return WalSeen(systems, foreign, window, earlier, bad)
 
     def catalog(self, entry: SystemEntry) -> WalCatalog:
         """What lists the archive of a system."""
@@ -180,15 +184,20 @@ class Looker:
         problems += links.damaged.values()
         return SystemSeen(entry, seen, sorted(listings.twice), links.unlooked, problems)
 
-    def _window(self, system: SystemSeen) -> Window | None:
+    def _windows(self, system: SystemSeen) -> tuple[Window | None, list[Window]]:
         current = system.current
-        run = None if current is None or current.survey is None else current.survey.window
-        if current is None or current.survey is None or run is None:
-            return None
-        size, line = system.entry.segment_bytes, current.survey.line
-        oldest = min(run.backups, key=lambda backup: backup.stopped_at)
-        last = line.segment(run.last, size)
-        return Window(oldest, current.timeline, last, self._newest_end(system.entry, line, run))
+        if current is None or current.survey is None:
+            return None, []
+        survey, size = current.survey, system.entry.segment_bytes
+        found = [
+            Window(min(run.backups, key=lambda each: each.stopped_at), current.timeline, survey.line.segment(run.last, size))
+            for run in survey.runs
+            if run.backups
+        ]
+        if survey.window is None:
+            return None, found
+        *earlier, whole = found
+        return replace(whole, to=self._newest_end(system.entry, survey.line, survey.window)), earlier
 
     def _newest_end(self, entry: SystemEntry, line: Line, run: Run) -> datetime | None:
         """When the last transaction ended that the run holds; None where no map tells and the WAL cannot be read."""
