@@ -18,6 +18,7 @@ from fixtures.docs import ROOT, every_command
 from fixtures.postgres import sql
 from fixtures.restore import World, end_left_running, restoring
 from fixtures.stores import StorePlace
+from fixtures.wal import MadeServer
 from fixtures.wal_look import MadeRepository
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
@@ -57,10 +58,13 @@ def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
 
 
+ANSWERLESS = {"wal archive"}
+"""Commands that run until they are ended."""
+ASKED_BELOW = {"settings", "version", "demo", "wal status", "wal verify", "wal push", "restore"}
+
+
 @pytest.fixture
-def answers(
-    run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace, restore_world: World, place: Path
-) -> Iterator[dict[str, list[Outcome]]]:
+def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace) -> Iterator[dict[str, list[Outcome]]]:
     """What commands answer while dumps are taken, looked at, held, damaged, left unfinished, restored and removed."""
     found: dict[str, list[Outcome]] = {}
     with clipper_database(postgres15) as (_, name):
@@ -108,12 +112,6 @@ def answers(
         remove_rubbish(repository)
         ask("status")
         ask("key rotate", "--encryption-recipients", sealed)
-        world = restore_world.copied_to(place)
-        for more in (["--dry-run"], ["--start"]):
-            found.setdefault("restore", []).append(
-                run_cli(*restoring(world, place, *more, "--json"), env=world.settings, check=True)
-            )
-        end_left_running(found["restore"][-1].document)
         yield found
 
 
@@ -136,7 +134,7 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    assert set(COMMANDS) - set(found) == {"settings", "version", "demo", "wal status", "wal verify"}, "they are asked below"
+    assert set(COMMANDS) - set(found) == {*ASKED_BELOW, *ANSWERLESS}
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -199,3 +197,21 @@ def test_lines_on_stderr_have_the_fields_of_their_table(
     table["progress"] -= units | {"null"}
     assert {line["type"]: set(line) - {"type"} for line in told} == table
     assert {line["unit"] for line in told if line["type"] == "progress"} <= units
+
+
+def test_the_table_is_what_wal_push_answers(run_cli: RunCli, local_place: StorePlace, tmp_path: Path) -> None:
+    path = MadeServer(tmp_path / "data").write(1)
+    outcome = run_cli("wal", "push", str(path), "--json", env=local_place.environment, check=True)
+    assert answered(outcome.document) == documented("wal push")
+    assert all(documented(command) == set() for command in ANSWERLESS)
+
+
+def test_the_table_of_restore_is_what_it_answers(run_cli: RunCli, restore_world: World, place: Path) -> None:
+    world = restore_world.copied_to(place)
+    found: set[str] = set()
+    for more in (["--dry-run"], ["--start"]):
+        outcome = run_cli(*restoring(world, place, *more, "--json"), env=world.settings, check=True)
+        assert outcome.lines == []
+        found |= answered(outcome.document)
+    end_left_running(outcome.document)
+    assert found == documented("restore")
