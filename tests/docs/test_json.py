@@ -14,6 +14,8 @@ from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
 from fixtures.stores import StorePlace
+from fixtures.wal_archive import segment_name
+from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -46,6 +48,10 @@ def answered(document: Any) -> set[str]:
     """The fields of an answer. Those every document has are left out, and a list's are those of its items."""
     top = {name: value for name, value in document.items() if name not in {"schema", "items"}}
     return set(fields_of(top)) | {field for item in document.get("items", []) for field in fields_of(item)}
+
+
+WAL = ("wal fetch", "wal serve", "wal push", "wal archive")
+"""Commands of the archive: asked below, but those that answer nothing to us."""
 
 
 def test_every_command_has_a_section() -> None:
@@ -122,7 +128,7 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    assert set(COMMANDS) - set(found) == {"settings", "version", "demo"}, "they are asked below, without a server"
+    assert set(COMMANDS) - set(found) == {"settings", "version", "demo", *WAL}, "they are asked below, without a server"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -140,6 +146,11 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
 def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli, words: list[str]) -> None:
     found = answered(run_cli(*words, "--json", check=True).document)
     assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
+
+
+def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
+    answer = run_cli(*wal_place.words(segment_name(1, 6)), "--json", check=True)
+    assert answered(answer.document) == documented("wal fetch")
 
 
 def lines_on_stderr() -> dict[str, set[str]]:
