@@ -19,7 +19,9 @@ from fixtures.postgres import sql
 from fixtures.restore import World, end_left_running, restoring
 from fixtures.stores import StorePlace
 from fixtures.wal import MadeServer
+from fixtures.wal_archive import segment_name
 from fixtures.wal_look import MadeRepository
+from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -58,9 +60,9 @@ def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
 
 
-ANSWERLESS = {"wal archive"}
+ANSWERLESS = {"wal archive", "wal serve"}
 """Commands that run until they are ended."""
-ASKED_BELOW = {"settings", "version", "demo", "wal status", "wal verify", "wal push", "restore"}
+ASKED_BELOW = {"settings", "version", "demo", "wal status", "wal verify", "wal push", "wal fetch", "restore"}
 
 
 @pytest.fixture
@@ -167,6 +169,11 @@ def test_the_tables_are_what_looks_at_the_wal_answer(run_cli: RunCli, postgres15
         outcome = run_cli(*command.split(), "--json", env=environment)
         assert outcome.code == 14, outcome
         assert answered(outcome.document) == documented(command)
+
+
+def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
+    answer = run_cli(*wal_place.words(segment_name(1, 6)), "--json", check=True)
+    assert answered(answer.document) == documented("wal fetch")
 
 
 def lines_on_stderr() -> dict[str, set[str]]:
