@@ -193,9 +193,15 @@ class Settings:
     archive_wait_seconds: int = setting(
         60,
         integer(1, 3600, "seconds"),
-        "how long PostgreSQL's archive_command waits for the sidecar, and a restore for a segment that was claimed and not stored",
+        "how long archive_command waits for the sidecar, and a restore for a segment that was claimed a moment ago",
         "a segment takes seconds; PostgreSQL asks again after a minute anyway",
         section="The WAL archive",
+    )
+    archive_jobs: int = setting(
+        4,
+        integer(1, 64),
+        "how many segments `wal archive` reads and stores at a time",
+        "four keep a store at some distance busy; each may take 20 MB of memory",
     )
     encryption_recipients: tuple[str, ...] = setting(
         (),
@@ -243,7 +249,12 @@ class Settings:
         "the Pushgateway that jobs report to, like http://prometheus-pushgateway.clipper-monitoring:9091; unset means nobody",
         section="Who is told",
     )
-    volume_snapshot_class: str | None = setting(None, TEXT, "the VolumeSnapshotClass for volume snapshots", section="Kubernetes")
+    volume_snapshot_class: str | None = setting(
+        None,
+        TEXT,
+        "the VolumeSnapshotClass for volume snapshots; this version takes none, so nothing reads it yet",
+        section="Kubernetes",
+    )
     pghost: str | None = setting(
         None, TEXT, "PostgreSQL's host or socket folder", section="PostgreSQL, with libpq's own names and meaning"
     )
@@ -369,7 +380,8 @@ def _read_config(config: Path) -> dict[str, str]:
     try:
         entries = _read_folder(config) if config.is_dir() else _read_toml(config)
     except OSError as error:
-        raise MissingError(f"cannot read settings from {error.filename or config}: {error.strerror}") from error
+        hint = f"--config or {CONFIG_VARIABLE} names a TOML file, or a folder with one file per setting"
+        raise MissingError(f"cannot read settings from {error.filename or config}: {error.strerror}", hints=[hint]) from error
     if unknown := sorted(set(entries) - set(_BY_NAME)):
         import difflib  # noqa: PLC0415  only for whoever mistyped
 

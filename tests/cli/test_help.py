@@ -90,7 +90,8 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
     assert (outcome.code, outcome.stdout) == (2, "")
     page = run_cli(*words, "--help", program=SAMPLE).stdout
     command = " ".join(["clipper-backup", *words])
-    assert outcome.stderr == f"{page}\nerror: no command was given after `{command}`\n"
+    error = f"error: no command was given after `{command}`\nHINT: `{command} --help` shows what there is\n"
+    assert outcome.stderr == f"{page}\n{error}"
     with_json = run_cli(*words, "--json", program=SAMPLE)
     assert [line["exit_code"] for line in with_json.lines] == [2]
 

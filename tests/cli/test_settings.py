@@ -109,4 +109,6 @@ def test_version_works_with_bad_settings(run_cli: RunCli) -> None:
 
 def test_a_missing_settings_file(run_cli: RunCli) -> None:
     run = run_cli("settings", "--config", "/no/such/file")
-    assert (run.code, run.stderr) == (15, "error: cannot read settings from /no/such/file: No such file or directory\n")
+    error, hint = run.stderr.splitlines()
+    assert (run.code, error) == (15, "error: cannot read settings from /no/such/file: No such file or directory")
+    assert "--config or CLIPPER_BACKUP_CONFIG" in hint

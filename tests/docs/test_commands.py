@@ -32,14 +32,18 @@ NOT_RUN = {
     "s3 identity": "ties an account to it in a cluster",
     "azure container": "makes one in a subscription of Azure",
     "azure identity": "the same",
+    "base backup by hand": "tests/base/test_reader.py runs both programs, and starts a server with them",
     "as root": "makes a folder of root's outside of the test's, and gives it to another user",
 }
 """Blocks that cannot run here, by the name in their `not run` note, each with the reason."""
 
 BUCKETS = {
-    RUNBOOK.stem: "s3", "backups-in-s3": "s3", "backups-in-google-cloud-storage": "gcs", "backups-in-azure": "azure",
-}  # fmt: skip
-"""The kind of bucket with which a page is followed."""
+    RUNBOOK.stem: ("s3", "s3://YOUR_BUCKET/production"),
+    "backups-in-s3": ("s3", "s3://YOUR_BUCKET/production"),
+    "backups-in-google-cloud-storage": ("gcs", "gs://YOUR_BUCKET/production"),
+    "backups-in-azure": ("azure", "az://YOUR_CONTAINER/production"),
+}
+"""The kind of bucket with which a page is followed, and what the page calls it."""
 
 SETTINGS = {"PGHOST": "/var/run/postgresql", "PGUSER": "postgres"}
 WITHOUT_SETTINGS = {"first-dump"}
@@ -55,12 +59,15 @@ def place(page: Path, request: pytest.FixtureRequest, local_place: StorePlace) -
     """The runbook is followed with a bucket, as in production; the guides with a folder, but for those about buckets."""
     if page.stem not in BUCKETS:
         return local_place
-    return place_in(request, BUCKETS[page.stem])
+    return place_in(request, BUCKETS[page.stem][0])
 
 
 @by_name
 def test_commands_do_what_the_page_says(page: Path, place: StorePlace, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    places = {"file:///var/backups/clipper": place.url, "/var/backups/clipper": place.url.removeprefix("file://")}
+    if page.stem in BUCKETS:
+        places = {BUCKETS[page.stem][1]: place.url}
+    else:
+        places = {"file:///var/backups/clipper": place.url, "/var/backups/clipper": place.url.removeprefix("file://")}
     variables = {} if page.stem in WITHOUT_SETTINGS else {**place.environment, **SETTINGS}
     with scenario(tmp_path, place, places, variables) as here:
         printed = {command: said for command in commands(page) if (said := run(page, command, here)) is not None}

@@ -1,12 +1,17 @@
 """What the runbook says of the cluster and of our messages is so: names in manifests, paths in the CronJob, words in the code."""
 
 import json
+import os
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from clipper_backup.config import DECLARED, load
+from clipper_backup.ops.work import login_of
 from fixtures.docs import ROOT, blocks
 
 RUNBOOK = ROOT / "docs/operations/backup-recovery-runbook.md"
@@ -51,15 +56,43 @@ def test_the_paths_it_patches_exist_and_it_changes_nothing_else(cronjob: dict[st
         assert type(found) is type(operation["value"])
 
 
-def test_the_shell_finds_the_server_where_the_job_does(cronjob: dict[str, Any]) -> None:
+CONFIGURED = {
+    "PGHOST": "db.example",
+    "PGPORT": "6432",
+    "PGUSER": "not-this-one",
+    "PGPASSFILE": "/etc/clipper-backup-keys/pgpass\n",
+    "PGDATABASE": "the maintenance one",
+    "PGSSLMODE": "verify-full",
+    "PGSSLROOTCERT": "/etc/clipper-backup-keys/ca.pem",
+}
+"""A ConfigMap that says all that libpq takes, the user too, which the Secret overrides."""
+
+
+@pytest.mark.parametrize("configured", [{}, CONFIGURED], ids=["nothing", "everything"])
+def test_the_shell_logs_in_as_the_job_does(cronjob: dict[str, Any], tmp_path: Path, configured: dict[str, str]) -> None:
+    """Every PG… variable that psql finds there is what the settings are, whether they come from the Pod or the ConfigMap."""
     (container,) = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
-    (folder, default) = re.findall(r'PGHOST=\$\(cat (\S+)/PGHOST 2>/dev/null \|\| echo "\$(\w+)"\)', TEXT)[0]
-    assert folder == variables["CLIPPER_BACKUP_CONFIG"]
-    assert default in variables
-    assert {"PGUSER", "PGPASSWORD"} <= set(variables), "psql finds them in the environment"
+    variables = {variable["name"]: variable.get("value", "of the Secret") for variable in container["env"]}
+    (block,) = (block.text for block in blocks(RUNBOOK) if block.said("not run") == ["inside the pod"])
+    folder = variables["CLIPPER_BACKUP_CONFIG"]
+    assert folder in block
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-    assert re.findall(r"cd (\S+) && export", TEXT) == [*writable]
+    assert re.findall(r"^cd (\S+)$", block, re.MULTILINE) == [*writable]
+    for name, text in configured.items():
+        (tmp_path / name).write_text(text)
+    found = subprocess.run(
+        ["bash", "-ec", block.replace(folder, str(tmp_path)) + "\nenv --null"],
+        env={"PATH": os.environ["PATH"], **variables},
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout.decode()
+    shell = dict(line.partition("=")[::2] for line in found.split("\0") if line.startswith("PG"))
+    settings = load({}, variables, tmp_path).settings
+    login = login_of(settings)
+    meant = login.environment(settings.pgdatabase)
+    named = {declared.name for declared in DECLARED if declared.name.startswith("PG") and declared.name != "PG_BINDIR"}
+    assert {name: shell.get(name) for name in named} == {name: meant.get(name) for name in named}
+    assert shell["PGUSER"] == "of the Secret"
 
 
 def test_messages_it_explains_are_ours() -> None:

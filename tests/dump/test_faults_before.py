@@ -53,6 +53,17 @@ def test_an_unknown_database_is_named_beside_those_that_exist(site: Site) -> Non
     check_nothing_begun(site, outcome, 15, "database clipper_prod does not exist", hint=site.database)
 
 
+def test_a_mistyped_path_makes_another_repository_and_that_is_told(site: Site) -> None:
+    mistyped = f"{site.settings['BACKUP_URL']}-"
+    told = [
+        f"warning: a new repository was made at {mistyped}",
+        "HINT: if there should be one already: check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET), letter by letter",
+    ]
+    first, second = (site.run("job", "postgres-backup", "--quiet", BACKUP_URL=mistyped) for _ in range(2))
+    assert (first.code, first.stderr.splitlines()) == (0, told)
+    assert (second.code, second.stderr) == (0, "")
+
+
 def test_client_programs_older_than_the_server_are_refused(site: Site, postgres18: PrivateServer) -> None:
     old = str(server_binaries(15).bindir)
     outcome = site.run("dump", "create", **connection_settings(postgres18), BACKUP_DATABASES="", PG_BINDIR=old)

@@ -23,26 +23,11 @@ from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.ops.key_check import check_key
 from clipper_backup.ops.work import Work, step
-from clipper_backup.repository.dumps import read_summary
-from clipper_backup.repository.root import open_or_create_repository
+from clipper_backup.repository.dumps import DumpWriter, Last, last_dump, read_summary
 from clipper_backup.store.memory import MemoryStore
-from fixtures.catalog import make_dump, make_sealed_dump
+from fixtures.catalog import INTENT, make_dump, make_sealed_dump, put_parts
 from fixtures.clocks import START
 from fixtures.postgres import server_binaries
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    """The store's and ours."""
-    return VirtualClock(START)
-
-
-@pytest.fixture
-def store(clock: VirtualClock) -> MemoryStore:
-    """An empty repository."""
-    store = MemoryStore(clock)
-    open_or_create_repository(store, clock, "a test")
-    return store
 
 
 def look(name: str, store: MemoryStore, clock: Clock, **settings: Any) -> Finding:
@@ -53,85 +38,89 @@ def look(name: str, store: MemoryStore, clock: Clock, **settings: Any) -> Findin
     return check.look(here)
 
 
-def test_a_signed_newest_dump_and_no_key_to_sign_the_next_is_red(store: MemoryStore, clock: VirtualClock) -> None:
-    assert look("signing", store, clock).colour is Colour.YELLOW, "nothing is signed"
-    store.put(names.dump_key(make_dump(store), names.SIGNATURE), b"a signature")
-    found = look("signing", store, clock)
+def test_a_signed_newest_dump_and_no_key_to_sign_the_next_is_red(repository: MemoryStore, clock: VirtualClock) -> None:
+    assert look("signing", repository, clock).colour is Colour.YELLOW, "nothing is signed"
+    repository.put(names.dump_key(make_dump(repository), names.SIGNATURE), b"a signature")
+    found = look("signing", repository, clock)
     assert (found.colour, "the next run refuses to dump" in found.text) == (Colour.RED, True)
-    assert look("signing", store, clock, signing_key_file=Path(NONE)).colour is Colour.YELLOW, "that is meant"
+    assert look("signing", repository, clock, signing_key_file=Path(NONE)).colour is Colour.YELLOW, "that is meant"
 
 
-def test_an_identity_that_does_not_open_the_newest_dump_is_red(store: MemoryStore, clock: VirtualClock, tmp_path: Path) -> None:
+def test_an_identity_that_does_not_open_the_newest_dump_is_red(
+    repository: MemoryStore, clock: VirtualClock, tmp_path: Path
+) -> None:
     ours, other = Identity.make(), Identity.make()
     for name, identity in (("ours", ours), ("other", other)):
         (tmp_path / name).write_text(identity.reveal())
-    assert look("identity", store, clock).colour is Colour.GREEN, "nobody reads here"
-    sealed = make_sealed_dump(store, ours.recipient)
-    assert look("identity", store, clock, encryption_identity_file=tmp_path / "ours").colour is Colour.GREEN
-    found = look("identity", store, clock, encryption_identity_file=tmp_path / "other")
+    assert look("identity", repository, clock).colour is Colour.GREEN, "nobody reads here"
+    sealed = make_sealed_dump(repository, ours.recipient)
+    assert look("identity", repository, clock, encryption_identity_file=tmp_path / "ours").colour is Colour.GREEN
+    found = look("identity", repository, clock, encryption_identity_file=tmp_path / "other")
     assert found == Finding(Colour.RED, f"{sealed} is sealed to other keys: {tmp_path / 'other'} holds {other.recipient}")
 
 
-def test_a_missing_key_file_is_red_with_the_hint_for_its_kind(store: MemoryStore, clock: VirtualClock, tmp_path: Path) -> None:
+def test_a_missing_key_file_is_red_with_the_hint_for_its_kind(
+    repository: MemoryStore, clock: VirtualClock, tmp_path: Path
+) -> None:
     with pytest.raises(MissingError, match="there is no key file") as identity:
-        look("identity", store, clock, encryption_identity_file=tmp_path / "identity")
+        look("identity", repository, clock, encryption_identity_file=tmp_path / "identity")
     assert "SIGNATURE_KEYS" not in " ".join(identity.value.hints)
-    found = look("signing", store, clock, signing_key_file=tmp_path / "signing.key")
+    found = look("signing", repository, clock, signing_key_file=tmp_path / "signing.key")
     assert (found.colour, "SIGNATURE_KEYS" in " ".join(found.todo)) == (Colour.RED, True)
 
 
 def test_a_plain_dump_of_one_database_does_not_hide_an_unchecked_key(
-    store: MemoryStore, clock: VirtualClock, tmp_path: Path
+    repository: MemoryStore, clock: VirtualClock, tmp_path: Path
 ) -> None:
     ours = Identity.make()
     (tmp_path / "ours").write_text(ours.reveal())
-    sealed = make_sealed_dump(store, ours.recipient, databases=["clipper", "shop"])
+    sealed = make_sealed_dump(repository, ours.recipient, databases=["clipper", "shop"])
     clock.advance(3600)
-    make_dump(store, ["clipper"])
-    found = look("key check", store, clock, backup_databases=("clipper", "shop"))
+    make_dump(repository, ["clipper"])
+    found = look("key check", repository, clock, backup_databases=("clipper", "shop"))
     assert found == Finding(Colour.RED, f"{sealed} is sealed, and no check of a key is recorded")
-    assert check_key(Work(Settings(), store, clock, ignore), tmp_path / "ours").dump_id == sealed, "what it says to do"
-    assert look("key check", store, clock, backup_databases=("clipper", "shop")).colour is Colour.GREEN
+    assert check_key(Work(Settings(), repository, clock, ignore), tmp_path / "ours").dump_id == sealed, "what it says to do"
+    assert look("key check", repository, clock, backup_databases=("clipper", "shop")).colour is Colour.GREEN
 
 
 @pytest.mark.parametrize("unreadable", [b"{", b'{"schema": 2}'])
-def test_what_stops_every_prune_is_red_with_what_to_do(store: MemoryStore, clock: VirtualClock, unreadable: bytes) -> None:
-    assert look("last prune", store, clock) == Finding(Colour.GREEN, "never pruned")
-    store.put(names.RETENTION, unreadable)
+def test_what_stops_every_prune_is_red_with_what_to_do(repository: MemoryStore, clock: VirtualClock, unreadable: bytes) -> None:
+    assert look("last prune", repository, clock) == Finding(Colour.GREEN, "never pruned")
+    repository.put(names.RETENTION, unreadable)
     with pytest.raises((IntegrityError, StoreError), match=names.RETENTION) as raised:
-        look("last prune", store, clock)
+        look("last prune", repository, clock)
     assert raised.value.hints
 
 
-def test_dumps_of_newer_programs_than_are_there_are_red(store: MemoryStore, clock: VirtualClock) -> None:
-    make_dump(store)  # by client programs 18
-    assert look("restore programs", store, clock, pg_bindir=server_binaries(18).bindir).colour is Colour.GREEN
+def test_dumps_of_newer_programs_than_are_there_are_red(repository: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(repository)  # by client programs 18
+    assert look("restore programs", repository, clock, pg_bindir=server_binaries(18).bindir).colour is Colour.GREEN
     with pytest.raises(ToolMissingError, match="is older than 18"):
-        look("restore programs", store, clock, pg_bindir=server_binaries(15).bindir)
+        look("restore programs", repository, clock, pg_bindir=server_binaries(15).bindir)
 
 
 def test_a_directory_that_scratch_has_no_room_for_is_red_since_every_restore_needs_it(
-    store: MemoryStore, clock: VirtualClock
+    repository: MemoryStore, clock: VirtualClock
 ) -> None:
-    key = names.dump_key(make_dump(store, ["clipper"]), names.SUMMARY)
-    summary = json.loads(store.get(key))
+    key = names.dump_key(make_dump(repository, ["clipper"]), names.SUMMARY)
+    summary = json.loads(repository.get(key))
     stored = summary["objects"][0]
     stored["plain_bytes"] = 10**17
-    store.put(key, json.dumps(summary).encode())
-    found = look("scratch", store, clock)
+    repository.put(key, json.dumps(summary).encode())
+    found = look("scratch", repository, clock)
     assert (found.colour, "restore with --jobs 1" in found.text) == (Colour.YELLOW, True)
     stored["archive"] = "directory"
-    store.put(key, json.dumps(summary).encode())
-    found = look("scratch", store, clock)
+    repository.put(key, json.dumps(summary).encode())
+    found = look("scratch", repository, clock)
     assert (found.colour, "for every restore" in found.text, "--jobs 1" in found.text) == (Colour.RED, True, False)
 
 
 @pytest.mark.parametrize(("kind", "avoidable"), [("custom", True), ("directory", False)])
 def test_one_job_is_offered_only_where_it_needs_no_scratch(
-    store: MemoryStore, clock: VirtualClock, kind: str, avoidable: bool
+    repository: MemoryStore, clock: VirtualClock, kind: str, avoidable: bool
 ) -> None:
-    work = Work(Settings(), store, clock, ignore)
-    summary = read_summary(store, make_dump(store, ["clipper"]))
+    work = Work(Settings(), repository, clock, ignore)
+    summary = read_summary(repository, make_dump(repository, ["clipper"]))
     stored = replace(summary.objects[0], archive=kind, plain_bytes=10**17)
     with (
         step(work, "restore", "restore") as running,
@@ -164,19 +153,52 @@ def test_two_doctors_at_once_are_not_in_each_others_way(clock: VirtualClock, nam
     assert list(store.list("")) == []
 
 
-def test_probes_of_a_killed_doctor_are_removed_an_hour_later(store: MemoryStore, clock: VirtualClock) -> None:
-    store.put(f"{PROBE}-0", b"left")
-    look("write", store, clock)
-    assert [info.key for info in store.list("doctor/")] == [f"{PROBE}-0"], "it may be of one that runs"
+def test_probes_of_a_killed_doctor_are_removed_an_hour_later(repository: MemoryStore, clock: VirtualClock) -> None:
+    repository.put(f"{PROBE}-0", b"left")
+    look("write", repository, clock)
+    assert [info.key for info in repository.list("doctor/")] == [f"{PROBE}-0"], "it may be of one that runs"
     clock.advance(3601)
-    look("write", store, clock)
-    assert list(store.list("doctor/")) == []
+    look("write", repository, clock)
+    assert list(repository.list("doctor/")) == []
 
 
-def test_a_key_check_that_lies_ahead_is_not_green_for_ever(store: MemoryStore, clock: VirtualClock) -> None:
+def test_a_key_check_that_lies_ahead_is_not_green_for_ever(repository: MemoryStore, clock: VirtualClock) -> None:
     ours = Identity.make().recipient
-    dump_id = make_sealed_dump(store, ours)
+    dump_id = make_sealed_dump(repository, ours)
     for ahead, colour in ((timedelta(seconds=60), Colour.GREEN), (timedelta(seconds=61), Colour.YELLOW)):
         mark = KeyCheck(recipient=ours, dump_id=str(dump_id), checked_at=clock.now() + ahead, checked_by="somebody")
-        store.put(f"{names.KEY_CHECKS_FOLDER}{ours}", encode(mark))
-        assert look("key check", store, clock).colour is colour
+        repository.put(f"{names.KEY_CHECKS_FOLDER}{ours}", encode(mark))
+        assert look("key check", repository, clock).colour is colour
+
+
+def test_a_newest_dump_ahead_of_the_clock_is_not_said_to_be_new(repository: MemoryStore) -> None:
+    ahead = make_dump(repository)
+    slow = VirtualClock(START - timedelta(hours=3))
+    assert look("newest dump", repository, slow).text == f"{ahead} lies 3 h 0 min ahead of the clock: nobody knows how old it is"
+    assert look("newest dump", repository, slow).colour is Colour.YELLOW
+    assert look("newest dump", repository, VirtualClock(START - timedelta(seconds=60))).colour is Colour.GREEN
+
+
+def test_a_repository_that_this_version_must_not_write_to_is_red(repository: MemoryStore, clock: VirtualClock) -> None:
+    assert look("repository", repository, clock).colour is Colour.GREEN
+    newer = repository.get(names.REPOSITORY).replace(b'"min_writer_version": 1', b'"min_writer_version": 2')
+    repository.put(names.REPOSITORY, newer)
+    with pytest.raises(StoreError, match="has format 2, this version knows 1"):
+        look("repository", repository, clock)
+
+
+@pytest.mark.parametrize("check", ["encryption", "signing"])
+@pytest.mark.parametrize("damaged", [False, True], ids=["by its summary", "by its names"])
+def test_the_newest_dump_is_sealed_and_signed_if_anything_says_so(
+    repository: MemoryStore, clock: VirtualClock, check: str, *, damaged: bool
+) -> None:
+    """Somebody removed the signature and the sealed objects, or the summary is damaged: `dump create` refuses all the same."""
+    writer = DumpWriter.take_id(repository, INTENT)
+    summary = put_parts(repository, writer.dump_id)
+    writer.commit(replace(summary, recipients=["age1somebody"], signed_by="ed25519:somebody"))
+    if damaged:
+        for part in (names.SIGNATURE, names.GLOBALS + names.SEALED, names.SUMMARY):
+            repository.put(names.dump_key(writer.dump_id, part), b"{")
+    assert last_dump(repository) == Last(writer.dump_id, sealed=True, signed=True)
+    found = look(check, repository, clock)
+    assert (found.colour, "the next run refuses to dump" in found.text) == (Colour.RED, True)

@@ -19,7 +19,6 @@ from clipper_backup.ops.dump.read import catalog, choose_database, summary_of
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, Warned, ignore
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import DumpWriter, delete_objects, held_dumps, hold_dump, list_dumps
-from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.metering import MeteringStore
 from clipper_backup.store.protocol import Store
@@ -29,20 +28,6 @@ from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump, put_p
 from fixtures.clocks import START
 
 DAY_SECONDS = 86_400
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    """The store's."""
-    return VirtualClock(START)
-
-
-@pytest.fixture
-def store(clock: VirtualClock) -> MemoryStore:
-    """An empty repository."""
-    store = MemoryStore(clock)
-    open_or_create_repository(store, clock, "a test")
-    return store
 
 
 def work_on(store: Store, emit: Callable[[Event], None] = ignore) -> Work:
@@ -91,11 +76,11 @@ def left(store: Store) -> list[DumpId]:
     ("damage", "problem"), [(remove_archive, "is missing from the store"), (cut_archive, "has 3 bytes, 31 were committed")]
 )
 def test_a_dump_that_lost_a_part_is_listed_as_damaged(
-    store: MemoryStore, clock: VirtualClock, damage: Callable[[Store, DumpId], None], problem: str
+    repository: MemoryStore, clock: VirtualClock, damage: Callable[[Store, DumpId], None], problem: str
 ) -> None:
-    whole, damaged = daily_dumps(store, clock, 2)
-    damage(store, damaged)
-    good, bad = catalog(work_on(store))
+    whole, damaged = daily_dumps(repository, clock, 2)
+    damage(repository, damaged)
+    good, bad = catalog(work_on(repository))
     assert good.problem is None
     assert bad.problem == f"{archive_of(damaged)} {problem}"
     shown = entries_text([good, bad]).splitlines()
@@ -109,17 +94,17 @@ def test_a_dump_that_lost_a_part_is_listed_as_damaged(
     assert entry_document(good)["state"] == "committed"
 
 
-def test_a_dump_that_lost_several_parts_names_one_and_counts_the_others(store: MemoryStore) -> None:
-    dump_id = make_dump(store)
-    remove_archive(store, dump_id)
-    store.delete([names.dump_key(dump_id, names.GLOBALS)])
-    (entry,) = catalog(work_on(store))
+def test_a_dump_that_lost_several_parts_names_one_and_counts_the_others(repository: MemoryStore) -> None:
+    dump_id = make_dump(repository)
+    remove_archive(repository, dump_id)
+    repository.delete([names.dump_key(dump_id, names.GLOBALS)])
+    (entry,) = catalog(work_on(repository))
     assert entry.problem == f"{archive_of(dump_id)} is missing from the store (and 1 more)"
 
 
-def test_looking_for_lost_parts_asks_the_store_nothing_more(store: MemoryStore, clock: VirtualClock) -> None:
-    dumps = daily_dumps(store, clock, 3)
-    metered = MeteringStore(store)
+def test_looking_for_lost_parts_asks_the_store_nothing_more(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 3)
+    metered = MeteringStore(repository)
     catalog(work_on(metered))
     # repository.json and the summaries; the holds and the dumps
     assert {method: usage.calls for method, usage in metered.usage().items()} == {"get": 1 + len(dumps), "list": 2}
@@ -128,97 +113,97 @@ def test_looking_for_lost_parts_asks_the_store_nothing_more(store: MemoryStore, 
 @pytest.mark.rule(74)
 @pytest.mark.parametrize("damage", [remove_archive, cut_archive])
 def test_dumps_that_lost_parts_do_not_count_as_good_ones(
-    store: MemoryStore, clock: VirtualClock, damage: Callable[[Store, DumpId], None]
+    repository: MemoryStore, clock: VirtualClock, damage: Callable[[Store, DumpId], None]
 ) -> None:
-    dumps = daily_dumps(store, clock, 6)
+    dumps = daily_dumps(repository, clock, 6)
     for lost in dumps[3:]:
-        damage(store, lost)
+        damage(repository, lost)
     clock.advance(100 * DAY_SECONDS)
-    prune(work_on(store))
-    assert left(store) == dumps[1:]
-    assert [is_whole(store, dump_id) for dump_id in dumps[1:3]] == [True, True]
+    prune(work_on(repository))
+    assert left(repository) == dumps[1:]
+    assert [is_whole(repository, dump_id) for dump_id in dumps[1:3]] == [True, True]
 
 
-def test_the_newest_good_dump_is_not_deleted_by_hand_and_a_damaged_one_is(store: MemoryStore, clock: VirtualClock) -> None:
-    dumps = daily_dumps(store, clock, 3)
-    remove_archive(store, dumps[2])
-    work = work_on(store)
+def test_the_newest_good_dump_is_not_deleted_by_hand_and_a_damaged_one_is(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 3)
+    remove_archive(repository, dumps[2])
+    work = work_on(repository)
     with pytest.raises(UsageError, match=f"{dumps[1]} is the newest good dump"):
         delete(work, dumps[1])
     delete(work, dumps[2])
     delete(work, dumps[0])
-    assert left(store) == [dumps[1]]
+    assert left(repository) == [dumps[1]]
 
 
 # -- dumps of other databases
 
 
 @pytest.mark.rule(74)
-def test_dumps_of_another_database_do_not_push_out_the_last_ones(store: MemoryStore, clock: VirtualClock) -> None:
-    of_clipper = daily_dumps(store, clock, 4, ["clipper"])
-    of_other = daily_dumps(store, clock, 4, ["other"])
+def test_dumps_of_another_database_do_not_push_out_the_last_ones(repository: MemoryStore, clock: VirtualClock) -> None:
+    of_clipper = daily_dumps(repository, clock, 4, ["clipper"])
+    of_other = daily_dumps(repository, clock, 4, ["other"])
     clock.advance(100 * DAY_SECONDS)
-    done = prune(work_on(store))
-    assert left(store) == [*of_clipper[2:], *of_other[2:]]
-    assert all(is_whole(store, dump_id) for dump_id in left(store))
+    done = prune(work_on(repository))
+    assert left(repository) == [*of_clipper[2:], *of_other[2:]]
+    assert all(is_whole(repository, dump_id) for dump_id in left(repository))
     assert done.decisions[3].reason == "105 days old, but one of the 2 newest of clipper; `dump delete` lets go of it"
 
 
 @pytest.mark.rule(74)
-def test_a_damaged_dump_does_not_count_for_its_databases(store: MemoryStore, clock: VirtualClock) -> None:
-    of_clipper = daily_dumps(store, clock, 4, ["clipper"])
-    remove_archive(store, of_clipper[3])
-    of_other = daily_dumps(store, clock, 2, ["other"])
+def test_a_damaged_dump_does_not_count_for_its_databases(repository: MemoryStore, clock: VirtualClock) -> None:
+    of_clipper = daily_dumps(repository, clock, 4, ["clipper"])
+    remove_archive(repository, of_clipper[3])
+    of_other = daily_dumps(repository, clock, 2, ["other"])
     clock.advance(100 * DAY_SECONDS)
-    prune(work_on(store))
-    assert left(store) == [*of_clipper[1:], *of_other]
+    prune(work_on(repository))
+    assert left(repository) == [*of_clipper[1:], *of_other]
 
 
 def test_the_newest_good_dump_of_a_database_is_deleted_only_when_a_person_says_it_is_the_last(
-    store: MemoryStore, clock: VirtualClock
+    repository: MemoryStore, clock: VirtualClock
 ) -> None:
-    older, newest = daily_dumps(store, clock, 2, ["clipper", "gone"])
-    (without,) = daily_dumps(store, clock, 1, ["clipper"])
-    work = work_on(store)
+    older, newest = daily_dumps(repository, clock, 2, ["clipper", "gone"])
+    (without,) = daily_dumps(repository, clock, 1, ["clipper"])
+    work = work_on(repository)
     with pytest.raises(UsageError, match=f"{newest} is the newest good dump that holds gone$") as raised:
         delete(work, newest)
     assert "--last" in " ".join(raised.value.hints)
     with pytest.raises(UsageError, match=f"{without} is the newest good dump:"):
         delete(work, without, last=True)
-    assert left(store) == [older, newest, without]
+    assert left(repository) == [older, newest, without]
     delete(work, newest, last=True)
     with pytest.raises(UsageError, match=f"{older} is the newest good dump that holds gone$"):
         check_deletable(work, older)
 
 
-def test_a_dump_may_go_when_newer_ones_hold_its_databases_between_them(store: MemoryStore, clock: VirtualClock) -> None:
-    (both,) = daily_dumps(store, clock, 1, ["clipper", "other"])
-    (of_clipper,) = daily_dumps(store, clock, 1, ["clipper"])
+def test_a_dump_may_go_when_newer_ones_hold_its_databases_between_them(repository: MemoryStore, clock: VirtualClock) -> None:
+    (both,) = daily_dumps(repository, clock, 1, ["clipper", "other"])
+    (of_clipper,) = daily_dumps(repository, clock, 1, ["clipper"])
     with pytest.raises(UsageError, match=r"that holds other$"):
-        check_deletable(work_on(store), both)
-    (of_other,) = daily_dumps(store, clock, 1, ["other"])
-    delete(work_on(store), both)
-    assert left(store) == [of_clipper, of_other]
+        check_deletable(work_on(repository), both)
+    (of_other,) = daily_dumps(repository, clock, 1, ["other"])
+    delete(work_on(repository), both)
+    assert left(repository) == [of_clipper, of_other]
 
 
 def test_a_damaged_newer_dump_is_no_reason_to_delete_the_newest_good_one_of_a_database(
-    store: MemoryStore, clock: VirtualClock
+    repository: MemoryStore, clock: VirtualClock
 ) -> None:
-    good, damaged = daily_dumps(store, clock, 2, ["clipper"])
-    remove_archive(store, damaged)
-    daily_dumps(store, clock, 1, ["other"])
+    good, damaged = daily_dumps(repository, clock, 2, ["clipper"])
+    remove_archive(repository, damaged)
+    daily_dumps(repository, clock, 1, ["other"])
     with pytest.raises(UsageError, match=f"{good} is the newest good dump that holds clipper$"):
-        check_deletable(work_on(store), good)
-    check_deletable(work_on(store), damaged)
+        check_deletable(work_on(repository), good)
+    check_deletable(work_on(repository), damaged)
 
 
 def test_who_wants_a_database_that_a_dump_does_not_hold_is_told_which_good_one_does(
-    store: MemoryStore, clock: VirtualClock
+    repository: MemoryStore, clock: VirtualClock
 ) -> None:
-    _, good, damaged = daily_dumps(store, clock, 3, ["clipper"])
-    remove_archive(store, damaged)
-    (latest,) = daily_dumps(store, clock, 1, ["other"])
-    work = work_on(store)
+    _, good, damaged = daily_dumps(repository, clock, 3, ["clipper"])
+    remove_archive(repository, damaged)
+    (latest,) = daily_dumps(repository, clock, 1, ["other"])
+    work = work_on(repository)
     with pytest.raises(MissingError, match=f"{latest} does not hold database 'clipper'") as raised:
         choose_database(work, summary_of(work, latest), "clipper")
     assert raised.value.hints == ("it holds other", f"the newest good dump that holds it is {good}")
@@ -239,42 +224,59 @@ def future_dump(store: Store) -> DumpId:
     return dump_id
 
 
-def test_a_dump_of_the_future_can_be_deleted_and_then_dumps_are_taken_again(store: MemoryStore, clock: VirtualClock) -> None:
-    dumps = daily_dumps(store, clock, 2)
-    wrong = future_dump(store)
+def test_a_dump_of_the_future_can_be_deleted_and_then_dumps_are_taken_again(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 2)
+    wrong = future_dump(repository)
     with pytest.raises(ClipperError, match=f"the newest dump is {wrong}") as raised:
-        DumpWriter.take_id(store, INTENT)
+        DumpWriter.take_id(repository, INTENT)
     assert f"`clipper-backup dump delete {wrong}`" in " ".join(raised.value.hints)
-    delete(work_on(store), wrong)
-    assert left(store) == dumps
-    assert DumpWriter.take_id(store, INTENT).dump_id == DumpId.at_time(clock.now())
+    delete(work_on(repository), wrong)
+    assert left(repository) == dumps
+    assert DumpWriter.take_id(repository, INTENT).dump_id == DumpId.at_time(clock.now())
 
 
-def test_beside_a_dump_of_the_future_the_newest_one_of_the_past_is_not_deleted(store: MemoryStore, clock: VirtualClock) -> None:
-    dumps = daily_dumps(store, clock, 2)
-    future_dump(store)
+def test_beside_a_dump_of_the_future_the_newest_one_of_the_past_is_not_deleted(
+    repository: MemoryStore, clock: VirtualClock
+) -> None:
+    dumps = daily_dumps(repository, clock, 2)
+    future_dump(repository)
     with pytest.raises(UsageError, match=f"{dumps[1]} is the newest good dump"):
-        check_deletable(work_on(store), dumps[1])
-    check_deletable(work_on(store), dumps[0])
+        check_deletable(work_on(repository), dumps[1])
+    check_deletable(work_on(repository), dumps[0])
 
 
-def test_the_only_dump_is_not_deleted_because_a_clock_says_that_it_lies_ahead(store: MemoryStore) -> None:
-    only = future_dump(store)
+def test_the_only_dump_is_not_deleted_because_a_clock_says_that_it_lies_ahead(repository: MemoryStore) -> None:
+    only = future_dump(repository)
     with pytest.raises(UsageError, match=f"no good dump but {only} holds .*, and it lies ahead of the store's clock") as raised:
-        check_deletable(work_on(store), only)
+        check_deletable(work_on(repository), only)
     assert "is that clock right" in raised.value.hints[0]
-    delete(work_on(store), only, last=True)
-    assert left(store) == []
+    delete(work_on(repository), only, last=True)
+    assert left(repository) == []
 
 
-def test_a_dump_that_only_a_newer_version_can_read_is_no_damaged_one(store: MemoryStore, clock: VirtualClock) -> None:
-    older, newest = daily_dumps(store, clock, 2)
+def test_a_damaged_dump_of_the_future_can_be_deleted_even_when_it_is_the_only_one(repository: MemoryStore) -> None:
+    only = future_dump(repository)
+    remove_archive(repository, only)
+    delete(work_on(repository), only)
+    assert left(repository) == []
+
+
+def test_whether_a_dump_may_go_is_judged_by_one_look_at_the_store(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 3)
+    metered = MeteringStore(repository)
+    check_deletable(work_on(metered), dumps[0])
+    # repository.json twice, and each summary once; the holds twice, and the dumps
+    assert {method: usage.calls for method, usage in metered.usage().items()} == {"get": 2 + len(dumps), "list": 3, "now": 1}
+
+
+def test_a_dump_that_only_a_newer_version_can_read_is_no_damaged_one(repository: MemoryStore, clock: VirtualClock) -> None:
+    older, newest = daily_dumps(repository, clock, 2)
     for dump_id in (older, newest):
         key = names.dump_key(dump_id, names.SUMMARY)
-        store.put(key, store.get(key).replace(b'"schema": 1', b'"schema": 2'))
+        repository.put(key, repository.get(key).replace(b'"schema": 1', b'"schema": 2'))
     with pytest.raises(UsageError, match=f"no good dump but {newest} holds any database, and it cannot be read here"):
-        check_deletable(work_on(store), newest)
-    check_deletable(work_on(store), newest, last=True)
+        check_deletable(work_on(repository), newest)
+    check_deletable(work_on(repository), newest, last=True)
 
 
 class Removing(WrapperStore):
@@ -290,19 +292,21 @@ class Removing(WrapperStore):
         return super().get(key, start=start, length=length)
 
 
-def test_a_dump_that_is_removed_while_the_catalog_is_read_is_not_damaged(store: MemoryStore, clock: VirtualClock) -> None:
-    older, newest = daily_dumps(store, clock, 2)
-    assert [entry.listed.dump_id for entry in catalog(work_on(Removing(store, older)))] == [newest]
+def test_a_dump_that_is_removed_while_the_catalog_is_read_is_not_damaged(repository: MemoryStore, clock: VirtualClock) -> None:
+    older, newest = daily_dumps(repository, clock, 2)
+    assert [entry.listed.dump_id for entry in catalog(work_on(Removing(repository, older)))] == [newest]
 
 
-def test_a_version_that_must_not_write_removes_and_holds_nothing(store: MemoryStore, clock: VirtualClock) -> None:
+def test_a_version_that_must_not_write_removes_and_holds_nothing(repository: MemoryStore, clock: VirtualClock) -> None:
     """Prunes of a newer layout follow rules that an older version does not know."""
-    dumps = daily_dumps(store, clock, 40)
-    work = work_on(store)
+    dumps = daily_dumps(repository, clock, 40)
+    work = work_on(repository)
     plan = plan_prune(work)
     assert plan.going
-    store.put(names.REPOSITORY, store.get(names.REPOSITORY).replace(b'"min_writer_version": 1', b'"min_writer_version": 2'))
-    before = [info.key for info in store.list(names.DATABASE_FOLDER)]
+    repository.put(
+        names.REPOSITORY, repository.get(names.REPOSITORY).replace(b'"min_writer_version": 1', b'"min_writer_version": 2')
+    )
+    before = [info.key for info in repository.list(names.DATABASE_FOLDER)]
     with take_dump_lease(work, "a test", work.clock) as lease:
         writing: list[Callable[[], object]] = [
             lambda: execute_prune(work, plan, lease),
@@ -313,14 +317,14 @@ def test_a_version_that_must_not_write_removes_and_holds_nothing(store: MemorySt
         for write in writing:
             with pytest.raises(StoreError, match="has format 2, this version knows 1"):
                 write()
-    assert [info.key for info in store.list(names.DATABASE_FOLDER)] == before
+    assert [info.key for info in repository.list(names.DATABASE_FOLDER)] == before
     assert len(catalog(work)) == len(dumps), "it may look"
 
 
-def test_a_dump_whose_id_is_ahead_because_others_took_its_second_is_not_one_of_the_future(store: MemoryStore) -> None:
-    dumps = [make_dump(store) for _ in range(3)]
+def test_a_dump_whose_id_is_ahead_because_others_took_its_second_is_not_one_of_the_future(repository: MemoryStore) -> None:
+    dumps = [make_dump(repository) for _ in range(3)]
     with pytest.raises(UsageError, match=f"{dumps[2]} is the newest good dump"):
-        check_deletable(work_on(store), dumps[2])
+        check_deletable(work_on(repository), dumps[2])
 
 
 # -- dumps that are held meanwhile
@@ -337,41 +341,41 @@ def holding(store: Store, dump_id: DumpId, moment: type[Event]) -> Callable[[Eve
 
 
 @pytest.mark.rule(77)
-def test_somebody_else_s_hold_stays_his(store: MemoryStore, clock: VirtualClock) -> None:
-    (dump_id,) = daily_dumps(store, clock, 1)
+def test_somebody_else_s_hold_stays_his(repository: MemoryStore, clock: VirtualClock) -> None:
+    (dump_id,) = daily_dumps(repository, clock, 1)
     told: list[Event] = []
-    work = work_on(store, told.append)
+    work = work_on(repository, told.append)
     hold(work, dump_id, "the audit")
     assert told == []
     hold(work, dump_id, "restoring production")
-    assert held_dumps(store)[dump_id].reason == "the audit"
+    assert held_dumps(repository)[dump_id].reason == "the audit"
     (warned,) = told
     assert isinstance(warned, Warned)
     assert re.search("is held already, by .* since .*: the audit", warned.text)
 
 
-def test_people_are_shown_when_a_dump_was_taken_by_the_store_s_clock(store: MemoryStore) -> None:
-    writer = DumpWriter.take_id(store, INTENT)
+def test_people_are_shown_when_a_dump_was_taken_by_the_store_s_clock(repository: MemoryStore) -> None:
+    writer = DumpWriter.take_id(repository, INTENT)
     elsewhere = datetime(2031, 1, 1, tzinfo=UTC)
-    writer.commit(msgspec.structs.replace(put_parts(store, writer.dump_id), begun_at=elsewhere))
-    shown = entries_text(catalog(work_on(store)))
+    writer.commit(msgspec.structs.replace(put_parts(repository, writer.dump_id), begun_at=elsewhere))
+    shown = entries_text(catalog(work_on(repository)))
     assert show_time(writer.dump_id.at) in shown
     assert "2031" not in shown
 
 
-def test_a_dump_held_while_prune_removes_others_stays_and_is_said_to(store: MemoryStore, clock: VirtualClock) -> None:
-    dumps = daily_dumps(store, clock, 5)
+def test_a_dump_held_while_prune_removes_others_stays_and_is_said_to(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 5)
     clock.advance(100 * DAY_SECONDS)
     told: list[Event] = []
-    hold = holding(store, dumps[1], Progress)
+    hold = holding(repository, dumps[1], Progress)
 
     def emit(event: Event) -> None:
         told.append(event)
         hold(event)
 
-    done = prune(work_on(store, emit))
-    assert left(store) == [dumps[1], *dumps[3:]]
-    assert is_whole(store, dumps[1])
+    done = prune(work_on(repository, emit))
+    assert left(repository) == [dumps[1], *dumps[3:]]
+    assert is_whole(repository, dumps[1])
     assert [decision.dump_id for decision in done.going] == [dumps[0], dumps[2]]
     assert done.decisions[1].reason == "held"
     (step,) = [event for event in told if isinstance(event, StepDone)]
@@ -379,8 +383,8 @@ def test_a_dump_held_while_prune_removes_others_stays_and_is_said_to(store: Memo
 
 
 @pytest.mark.rule(77)
-def test_a_dump_held_after_it_was_found_deletable_is_not_deleted(store: MemoryStore, clock: VirtualClock) -> None:
-    dumps = daily_dumps(store, clock, 2)
+def test_a_dump_held_after_it_was_found_deletable_is_not_deleted(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 2)
     with pytest.raises(UsageError, match=f"the dump {dumps[0]} is held"):
-        delete(work_on(store, holding(store, dumps[0], StepBegun)), dumps[0])
-    assert is_whole(store, dumps[0])
+        delete(work_on(repository, holding(repository, dumps[0], StepBegun)), dumps[0])
+    assert is_whole(repository, dumps[0])

@@ -139,7 +139,34 @@ def test_something_else_listens_there() -> None:
 
 
 def test_encryption_that_the_server_does_not_have(postgres: PrivateServer) -> None:
-    check(refused(over_tcp(postgres, WRONG, sslmode="require")), ServerError, 1, "SSL")
+    error = refused(over_tcp(postgres, WRONG, sslmode="require"))
+    check(error, ServerError, 1, "SSL")
+    assert "PGSSLMODE" in error.hints[0]
+    assert "pg_isready" not in error.hints[0], "it runs"
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("PGSERVICE", "nope", "definition of service"),
+    ("PGSERVICEFILE", "/no/such/file", "service file"),
+    ("PGCHANNELBINDING", "nope", "invalid channel_binding value"),
+])  # fmt: skip
+def test_a_variable_that_libpq_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+    monkeypatch.setenv("PGSERVICE", "any")
+    if name == "PGCHANNELBINDING":
+        monkeypatch.delenv("PGSERVICE")
+    monkeypatch.setenv(name, value)
+    error = refused(Login({"host": "127.0.0.1"} | NO_PASSFILE))
+    check(error, ServerError, 1, words)
+    assert ("PGSERVICE" if "SERVICE" in name else "env | grep ^PG") in error.hints[0]
+    assert "pg_isready" not in error.hints[0], "nothing was asked"
+
+
+def test_the_setting_that_named_a_database_which_is_not_there_is_named(postgres18: PrivateServer) -> None:
+    where = over_tcp(postgres18, PASSWORD)
+    first = refused(Login(where.keywords, where.password, "no such"), None)
+    check(first, MissingError, 15, "database 'no such' does not exist")
+    assert "PGDATABASE" in first.hints[0]
+    assert "BACKUP_DATABASES" in refused(where, "no such").hints[0]
 
 
 def test_a_full_server_is_no_refused_login(postgres: PrivateServer) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.clock import Clock, SystemClock
+from clipper_backup.config import load
 from clipper_backup.errors import (
     AccessError,
     ClipperError,
@@ -22,9 +23,10 @@ from clipper_backup.errors import (
     LockedError,
     StoreError,
     StoreUnavailableError,
+    UsageError,
     exit_code_of,
 )
-from clipper_backup.repository.leases import Lease, acquire_lease
+from clipper_backup.repository.leases import MAX_LEASE_SECONDS, Lease, acquire_lease
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.local import LocalStore
 from clipper_backup.store.memory import MemoryStore
@@ -225,6 +227,21 @@ def test_a_holder_with_longer_lease_seconds_keeps_it_for_so_long(memory: MemoryS
     clock.advance(5 * SECONDS)
     with pytest.raises(LockedError):
         take(memory, clock)
+    clock.advance(0.1)
+    take(memory, clock).release()
+
+
+def test_a_forged_record_blocks_nobody_for_longer_than_any_holder_could(memory: MemoryStore, clock: SteppedClock) -> None:
+    longest = {"LEASE_SECONDS": str(MAX_LEASE_SECONDS)}
+    assert load(longest, {}).settings.lease_seconds == MAX_LEASE_SECONDS
+    with pytest.raises(UsageError):
+        load({"LEASE_SECONDS": str(MAX_LEASE_SECONDS + 1)}, {})
+    forged = b'{"schema": 1, "run_id": "1c", "holder": "mallory", "purpose": "prune", "lease_seconds": 1e300}'
+    memory.put("locks/dump/0000000001/holder", forged)
+    clock.advance(MAX_LEASE_SECONDS)
+    with pytest.raises(LockedError, match="held by mallory") as raised:
+        take(memory, clock)
+    assert raised.value.hints == ("wait for it to end; if it is dead, the lease frees itself in 0.0 s",)
     clock.advance(0.1)
     take(memory, clock).release()
 

@@ -17,16 +17,6 @@ from clipper_backup.store.protocol import Store
 from fixtures.clocks import START
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(START)
-
-
-@pytest.fixture
-def memory(clock: VirtualClock) -> MemoryStore:
-    return MemoryStore(clock)
-
-
 def change(store: Store, **fields: object) -> None:
     document = json.loads(store.get(names.REPOSITORY)) | fields
     store.put(names.REPOSITORY, json.dumps(document).encode())

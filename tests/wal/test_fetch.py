@@ -367,7 +367,7 @@ def test_either_name_of_an_object_will_do(restoring: Restoring) -> None:
     assert opened == [f"{key}.age"]
 
 
-# -- links (W8)
+# -- links, W8
 
 
 @pytest.mark.rule(10)
@@ -623,7 +623,7 @@ def test_any_other_name_is_usage(restoring: Restoring, name: str) -> None:
     assert fetch_code_of(found.value.exit_code, standby=False) == 202
 
 
-# -- signatures (S4)
+# -- signatures, S4
 
 
 def test_forged_segment_refused(restoring: Restoring) -> None:

@@ -320,7 +320,7 @@ def test_a_timeline_belongs_to_who_claimed_its_history(pushing: Pushing, tmp_pat
 def test_a_history_that_a_restore_made_is_not_stored(pushing: Pushing, server: MadeServer) -> None:
     path = server.put("00000005.history", b"# clipper-backup: the history of timeline 5 cannot be read; its number stays taken\n")
     assert pushing(path).state == "made"
-    assert list(pushing.store.list("")) == []
+    assert pushing.names() == []
 
 
 def test_a_history_that_makes_no_sense_is_refused(pushing: Pushing, server: MadeServer) -> None:

@@ -100,7 +100,8 @@ def dispatch(words: Sequence[str]) -> int:
         if not _HELP_FLAGS & set(tokens):
             if not (arguments.has("--json") or arguments.has("--events")):
                 output.tell(_help(app, tokens, styled=False))
-            raise UsageError(f"no command was given after `{' '.join((PROGRAM, *tokens))}`")
+            said = " ".join((PROGRAM, *tokens))
+            raise UsageError(f"no command was given after `{said}`", hints=[f"`{said} --help` shows what there is"])
         styled = os.isatty(1) and not arguments.has("--no-color") and not os.environ.get("NO_COLOR")
         output.answer(_help(app, [token for token in tokens if token not in _HELP_FLAGS], styled=styled))
         return 0

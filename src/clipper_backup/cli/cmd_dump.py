@@ -119,7 +119,7 @@ def restore(
 ) -> None:
     """Restore a database of a dump, and prove it equal to what was recorded; exit 13 names every difference."""
     if jobs < 1:
-        raise UsageError("--jobs must be at least 1")
+        raise UsageError(f"--jobs must be at least 1, not {jobs}", hints=["leave it out: 1 needs no scratch space"])
     work = _work(context, unsigned=unsigned)
     found = _find(work, dump_id, unsigned=unsigned)
     if replace:

@@ -59,7 +59,7 @@ def _write_secret(path: Path, data: bytes) -> None:
     except FileExistsError:
         raise UsageError(f"{path} exists already: keys are never overwritten", hints=["give --output another name"]) from None
     except OSError as error:
-        raise ClipperError(f"cannot write {path}: {error.strerror}") from error
+        raise _cannot_write(path, error) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -73,8 +73,13 @@ def _write_secret(path: Path, data: bytes) -> None:
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ClipperError(f"cannot write {path}: {error.strerror}") from error
+            raise _cannot_write(path, error) from error
         raise
+
+
+def _cannot_write(path: Path, error: OSError) -> ClipperError:
+    hint = f"--output names a new file in a folder that is there, has room, and that we may write into: is {path.parent} one?"
+    return ClipperError(f"cannot write {path}: {error.strerror}", hints=[hint])
 
 
 @app.command

@@ -1,13 +1,16 @@
 """`wal …`: the WAL archive."""
 
+import threading
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import fast_wal
+from clipper_backup.cli import cmd_wal_fetch, fast_wal
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
+from clipper_backup.ops.wal.archive import run_archiver
+from clipper_backup.ops.work import open_work
 
 app = group("wal", "The WAL archive: every change between base backups, for recovery to any instant.")
 
@@ -25,3 +28,23 @@ def push(
     refused (exit 13), and nothing is ever written over. What is no WAL of this server is refused too.
     """
     fast_wal.push_file(context, file)
+
+
+@app.command
+def archive(
+    *,
+    pgdata: Annotated[Path, Parameter(help="the data folder of the server beside us")],
+    handshake: Annotated[Path, Parameter(help="the folder in which archive_command asks and is answered")],
+    context: Context,
+) -> None:
+    """Archive the WAL of the server beside us, ahead and in parallel, and answer its archive_command, until it is ended.
+
+    The server's archive_command is the shim `archive.sh`, a few lines of shell: it asks in the handshake folder and waits for
+    the answer. Whatever is wrong with one file is told and tried again.
+    """
+    work = open_work(context.settings, context.clock, context.emit, read_only=False)
+    run_archiver(work, pgdata, handshake, threading.Event())
+
+
+app.command(cmd_wal_fetch.fetch)
+app.command(cmd_wal_fetch.serve)

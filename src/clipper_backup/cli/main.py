@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import NoReturn, cast
 
 from clipper_backup.cli import output, stop
@@ -29,7 +30,7 @@ _FETCH = ("wal", "fetch")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the program with *argv* (default: the process's own arguments) and exit."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if _FETCH in zip(words, words[1:], strict=False):
+    if _FETCH in pairwise(words):
         _fetch(words)
     sys.exit(_code(words))
 

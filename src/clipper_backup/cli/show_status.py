@@ -133,7 +133,7 @@ def _first_line(status: Status) -> str:
         moments = f" to the moment of 1 dump: {show_time(to)}"
     else:
         moments = f" to the moments of {len(whole)} dumps: from {show_time(whole[0].taken_at)} to {show_time(to)}"
-    key = " with a key" if status.keys else ""
+    key = " with a key" if any(each.wanted and each.summary.sealed for each in status.newest) else ""
     return f"RECOVERABLE{key}{moments}, {_ago(status, to)}; proven: never"
 
 

@@ -9,8 +9,7 @@ from clipper_backup.ops.dump.create import Written, take_dump_lease, write_dump
 from clipper_backup.ops.dump.prune import Plan, execute_prune, plan_prune
 from clipper_backup.ops.dump.source import look_at_source
 from clipper_backup.ops.events import Warned
-from clipper_backup.ops.work import SOFTWARE, Work, step
-from clipper_backup.repository.root import open_or_create_repository
+from clipper_backup.ops.work import Work, repository_of, step
 from clipper_backup.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def run_postgres_dump(work: Work) -> Done:
     written = None
     try:
         source = look_at_source(work.settings)
-        repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+        repository = repository_of(work)
         with take_dump_lease(work, "job postgres-backup", work.clock) as lease:
             written = write_dump(work, repository, lease, source)
             _report(work, gateway, _good(written, work.clock.monotonic() - began))

@@ -187,7 +187,8 @@ def read_key_file(path: Path, *hints: str) -> bytes:
             f"the key file {path} may not be read by us", hints=["its owner and mode: `ls -l` shows them"]
         ) from error
     except OSError as error:
-        raise ClipperError(f"cannot read the key file {path}: {error.strerror}") from error
+        hint = "name the file itself, the one that `clipper-backup key generate --output` made"
+        raise ClipperError(f"cannot read the key file {path}: {error.strerror}", hints=[hint]) from error
 
 
 @contextmanager

@@ -60,7 +60,8 @@ class Status:
     """What the repository holds, judged at `now`.
 
     `missing` are the databases that should be in a dump and are in no good one. `gone` are those that the newest good dump no
-    longer holds, where nobody said which there should be. `keys` are those of the dumps `sealed`.
+    longer holds, where nobody said which there should be: that one may have been taken by hand, of one database. `keys` are
+    those of the dumps `sealed`.
     `holds` may name dumps that are not there. `pruned` is what the last prune left, None before the first.
     """
 
@@ -104,8 +105,8 @@ class Status:
 
     @property
     def sealed(self) -> tuple[DumpSummary, ...]:
-        """Those of the newest good dumps of the wanted databases that open with a key only, oldest first."""
-        return _sealed(self.newest)
+        """Of the newest good dumps of the wanted databases and of those `gone` those that open with a key only, oldest first."""
+        return _sealed(self.newest, self.gone)
 
     @property
     def recoverable(self) -> bool:
@@ -129,7 +130,8 @@ def look_at_repository(work: Work) -> Status:
     configured = work.settings.backup_databases
     good = [e.summary for e in entries if e.summary is not None and e.problem is None]
     newest_of_each, missing = _newest(good, configured)
-    recipients = list(dict.fromkeys(key for summary in reversed(_sealed(newest_of_each)) for key in summary.recipients))
+    gone = () if configured else tuple(each for each in newest_of_each if not each.wanted)
+    recipients = list(dict.fromkeys(key for summary in reversed(_sealed(newest_of_each, gone)) for key in summary.recipients))
     checks, unread_checks = key_checks(work) if recipients else ({}, {})
     pruned, unread = _last_prune(work)
     status = Status(
@@ -137,7 +139,7 @@ def look_at_repository(work: Work) -> Status:
         entries=entries,
         newest=newest_of_each,
         missing=missing,
-        gone=() if configured else tuple(each for each in newest_of_each if not each.wanted),
+        gone=gone,
         keys=tuple(OpenedBy(key, checks.get(key), unread_checks.get(key)) for key in recipients),
         holds=held_dumps(work.store),
         lease=held_lease(work.store, DUMP_LEASE),
@@ -174,8 +176,9 @@ def _newest(good: Sequence[DumpSummary], configured: Sequence[str]) -> tuple[tup
     return tuple(found), tuple(name for name in wanted if name not in holding)
 
 
-def _sealed(newest: Sequence[Newest]) -> tuple[DumpSummary, ...]:
-    found = {each.summary.id: each.summary for each in newest if each.wanted and each.summary.sealed}
+def _sealed(newest: Sequence[Newest], gone: Sequence[Newest]) -> tuple[DumpSummary, ...]:
+    looked_at = [each.summary for each in newest if each.wanted or each in gone]
+    found = {summary.id: summary for summary in looked_at if summary.sealed}
     return tuple(found[dump_id] for dump_id in sorted(found))
 
 

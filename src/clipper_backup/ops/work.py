@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from clipper_backup import __version__
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings, repository_url
+from clipper_backup.errors import NoRepositoryError
+from clipper_backup.format.documents import Repository
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone, Warned
 from clipper_backup.ops.keys import trusted_of
+from clipper_backup.repository.root import open_or_create_repository, open_repository
 from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.readonly import ReadOnlyStore
@@ -64,6 +67,17 @@ def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool, 
     return Work(
         settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit, () if unsigned else trusted_of(settings)
     )
+
+
+def repository_of(work: Work) -> Repository:
+    """The store's repository, for writing commands. Where none is yet one is made, and that is told: a path may be mistyped."""
+    try:
+        return open_repository(work.store, writing=True)
+    except NoRepositoryError:
+        repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+        hint = "if there should be one already: check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET), letter by letter"
+        work.emit(Warned(f"a new repository was made at {work.store.url}", (hint,)))
+        return repository
 
 
 def hasty(settings: Settings, seconds: int) -> Settings:

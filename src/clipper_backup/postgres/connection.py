@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -152,6 +153,13 @@ _REFUSED_LOGIN = (
     "WAL sender",
 )
 
+# Words of libpq, and the variables that they are about. It says `connection is bad` of what it does not even try.
+_WRONG_SETTINGS = (
+    (r"definition of service|service file", "PGSERVICE, and PGSERVICEFILE with the file that says what it means"),
+    (r"support SSL|certificate|SSL error|sslmode|sslrootcert|sslnegotiation", "PGSSLMODE, PGSSLROOTCERT and PGSSLCERT"),
+    (r"connection is bad: (?!connection to server)", "the variables that begin with PG: `env | grep ^PG` shows those set here"),
+)
+
 
 def _connect_error(login: Login, database: str, error: psycopg.Error) -> ClipperError:
     # libpq gives no SQLSTATE for a refused connection, so its words have to do; an unknown wording is a ServerError.
@@ -159,7 +167,7 @@ def _connect_error(login: Login, database: str, error: psycopg.Error) -> Clipper
     if f'database "{database}" does not exist' in str(error):
         return MissingError(
             f"database {database!r} does not exist on {login.where}",
-            hints=["`psql -l` lists the databases; check BACKUP_DATABASES"],
+            hints=[f"`psql -l` lists the databases; check {'PGDATABASE' if database == login.dbname else 'BACKUP_DATABASES'}"],
         )
     if "no password supplied" in words:
         return AccessError(
@@ -178,9 +186,11 @@ def _connect_error(login: Login, database: str, error: psycopg.Error) -> Clipper
                 *([_REPLICATION_HINT] if database == REPLICATION else []),
             ],
         )
+    wrong = next((variables for pattern, variables in _WRONG_SETTINGS if re.search(pattern, words)), None)
+    usual = "check PGHOST and PGPORT, and that the server is running: `pg_isready` asks it"
     return ServerError(
         f"cannot connect to PostgreSQL on {login.where}: {_last_part(words)}",
-        hints=["check PGHOST and PGPORT, and that the server is running: `pg_isready` asks it"],
+        hints=[usual if wrong is None else f"check {wrong}"],
     )
 
 

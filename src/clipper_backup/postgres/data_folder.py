@@ -26,7 +26,7 @@ class DataFolder:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self.wal = path / WAL_FOLDER
-        self._clock = clock
+        self.clock = clock
 
     def control(self) -> ControlFile:
         """The control file; read again where the server was just writing it."""
@@ -37,7 +37,7 @@ class DataFolder:
             except IntegrityError:
                 if not tries_left:
                     raise
-            self._clock.sleep(_AGAIN_SECONDS)
+            self.clock.sleep(_AGAIN_SECONDS)
         raise AssertionError("the last try returned or raised")
 
     def layout(self) -> WalLayout:

@@ -126,9 +126,10 @@ def check_signature(store: Store, key: str, document: bytes, trusted: Sequence[s
         signature = store.get(key, length=SIGNATURE_BYTES + 1)
     except ObjectMissingError:
         hints.append(f"if it was made before signing was switched on: `{command} --unsigned` takes it")
-        raise UntrustedError(f"{what} is not signed, and SIGNATURE_KEYS asks for it", hints=hints) from None
+        told = f"{what} is not signed, and SIGNATURE_KEYS (or SIGNING_KEY_FILE) asks for it"
+        raise UntrustedError(told, hints=hints) from None
     if signer(document, signature, trusted) is None:
-        hints.append("if the signing key was changed: the old public key belongs into SIGNATURE_KEYS too")
+        hints.append("if the signing key was changed: SIGNATURE_KEYS takes the old public key beside the new one")
         raise UntrustedError(f"{what} is signed by no key that is trusted, or was changed since", hints=hints)
 
 
@@ -340,8 +341,38 @@ def release_dump(store: Store, dump_id: DumpId) -> None:
     try:
         store.head(key)
     except ObjectMissingError as error:
-        raise MissingError(f"the dump {dump_id} is not held") from error
+        hints = ["`clipper-backup dump list` shows which are held"]
+        raise MissingError(f"the dump {dump_id} is not held", hints=hints) from error
     store.delete([key])
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The newest committed dump, good or not, made by whomever: whether it is sealed, and signed."""
+
+    dump_id: DumpId
+    sealed: bool
+    signed: bool
+
+
+def last_dump(store: Store) -> Last | None:
+    """What the next dump is measured by, None before the first.
+
+    It is sealed or signed where the names of its objects say so, or its summary, as far as that can be read.
+    StoreUnavailableError while the store does not answer.
+    """
+    listed = next((listed for listed in reversed(list_dumps(store)) if listed.committed), None)
+    if listed is None:
+        return None
+    sealed = any(names.is_sealed(info.key) for info in listed.objects)
+    signed = any(info.key.endswith(names.SIGNATURE) for info in listed.objects)
+    try:
+        summary = read_summary(store, listed.dump_id)
+    except ClipperError as error:
+        if error.temporary:
+            raise
+        return Last(listed.dump_id, sealed, signed)
+    return Last(listed.dump_id, sealed or summary.sealed, signed or summary.signed_by is not None)
 
 
 def newest(dumps: Sequence[Listed]) -> DumpId | None:

@@ -18,6 +18,8 @@ from clipper_backup.values import show_seconds
 _KEY = re.compile(r"(\d{10})/(holder|released|renewal-\d+)")
 
 RENEWALS_PER_LEASE = 3
+MAX_LEASE_SECONDS = 3600
+"""The most that LEASE_SECONDS may be, and that a holder's record is believed: a forged one blocks nobody for longer."""
 _POLL_SECONDS = 1.0
 
 
@@ -213,7 +215,7 @@ def _is_stale(store: Store, name: str, seen: _Epoch, lease_seconds: float) -> bo
     if silent_seconds <= lease_seconds:
         return False
     by = _read_holder(store, name, seen)  # it may renew by more seconds than ours
-    if by is not None and by.lease_seconds is not None and silent_seconds <= by.lease_seconds:
+    if by is not None and silent_seconds <= _believed_seconds(by):
         return False
     # The answers may have taken long: whoever gave a sign of life meanwhile keeps it.
     return _highest(store, name) == seen
@@ -240,7 +242,11 @@ def _held(store: Store, name: str, epoch: _Epoch) -> Held:
         by = _read_holder(store, name, epoch)
     if by is None:
         return Held("", "", epoch.taken_at, epoch.last_sign_at, 0)
-    return Held(by.holder, by.purpose, epoch.taken_at, epoch.last_sign_at, by.lease_seconds or 0)
+    return Held(by.holder, by.purpose, epoch.taken_at, epoch.last_sign_at, _believed_seconds(by))
+
+
+def _believed_seconds(by: LeaseHolder) -> float:
+    return min(by.lease_seconds or 0, MAX_LEASE_SECONDS)
 
 
 def _read_holder(store: Store, name: str, epoch: _Epoch) -> LeaseHolder | None:

@@ -1,7 +1,7 @@
 """What a restore decided before it began, kept for `wal fetch`: docs/design/repository-wal.md, "What a restore reads".
 
-The *restore folder* lies outside of PGDATA and only its owner may enter it. It holds `plan.json`, which is written once, and
-`links`, to which each segment that is handed out adds a line.
+The *restore folder* lies outside of PGDATA and only its owner may enter it. It holds `plan.json`, which is written once,
+`links`, to which each segment that is handed out adds a line, and `turn`, which says whose request is the last one.
 """
 
 import fcntl
@@ -26,6 +26,7 @@ from clipper_backup.wal_names import Segment
 
 PLAN = "plan.json"
 LINKS = "links"
+TURN = "turn"
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 
@@ -88,7 +89,7 @@ def keep_plan(folder: Path, plan: RestorePlan) -> None:
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         folder.chmod(_FOLDER_MODE)
-        for name, data in ((LINKS, b""), (PLAN, encode(plan))):
+        for name, data in ((LINKS, b""), (TURN, b""), (PLAN, encode(plan))):
             descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
             with open(descriptor, "wb") as file:  # noqa: PTH123  an open descriptor
                 file.write(data)
@@ -127,18 +128,45 @@ _LINE = re.compile(rb"\n([0-9A-F]{24}) ([0-9a-f]{32}) ([0-9a-f]{32})\n")
 
 
 @contextmanager
-def links_of(folder: Path, plan: RestorePlan) -> Iterator["Links"]:
-    """The links that were handed out so far, for one process at a time. ClipperError when they cannot be read or kept."""
-    path = folder / LINKS
+def _locked(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise ClipperError(f"cannot open {path}: {error.strerror}", hints=[_FOLDER_HINT]) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield Links(path, descriptor, plan.first_segment)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+class Turn:
+    """One request. PostgreSQL asks for one file at a time, but one of its earlier life may still be at work.
+
+    That one must not put its file over the one that is being read now: PostgreSQL would take it for the end of the WAL.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / TURN
+        self._token = os.urandom(16)
+        with _locked(self._path) as descriptor:
+            os.pwrite(descriptor, self._token, 0)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For handing over: ClipperError when another request came since, and none comes meanwhile."""
+        with _locked(self._path) as descriptor:
+            if os.pread(descriptor, len(self._token), 0) != self._token:
+                raise ClipperError("PostgreSQL has asked for another file since: this request is of an earlier life of it")
+            yield
+
+
+@contextmanager
+def links_of(folder: Path, plan: RestorePlan) -> Iterator["Links"]:
+    """The links that were handed out so far, for who holds the turn. ClipperError when they cannot be read or kept."""
+    path = folder / LINKS
+    with _locked(path) as descriptor:
+        yield Links(path, descriptor, plan.first_segment)
 
 
 class Links:

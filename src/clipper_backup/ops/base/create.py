@@ -93,7 +93,7 @@ def write_base(work: Work, repository: Repository, lease: Lease, source: BaseSou
     needed_bytes = _SCRATCH_BYTES + 2 * max(tables, default=0)
     with ExitStack() as until_done:
         scratch = until_done.enter_context(scratch_folder(work.settings.scratch_dir, needed_bytes, "the table of files"))
-        making = _Making(work, repository, source, system, scratch)
+        making = _Making(work, repository, source, system, scratch, until_done)
         intent, parent = making.begin(catalog, entries)
         until_done.enter_context(intent)
         run = BaseRun(work.store, intent, lease, source.sealer)
@@ -191,9 +191,11 @@ class _Adopted:
 class _Making:
     """One base backup on its way: what it needs all along, and what it has to warn of."""
 
-    def __init__(self, work: Work, repository: Repository, source: BaseSource, system: SystemEntry, scratch: Path) -> None:
+    def __init__(
+        self, work: Work, repository: Repository, source: BaseSource, system: SystemEntry, scratch: Path, until_done: ExitStack
+    ) -> None:
         self._work, self._repository, self._source, self._system = work, repository, source, system
-        self._scratch = scratch
+        self._scratch, self._until_done = scratch, until_done
         self._wal = WalCatalog(work.store, source.system_id, system.segment_bytes)
         self._warnings: list[str] = []
         self._objects: list[BaseObject] = []
@@ -224,7 +226,9 @@ class _Making:
         try:
             opened = opener_of(self._work.settings, summary.recipients)
             packs = read_packs(self._work.store, summary)
-            return _Parent(summary, packs, KnownFiles(self._scratch, read_entries(self._work.store, summary, opened)))
+            known = KnownFiles(self._scratch, read_entries(self._work.store, summary, opened))
+            self._until_done.callback(known.close)
+            return _Parent(summary, packs, known)
         except (AccessError, IntegrityError) as error:
             self._warn(f"no pages are taken from the base backup {summary.id}: {error}")
             return None

@@ -20,12 +20,13 @@ from clipper_backup.ops.dump.create import create_dump
 from clipper_backup.ops.dump.restore import Request, Restored, restore_dump
 from clipper_backup.ops.dump.verify import Verified, verify_dump
 from clipper_backup.ops.events import Emit
-from clipper_backup.ops.work import Work, login_of, open_work, step
+from clipper_backup.ops.work import SOFTWARE, Work, login_of, open_work, step
 from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.connection import connect
 from clipper_backup.postgres.databases import create_database
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.values import DumpId, show_bytes
 
 DATABASE = "clipper"
@@ -64,6 +65,7 @@ def run_demo(clock: Clock, emit: Emit, *, scale: float) -> Story:
                 size = _make_database(work, scale)
                 chapter.result = f"{DATABASE}, {show_bytes(size)}, PostgreSQL {binaries.version}"
             with _chapter(chapters, clock, "dump") as chapter:
+                open_or_create_repository(work.store, clock, SOFTWARE)  # a new one is no surprise here
                 dumped = create_dump(work).summary
                 chapter.result = (
                     f"{dumped.id}: {dumped.rows:,} rows hashed, {show_bytes(dumped.stored_bytes)} stored and read back"

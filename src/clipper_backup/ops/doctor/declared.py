@@ -15,6 +15,7 @@ from clipper_backup.ops.status import Status, look_at_repository
 from clipper_backup.ops.work import Work, hasty, login_of, open_work
 from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.connection import Connection, connect, translated
+from clipper_backup.repository.dumps import Last, last_dump
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.readonly import ReadOnlyStore
 
@@ -51,6 +52,11 @@ class Surroundings:
         """All that `status` knows of the repository, read once."""
         trusted = trusted_of(self.settings)
         return look_at_repository(replace(self.work, store=ReadOnlyStore(self.store, self.clock), trusted=trusted))
+
+    @cached_property
+    def last(self) -> Last | None:
+        """The newest dump as `dump create` sees it, None before the first."""
+        return last_dump(self.store)
 
     @contextmanager
     def session(self, database: str | None = None) -> Iterator[Connection]:

@@ -3,14 +3,13 @@
 from datetime import timedelta
 
 from clipper_backup.errors import MissingError
-from clipper_backup.format import names
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.dump.prune import last_prune
 from clipper_backup.ops.findings import SKEW, Finding, green, red, yellow
 from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
-from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.repository.retention import GARBAGE_AGE
+from clipper_backup.repository.root import open_repository
 from clipper_backup.values import show_names, show_seconds, show_time
 
 _HELD_TOO_LONG = timedelta(days=1)
@@ -22,11 +21,12 @@ check = Declaring()
 
 @check(
     "repository",
-    "whether the store holds a repository that this version can read",
+    "whether the store holds a repository that this version can read and write to",
     "check BACKUP_URL; the first `clipper-backup dump create` makes a repository",
     needs=["store"],
 )
 def _repository(here: Surroundings) -> Finding:
+    open_repository(here.store, writing=True)
     status = here.status
     return green(f"{len(status.entries)} dumps, {len(status.good)} of them good")
 
@@ -43,6 +43,11 @@ def _newest_dump(here: Surroundings) -> Finding:
         return red(f"no good dump holds {show_names(status.missing)}" if status.missing else "there is no good dump")
     oldest = min((each for each in status.newest if each.wanted), key=lambda each: each.taken_at)
     age = status.now - oldest.taken_at
+    if -age > SKEW:
+        return yellow(
+            f"{oldest.summary.id} lies {show_seconds(-age.total_seconds())} ahead of the clock: nobody knows how old it is",
+            "the check `clock` says which one runs wrong",
+        )
     text = f"{oldest.summary.id} is {show_seconds(max(0.0, age.total_seconds()))} old"
     if age > timedelta(hours=here.settings.dump_max_age_hours):
         return red(f"{text}, and is the newest good dump of {show_names([oldest.database])}")
@@ -134,14 +139,12 @@ def _holds(here: Surroundings) -> Finding:
     needs=["repository"],
 )
 def _encryption(here: Surroundings) -> Finding:
-    sealer = sealer_of(here.settings)
-    committed = [entry for entry in here.status.entries if entry.listed.committed]
-    sealed = bool(committed) and any(names.is_sealed(info.key) for info in committed[-1].listed.objects)
+    sealer, last = sealer_of(here.settings), here.last
     if sealer is None:
-        if sealed and here.settings.encryption_recipients != (NONE,):
+        if last is not None and last.sealed and here.settings.encryption_recipients != (NONE,):
             return red("the newest dump is sealed, and no ENCRYPTION_RECIPIENTS are set: the next run refuses to dump")
         return yellow("dumps are plain: whoever can read the store, or a copy of it, can read every row in them")
-    if committed and not sealed:
+    if last is not None and not last.sealed:
         return yellow("the next dump is sealed; the newest one is plain", "`clipper-backup dump create` takes a sealed one now")
     return green(f"sealed to {len(sealer.recipients)} keys")
 
@@ -218,10 +221,7 @@ def _signing(here: Surroundings) -> Finding:
     except MissingError as error:
         return red(error.message, *error.hints)
     if signing is None:
-        # By its names alone, and as `dump create` asks.
-        committed = [listed for listed in list_dumps(here.store) if listed.committed]
-        signed = bool(committed) and any(info.key.endswith(names.SIGNATURE) for info in committed[-1].objects)
-        if signed and here.settings.signing_key_file is None:
+        if here.last is not None and here.last.signed and here.settings.signing_key_file is None:
             return red("the newest dump is signed, and no SIGNING_KEY_FILE is set: the next run refuses to dump")
         return yellow("dumps are not signed: whoever can write into the store can make one that is restored")
     untrusted = here.status.untrusted

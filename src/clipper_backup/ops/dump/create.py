@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import ClipperError, ToolError, UsageError
+from clipper_backup.errors import ToolError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.documents import (
     DumpDetails,
@@ -20,13 +20,12 @@ from clipper_backup.ops.dump.source import Source, look_at_source
 from clipper_backup.ops.dump.write import store_whole
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.lease import take_lease
-from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
+from clipper_backup.ops.work import SOFTWARE, Work, repository_of, step, this_process
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.connection import dbname_argument
 from clipper_backup.postgres.programs import run
-from clipper_backup.repository.dumps import DumpWriter, Listed, list_dumps, read_summary
+from clipper_backup.repository.dumps import DumpWriter, last_dump
 from clipper_backup.repository.leases import Lease
-from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.values import show_bytes
 
 DUMP_LEASE = "dump"
@@ -48,15 +47,14 @@ class Written:
 def create_dump(work: Work) -> Written:
     """Take a dump under the lease. Returns only when it is committed; whatever raises leaves no dump behind."""
     source = look_at_source(work.settings)
-    repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+    repository = repository_of(work)
     with take_dump_lease(work, "dump create", work.clock) as lease:
         return write_dump(work, repository, lease, source)
 
 
 def write_dump(work: Work, repository: Repository, lease: Lease, source: Source) -> Written:
     """Write and commit one dump; the caller holds *lease*."""
-    _check_meant_to_be_plain(work, source)
-    _check_meant_to_be_unsigned(work, source)
+    _check_meant(work, source)
     intent = Intent(run_id=uuid.uuid4().hex, holder=this_process(), software=SOFTWARE, begun_at=work.clock.now())
     writer = DumpWriter.take_id(work.store, intent)
     try:
@@ -99,12 +97,17 @@ def write_dump(work: Work, repository: Repository, lease: Lease, source: Source)
     return Written(summary, details)
 
 
-def _check_meant_to_be_plain(work: Work, source: Source) -> None:
-    """UsageError when dumps were sealed until now and nobody said that they no longer are to be (S2)."""
-    if source.sealer is not None or work.settings.encryption_recipients:
+def _check_meant(work: Work, source: Source) -> None:
+    """UsageError when dumps were sealed or signed until now and nobody said that they no longer are to be.
+
+    What is plain anybody can read (S2); what is unsigned readers would refuse.
+    """
+    plain = source.sealer is None and not work.settings.encryption_recipients
+    unsigned = source.signing is None and work.settings.signing_key_file is None
+    last = last_dump(work.store) if plain or unsigned else None
+    if last is None:
         return
-    last, summary = _newest(work)
-    if last is not None and (any(names.is_sealed(info.key) for info in last.objects) or (summary is not None and summary.sealed)):
+    if plain and last.sealed:
         raise UsageError(
             f"the newest dump, {last.dump_id}, is sealed, and there are no ENCRYPTION_RECIPIENTS to seal the next one to",
             hints=[  # without the keys that the store names: anybody may have put them there
@@ -112,26 +115,7 @@ def _check_meant_to_be_plain(work: Work, source: Source) -> None:
                 "or to `none`, if plain dumps are meant from now on",
             ],
         )
-
-
-def _newest(work: Work) -> tuple[Listed | None, DumpSummary | None]:
-    """The newest dump, good or not, signed by whomever; and what it says of itself, when that can be read."""
-    last = next((listed for listed in reversed(list_dumps(work.store)) if listed.committed), None)
-    try:
-        return last, None if last is None else read_summary(work.store, last.dump_id)
-    except ClipperError as error:
-        if error.temporary:
-            raise
-        return last, None
-
-
-def _check_meant_to_be_unsigned(work: Work, source: Source) -> None:
-    """UsageError when dumps were signed until now and nobody said that they no longer are to be: readers would refuse them."""
-    if source.signing is not None or work.settings.signing_key_file is not None:
-        return
-    last, summary = _newest(work)
-    signed = summary is not None and summary.signed_by is not None
-    if last is not None and (signed or any(info.key.endswith(names.SIGNATURE) for info in last.objects)):
+    if unsigned and last.signed:
         raise UsageError(
             f"the newest dump, {last.dump_id}, is signed, and there is no SIGNING_KEY_FILE to sign the next one with",
             hints=[

@@ -34,11 +34,14 @@ def fetch_dump(work: Work, dump_id: DumpId, folder: Path, *, as_stored: bool) ->
     targets = [(stored, folder / _file_name(stored, as_stored=as_stored)) for stored in summary.objects]
     if there := [str(path) for _, path in targets if path.exists()]:
         raise UsageError(f"{there[0]} exists already", hints=["fetch into an empty folder"])
+    needed = sum(_size(stored, as_stored=as_stored) for stored in summary.objects)
+    hints = [f"--to names another folder: one that we may write into, with room for {show_bytes(needed)}"]
+    if not as_stored:
+        hints.append(f"--as-stored needs {show_bytes(summary.stored_bytes)}; docs/guides/restore-without-us.md opens those")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(_size(stored, as_stored=as_stored) for stored in summary.objects)
         if (free := shutil.disk_usage(folder).free) < needed:
-            raise ClipperError(f"{folder} has {show_bytes(free)} free, the dump needs {show_bytes(needed)}")
+            raise ClipperError(f"{folder} has {show_bytes(free)} free, the dump needs {show_bytes(needed)}", hints=hints)
         fetched = []
         for stored, path in targets:
             with step(work, f"fetch {path.name}", f"fetch {path.name}") as running:
@@ -50,7 +53,7 @@ def fetch_dump(work: Work, dump_id: DumpId, folder: Path, *, as_stored: bool) ->
                 fetched.append(Fetched(path, _write(path, chunks)))
                 running.done = f"{path.name}: {show_bytes(fetched[-1].size_bytes)}"
     except OSError as error:
-        raise ClipperError(f"cannot write to {folder}: {error.strerror}") from error
+        raise ClipperError(f"cannot write to {folder}: {error.strerror}", hints=hints) from error
     return fetched
 
 

@@ -1,13 +1,13 @@
 """`prune` and `dump delete`: what goes is decided by a pure plan, announced when it is new, and removed summary first."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from clipper_backup.errors import IntegrityError, ObjectMissingError, UsageError
+from clipper_backup.errors import IntegrityError, MissingError, ObjectMissingError, UsageError
 from clipper_backup.format import names
-from clipper_backup.format.documents import DumpSummary, HoldMark, RetentionMark, decode, encode
-from clipper_backup.ops.dump.read import Entry, catalog, good_dumps, summary_of
+from clipper_backup.format.documents import HoldMark, RetentionMark, decode, encode
+from clipper_backup.ops.dump.read import Entry, catalog, summary_of
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.work import Work, step, this_process
 from clipper_backup.repository.dumps import (
@@ -16,7 +16,6 @@ from clipper_backup.repository.dumps import (
     held_dumps,
     hold_dump,
     is_ahead,
-    list_dumps,
     release_dump,
 )
 from clipper_backup.repository.leases import Lease
@@ -114,41 +113,45 @@ def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
     """UsageError when a dump must not be deleted by hand. MissingError when there is none.
 
     That is one that is held, the newest good one, and, unless *last*, the newest good one that holds some database, and one
-    of which only we may be wrong while no other holds its databases: that is not trusted (SIGNATURE_KEYS), whose id lies ahead of
-    the clock, or that cannot be read here. One that lies ahead protects no other: while it is there, no dump can be taken.
+    of which only we may be wrong while no other holds its databases: that is not trusted (SIGNATURE_KEYS), that cannot be read
+    here, or that is whole and whose id lies ahead of the clock. One that lies ahead protects no other: while it is there, no dump
+    can be taken.
     """
     open_repository(work.store, writing=True)
-    dumps = list_dumps(work.store)
-    if not any(listed.dump_id == dump_id for listed in dumps):
-        summary_of(work, dump_id)
+    entries = catalog(work)
+    wanted = next((entry for entry in entries if entry.listed.dump_id == dump_id), None)
+    if wanted is None:
+        raise MissingError(f"there is no dump {dump_id}", hints=["`clipper-backup dump list` shows them"])
     _check_not_held(work, dump_id)
     now = work.store.now()
+    good = [e for e in entries if e.summary is not None and e.problem is None and not is_ahead(e.listed.dump_id, now)]
     if not last:
-        _check_dispensable(catalog(work), dump_id, now)
-    newer: set[str] = set()
-    for summary in good_dumps(work, [each for each in dumps if each.dump_id >= dump_id and not is_ahead(each.dump_id, now)]):
-        if summary.id == str(dump_id):
-            _check_others_hold(summary, newer, last=last)
-        newer.update(summary.databases)
+        _check_dispensable(wanted, [entry for entry in good if entry is not wanted], now)
+    if wanted in good:
+        newer = {name for entry in good if entry.listed.dump_id > dump_id for name in _databases(entry)}
+        _check_others_hold(wanted, newer, last=last)
 
 
-def _check_dispensable(entries: Collection[Entry], dump_id: DumpId, now: datetime) -> None:
-    """UsageError when it may be we who are wrong about *dump_id*, and no good dump holds what it holds."""
-    wanted = next((entry for entry in entries if entry.listed.dump_id == dump_id), None)
-    if wanted is None or not wanted.listed.committed:
+def _databases(entry: Entry) -> Sequence[str]:
+    return () if entry.summary is None else entry.summary.databases
+
+
+def _check_dispensable(wanted: Entry, others: Collection[Entry], now: datetime) -> None:
+    """UsageError when it may be we who are wrong about *wanted*, and the *others*, which are good, do not hold what it holds."""
+    dump_id = wanted.listed.dump_id
+    if not wanted.listed.committed:
         return
     if wanted.untrusted:
         what = f"is not trusted: {wanted.problem}"
         hint = "is SIGNATURE_KEYS right? with the key that signed it, it may be good"
     elif wanted.unreadable:
         what, hint = f"cannot be read here: {wanted.problem}", "whoever can read it may find it good"
-    elif is_ahead(dump_id, now):
+    elif wanted.problem is None and is_ahead(dump_id, now):
         what, hint = "lies ahead of the store's clock", "is that clock right? if it runs behind, this may be the newest good dump"
     else:
         return
-    others = [e for e in entries if e is not wanted and not is_ahead(e.listed.dump_id, now) and e.problem is None]
-    good = {name for e in others if e.summary is not None for name in e.summary.databases}
-    only = [name for name in (wanted.summary.databases if wanted.summary is not None else ()) if name not in good]
+    good = {name for entry in others for name in _databases(entry)}
+    only = [name for name in _databases(wanted) if name not in good]
     if only or not good:
         raise UsageError(
             f"no good dump but {dump_id} holds {show_names(only) or 'any database'}, and it {what}",
@@ -156,17 +159,17 @@ def _check_dispensable(entries: Collection[Entry], dump_id: DumpId, now: datetim
         )
 
 
-def _check_others_hold(summary: DumpSummary, newer: Collection[str], *, last: bool) -> None:
+def _check_others_hold(wanted: Entry, newer: Collection[str], *, last: bool) -> None:
     """UsageError when newer good dumps, which hold the databases *newer*, do not make a good dump dispensable."""
     if not newer:
         raise UsageError(
-            f"{summary.id} is the newest good dump: without it the database cannot be restored as of then",
+            f"{wanted.listed.dump_id} is the newest good dump: without it the database cannot be restored as of then",
             hints=["take another dump first"],
         )
-    only = show_names([name for name in summary.databases if name not in newer])
+    only = show_names([name for name in _databases(wanted) if name not in newer])
     if only and not last:
         raise UsageError(
-            f"{summary.id} is the newest good dump that holds {only}",
+            f"{wanted.listed.dump_id} is the newest good dump that holds {only}",
             hints=["dump that database again first", "or --last, if nobody will want it back"],
         )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from clipper_backup.clock import Clock
@@ -12,10 +12,10 @@ from clipper_backup.repository.restore_plan import Linked, RestorePlan
 from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.wal_names import Segment
 
-AHEAD_BYTES = 128 << 20
-"""How much may wait in the spool, unless a segment is larger."""
+AHEAD_BYTES, AHEAD_SEGMENTS = 128 << 20, 16
+"""How much may wait in the spool, and how many; but always one."""
 IDLE_SECONDS = 30.0
-"""After how long without a request a process that reads ahead ends and leaves nothing behind."""
+"""After how long without a request a process that reads ahead ends and leaves nothing behind; sooner when its server has."""
 _THREADS = 2
 """A segment is as fast read as checked; one thread does either while the other does the other."""
 _LOOK_SECONDS = 0.02
@@ -28,9 +28,10 @@ class Ahead:
         self._line, self._last, self._size = plan.line, plan.last_segment, plan.segment_bytes
         self._reader, self._spool, self._clock = reader, spool, clock
         self._running: dict[Segment, Future[None]] = {}
+        self._end: Segment | None = None
 
-    def run(self, stop: threading.Event, idle_seconds: float | None = IDLE_SECONDS) -> None:
-        """Read ahead until *stop*, until nothing was asked for in *idle_seconds*, or until the spool is gone.
+    def run(self, stop: threading.Event, *, needed: Callable[[], bool] | None = None) -> None:
+        """Read ahead until *stop*. With *needed*, also until that is false, the spool is gone, or nobody asks in IDLE_SECONDS.
 
         Where somebody does so already, return at once.
         """
@@ -39,16 +40,20 @@ class Ahead:
                 return
             asked, since = None, self._clock.monotonic()
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="ahead") as pool:
-                while not stop.is_set() and (now := self._spool.asked(self._size)) is not None:
-                    if now != asked:
+                while not stop.is_set():
+                    now = self._spool.asked(self._size)
+                    if now is not None and now != asked:
                         asked, since = now, self._clock.monotonic()
                         self._read_behind(asked, pool)
-                    elif idle_seconds is not None and self._clock.monotonic() - since > idle_seconds:
+                    elif needed is not None and (now is None or not needed() or self._idle(since)):
                         break
                     self._clock.wait(stop, _LOOK_SECONDS)
                 for future in self._running.values():
                     future.cancel()
             self._spool.leave()
+
+    def _idle(self, since: float) -> bool:
+        return self._clock.monotonic() - since > IDLE_SECONDS
 
     def _read_behind(self, asked: Segment, pool: ThreadPoolExecutor) -> None:
         wanted = list(self._wanted(asked))
@@ -58,6 +63,7 @@ class Ahead:
             if linked.segment not in {asked, *wanted}:
                 path.unlink(missing_ok=True)
         ready = {linked.segment for linked in there.values()}
+        self._end = None
         for segment, future in list(self._running.items()):
             if future.done():
                 future.result()  # an error that is not ours to hide
@@ -67,14 +73,18 @@ class Ahead:
                 self._running[segment] = pool.submit(self._read, segment)
 
     def _wanted(self, asked: Segment) -> Iterator[Segment]:
-        last = asked.number + max(1, AHEAD_BYTES // self._size)
+        last = asked.number + max(1, min(AHEAD_SEGMENTS, AHEAD_BYTES // self._size))
         if self._last is not None:
             last = min(last, self._last.number)
         return self._line.segments(asked.number + 1, last, self._size)
 
     def _read(self, segment: Segment) -> None:
+        if self._end is not None and segment > self._end:
+            return
         with contextlib.suppress(ClipperError), self._spool.writing_ahead(segment) as draft:
             opened = self._reader.segment(segment)
-            if opened is not None:
-                draft.write(opened.chunks)
-                draft.keep(Linked(segment, opened.header.link, self._reader.previous(segment, opened.header)))
+            if opened is None:
+                self._end = segment
+                return
+            draft.write(opened.chunks)
+            draft.keep(Linked(segment, opened.header.link, self._reader.previous(segment, opened.header)))

@@ -5,6 +5,7 @@ not the file itself is an error, and ends PostgreSQL.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from clipper_backup.clock import Clock
@@ -13,7 +14,7 @@ from clipper_backup.format import physical_names as keys
 from clipper_backup.ops.wal.spool import Spool, hand_over
 from clipper_backup.postgres.history import made_history, parse_history
 from clipper_backup.repository.lines import Line
-from clipper_backup.repository.restore_plan import Linked, RestorePlan, links_of, must_fit
+from clipper_backup.repository.restore_plan import Linked, RestorePlan, Turn, links_of, must_fit
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.repository.wal_reader import Opened, UnopenedError, WalReader
 from clipper_backup.values import Timeline, show_time
@@ -51,8 +52,12 @@ class _Archive:
         self._spool.open()
         with self._spool.writing(name) as draft:
             draft.write([data])
-            draft.hand_over(target)
+            with self._turn():
+                draft.hand_over(target)
         return True
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _must_lie_on(self, line: Line, segment: Segment) -> None:
         if not line.holds(segment):
@@ -123,6 +128,15 @@ class PlannedFetch(_Archive):
         super().__init__(reader, catalog, spool, clock, wait_seconds)
         self._plan, self._folder = plan, folder
         self._line, self._last = plan.line, plan.last_segment
+        self._request: Turn | None = None
+
+    def answer(self, name: str, target: Path) -> bool:
+        """See above; ClipperError too when PostgreSQL asked for another file meanwhile."""
+        self._request = Turn(self._folder)
+        return super().answer(name, target)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._request is None else self._request.held()
 
     def _segment(self, segment: Segment, target: Path) -> bool:
         if self._last is not None and segment.number > self._last.number:
@@ -142,7 +156,7 @@ class PlannedFetch(_Archive):
         self._spool.ask(segment)
         ready = self._spool.ready(segment)
         if ready is not None:
-            with links_of(self._folder, self._plan) as links:
+            with self._turn(), links_of(self._folder, self._plan) as links:
                 links.add(ready.linked)
                 hand_over(ready.path, target)
             return True
@@ -152,7 +166,7 @@ class PlannedFetch(_Archive):
         with self._spool.writing(segment.name) as draft:
             draft.write(opened.chunks)
             linked = Linked(segment, opened.header.link, self._reader.previous(segment, opened.header))
-            with links_of(self._folder, self._plan) as links:
+            with self._turn(), links_of(self._folder, self._plan) as links:
                 links.add(linked)
                 draft.hand_over(target)
         return True

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipper_backup.clock import Clock
-from clipper_backup.config import Settings, load
-from clipper_backup.errors import ClipperError
+from clipper_backup.config import DECLARED, Settings, load
+from clipper_backup.errors import ClipperError, UsageError
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.events import Emit
 from clipper_backup.ops.keys import opener_of
@@ -46,10 +45,19 @@ class Restore:
         return Spool(pg_wal, self.plan.id)
 
 
-def open_restore(folder: Path, clock: Clock, emit: Emit, environment: Mapping[str, str] = os.environ) -> Restore:
-    """The restore whose plan lies in *folder*. Its settings are the plan's, whatever the environment says of them."""
+def open_restore(folder: Path, clock: Clock, emit: Emit) -> Restore:
+    """The restore whose plan lies in *folder*. Its settings are the plan's, whatever the environment says of them.
+
+    What the plan says of the environment becomes this process's.
+    """
     plan = read_plan(folder)
-    settings = load(plan.settings, {**environment, **plan.environment}).settings
+    if unknown := sorted(set(plan.settings) - {declared.name for declared in DECLARED}):
+        raise UsageError(
+            f"the restore in {folder} was planned with {', '.join(unknown)}, which this version does not know",
+            hints=["use the version of clipper-backup that planned it"],
+        )
+    os.environ.update(plan.environment)
+    settings = load(plan.settings, os.environ).settings
     work = open_work(settings, clock, emit, read_only=True, unsigned=plan.unsigned)
     return Restore(folder, plan, work, _reader(work, plan.repository_id, plan.system_id, plan.segment_bytes))
 

@@ -1,5 +1,6 @@
 """`wal push`: one file of pg_wal into the archive. It returns only when PostgreSQL may forget the file (rule 1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from clipper_backup.ops.wal.asked import Asked
 from clipper_backup.ops.wal.open_archive import accept, data_folder_of, open_archive
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder, WalFile
-from clipper_backup.postgres.history import Ancestor, is_made, parse_history
+from clipper_backup.postgres.history import Ancestor, parse_history
 from clipper_backup.postgres.wal_pages import WalLayout
 from clipper_backup.repository.wal_archive import Claimed, WalArchive, ancestors_in, lacks_link, link_in
 from clipper_backup.values import Timeline
@@ -40,15 +41,13 @@ def push(work: Work, path: Path) -> Pushed:
     kind = _kind_of(path)
     folder = DataFolder(data_folder_of(path), work.clock)
     layout = folder.layout()
-    if kind is Kind.HISTORY and is_made(path.read_bytes()):
-        return Pushed(path.name, kind, "made")
     archive = open_archive(work, layout)
     accepted = Asked(lambda: accept(work, layout))
     pusher = Pusher(archive, folder, layout)
     if kind is Kind.SEGMENT:
         return pusher.push_segment(path.name, accepted)
     accepted.answer()
-    return pusher.push_other(path.name)
+    return pusher.push_other(pusher.source(path.name))
 
 
 def _kind_of(path: Path) -> Kind:
@@ -70,75 +69,90 @@ class Pusher:
     """Archives files of one server's pg_wal, each through all steps."""
 
     def __init__(self, archive: WalArchive, folder: DataFolder, layout: WalLayout) -> None:
-        self._archive, self._folder, self._layout = archive, folder, layout
+        self.archive, self.clock = archive, folder.clock
+        self._folder, self._layout = folder, layout
 
-    def push_other(self, name: str) -> Pushed:
+    def segment(self, name: str) -> Segment:
+        """The segment of that name."""
+        return Segment.parse(name, self._layout.segment_bytes)
+
+    def source(self, name: str, history: Callable[[], Claim | None] | None = None) -> WalFile:
+        """The file in pg_wal, to be read. *history* gives the claim of its timeline's history, where that is known already."""
+        ancestors: list[Ancestor] = []
+        if classify(name) in {Kind.SEGMENT, Kind.PARTIAL}:
+            ancestors = self._ancestors(Timeline.parse(name[:8]), history)
+        return WalFile.find(self._folder.wal / name, self._layout, ancestors)
+
+    def push_other(self, source: WalFile) -> Pushed:
         """A history, a `.backup` or a `.partial`."""
-        kind = classify(name)
-        assert kind is not None  # noqa: S101  the caller has looked
+        name, kind = source.name, _kind_of(source.path)
+        ancestors = None
+        if kind is Kind.HISTORY:
+            text = self._folder.history(Timeline.parse(name[:8]))
+            if text is None:
+                return Pushed(name, kind, "made")
+            ancestors = parse_history(text, name)
         while True:
-            source = WalFile.find(self._folder.wal / name, self._layout)
-            ancestors = None
-            if kind is Kind.HISTORY:
-                ancestors = parse_history(b"".join(source.read()), name)
-            claimed = self._archive.claim(self._archive.prepare(source), ancestors=ancestors)
-            put = self._archive.store(claimed)
-            if self._archive.is_fresh(claimed):
+            claimed = self.archive.claim(self.archive.prepare(source), ancestors=ancestors)
+            put = self.archive.store(claimed)
+            if self.archive.is_fresh(claimed):
                 return Pushed(name, kind, "archived" if put else "was archived")
 
     def push_segment(self, name: str, accepted: Asked[SystemEntry]) -> Pushed:
         """A segment, whose neighbours' claims are asked for while it is read; claimed only when the system is *accepted*."""
-        segment = Segment.parse(name, self._layout.segment_bytes)
+        segment = self.segment(name)
         while True:
             before = Asked(lambda: self._claim_before(segment))
-            behind = Asked(lambda: self._archive.read_claim(segment.next().name))
+            behind = Asked(lambda: self.archive.read_claim(segment.next().name))
             history = Asked(lambda: self._history_claim(segment.timeline))
-            ancestors = self._ancestors(segment.timeline, history)
-            prepared = self._archive.prepare(WalFile.find(self._folder.wal / name, self._layout, ancestors))
+            prepared = self.archive.prepare(self.source(name, history.answer))
             accepted.answer()
-            self._check_history(segment.timeline, history.answer(), first=before.answer() is None)
-            claimed = self._archive.claim(prepared, link_in(before.answer()))
-            put = self._archive.store(claimed)
-            healed = self._heal(claimed, segment, behind.answer(), ancestors)
-            if self._archive.is_fresh(claimed):
+            self.check_history(segment.timeline, history.answer, first=before.answer() is None)
+            claimed = self.archive.claim(prepared, link_in(before.answer()))
+            put = self.archive.store(claimed)
+            healed = self.heal(claimed, behind.answer())
+            if self.archive.is_fresh(claimed):
                 return Pushed(name, Kind.SEGMENT, "archived" if put else "was archived", healed)
 
+    def link_before(self, segment: Segment) -> bytes:
+        """The link of the segment before *segment*, as its claim stands now."""
+        return link_in(self._claim_before(segment))
+
     def _claim_before(self, segment: Segment) -> Claim | None:
-        return self._archive.read_claim(segment.previous().name) if segment.number > 0 else None
+        return self.archive.read_claim(segment.previous().name) if segment.number > 0 else None
 
     # -- histories
 
     def _history_claim(self, timeline: Timeline) -> Claim | None:
-        return self._archive.read_claim(history_name(timeline)) if timeline > 1 else None
+        return self.archive.read_claim(history_name(timeline)) if timeline > 1 else None
 
-    def _ancestors(self, timeline: Timeline, claimed: Asked[Claim | None]) -> list[Ancestor]:
+    def _ancestors(self, timeline: Timeline, history: Callable[[], Claim | None] | None) -> list[Ancestor]:
         """Those of *timeline*, from its history in pg_wal, or else from the archive's claim."""
         if timeline == 1:
             return []
         data = self._folder.history(timeline)
         if data is not None:
             return parse_history(data, history_name(timeline))
-        claim = claimed.answer()
+        claim = self._history_claim(timeline) if history is None else history()
         if claim is None:
             raise IntegrityError(
                 f"there is no {history_name(timeline)}, neither in the archive nor in {self._folder.wal}: no restore could reach "
-                "this segment",
-                hints=[
-                    "put the history file back into pg_wal; the server that this one was promoted from, or a copy, may have it"
-                ],
+                "what is on its timeline",
+                hints=["put the history file back into pg_wal: a standby or a copy of this server may have it"],
             )
         return ancestors_in(claim)
 
-    def _check_history(self, timeline: Timeline, claim: Claim | None, *, first: bool) -> None:
+    def check_history(self, timeline: Timeline, history: Callable[[], Claim | None] | None = None, *, first: bool) -> None:
         """W11, and that the timeline is this server's: another one may have taken its number.
 
         Where *first* no segment before it is claimed: the history's object may be missing as well.
         """
         data = self._folder.history(timeline) if timeline > 1 else None
         if data is None:
-            return
+            return  # of a segment without one, `source` has found the claim
+        claim = self._history_claim(timeline) if history is None else history()
         if claim is None or first:
-            self.push_other(history_name(timeline))
+            self.push_other(self.source(history_name(timeline)))
         elif digest_of([data], bytes.fromhex(claim.salt)).hex() != claim.digest:
             raise IntegrityError(
                 f"timeline {int(timeline)} is another server's: its history in the archive was claimed by {claim.writer}",
@@ -147,13 +161,14 @@ class Pusher:
 
     # -- links
 
-    def _heal(self, late: Claimed, segment: Segment, claim: Claim | None, ancestors: list[Ancestor]) -> str | None:
-        """Link the segment behind, if it came before this one and is proved to be of this server."""
-        if claim is None or not lacks_link(claim) or not self._folder.wrote_its_wal():
+    def heal(self, late: Claimed, behind: Claim | None) -> str | None:
+        """Link the segment behind, whose claim is *behind*, if it came before this one and is proved to be of this server.
+
+        Its name, if it is linked now.
+        """
+        if behind is None or not lacks_link(behind) or not self._folder.wrote_its_wal():
             return None
-        behind = segment.next().name
         try:
-            source = WalFile.find(self._folder.wal / behind, self._layout, ancestors)
+            return behind.name if self.archive.heal(late, self.source(behind.name), behind) else None
         except MissingError:
-            return None
-        return behind if self._archive.heal(late, source, claim) else None
+            return None  # PostgreSQL has recycled it

@@ -91,25 +91,21 @@ class Spool:
 
     @contextlib.contextmanager
     def reading_ahead(self) -> Iterator[bool]:
-        """Whether we are the one who reads ahead from now on: there is at most one."""
+        """Whether we are the one who reads ahead from now on: there is at most one, and none where the spool is gone."""
         try:
             descriptor = os.open(self.folder / _AHEAD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         except OSError:
             yield False
             return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+            yield _lock_at_once(descriptor)
         finally:
             os.close(descriptor)
 
     def ahead_is_running(self) -> bool:
         """Whether somebody reads ahead."""
         with self.reading_ahead() as free:
-            return not free
+            return not free and self.folder.exists()
 
     # -- segments
 
@@ -231,6 +227,14 @@ def _told(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ClipperError(f"{what}: {error.strerror}") from error
+
+
+def _lock_at_once(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _own(path: Path, owner: os.stat_result) -> None:

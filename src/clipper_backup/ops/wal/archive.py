@@ -1,0 +1,160 @@
+"""`wal archive`: the process beside a database that archives its WAL ahead, and answers its archive_command.
+
+PostgreSQL's own `.ready` files say what there is to do; a request says which file PostgreSQL is about to forget, and the answer
+is about that file, in its present state, alone (rule 101).
+"""
+
+import os
+import threading
+from pathlib import Path
+
+from clipper_backup.errors import ClipperError
+from clipper_backup.ops.events import Warned
+from clipper_backup.ops.wal.flights import Flight, Flights
+from clipper_backup.ops.wal.handshake import Handshake, Request
+from clipper_backup.ops.wal.open_archive import accept, open_archive
+from clipper_backup.ops.wal.push import Pusher
+from clipper_backup.ops.work import Work
+from clipper_backup.postgres.data_folder import DataFolder
+from clipper_backup.postgres.wal_files import identify
+from clipper_backup.repository.wal_archive import CLAIM_SECONDS
+from clipper_backup.wal_names import Kind, classify
+
+_AHEAD = 64
+"""So many files are stored or under way beyond what PostgreSQL has asked for."""
+_SCAN_SECONDS = 1.0
+_AGAIN_SECONDS = 10.0
+"""After a failure that nobody asks about, so long until the next attempt."""
+_BUSY_SECONDS, _BUSY_LOOK_SECONDS, _IDLE_LOOK_SECONDS = 1.0, 0.002, 0.02
+_READY = ".ready"
+
+
+def run_archiver(work: Work, pgdata: Path, handshake: Path, stop: threading.Event) -> None:
+    """Archive for the server in *pgdata* and answer in *handshake* until *stop* is set.
+
+    An error says that this cannot work: no data folder, no store, another cluster's repository. Whatever is wrong with one
+    file is told, and tried again.
+    """
+    folder = DataFolder(pgdata, work.clock)
+    layout = folder.layout()
+    archive = open_archive(work, layout)
+    accept(work, layout)
+    changed = threading.Event()
+    flights = Flights(Pusher(archive, folder, layout), work.emit, changed, jobs=work.settings.archive_jobs)
+    coordinator = _Coordinator(work, folder, Handshake(handshake, work.clock, asked_by=pgdata), flights)
+    try:
+        while not stop.is_set():
+            changed.clear()
+            coordinator.turn()
+            work.clock.wait(changed, _BUSY_LOOK_SECONDS if coordinator.is_busy else _IDLE_LOOK_SECONDS)
+    finally:
+        coordinator.rest()
+        flights.close()
+
+
+class _Coordinator:
+    """Looks what there is to do, begins it in PostgreSQL's order, and answers. It never waits for the store."""
+
+    def __init__(self, work: Work, folder: DataFolder, handshake: Handshake, flights: Flights) -> None:
+        self._work, self._clock, self._folder = work, work.clock, folder
+        self._handshake, self._flights = handshake, flights
+        self._known: dict[str, Flight] = {}
+        self._histories: set[str] = set()
+        self._seen: set[str] = set()
+        self._scanned_at = self._asked_at = -_SCAN_SECONDS
+        self._unlisted = ""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody asked just now, and may ask again at once."""
+        return self._clock.monotonic() - self._asked_at < _BUSY_SECONDS
+
+    def rest(self) -> None:
+        """Nobody is here any more."""
+        self._handshake.rest()
+
+    def turn(self) -> None:
+        """Look once."""
+        self._handshake.beat()
+        requests = self._handshake.requests()
+        now = self._clock.monotonic()
+        new = [request for request in requests if request.id not in self._seen]
+        self._seen = {request.id for request in requests}
+        for request in new:
+            self._asked_at = now
+            self._forget_failures(request.words[0][:8])  # what failed before it was asked may work now
+        if new or now - self._scanned_at >= _SCAN_SECONDS:
+            self._scanned_at = now
+            self._scan([request.words[0] for request in requests])
+        for request in requests:
+            self._answer(request)
+
+    def _scan(self, requested: list[str]) -> None:
+        """Begin what is ready and not begun: histories first, .ready or not (rule 97), then by name."""
+        histories = {name for name in self._listed("") if classify(name) is Kind.HISTORY} - self._histories
+        kinds = {name: kind for name in {*self._ready(), *histories, *requested} if (kind := classify(name)) is not None}
+        wanted = sorted(kinds, key=lambda name: (kinds[name] is not Kind.HISTORY, name))
+        now = self._clock.monotonic()
+        for name, flight in list(self._known.items()):
+            if flight.state == "stored" and flight.kind is Kind.HISTORY:
+                self._histories.add(name)
+            if flight.state == "stored" and name not in kinds:
+                del self._known[name]  # PostgreSQL has forgotten it
+            elif flight.state == "failed" and now - flight.ended_at >= _AGAIN_SECONDS:
+                self._forget_failures(name[:8])
+        blocked = {name[:8] for name, flight in self._known.items() if flight.state == "failed"}
+        for name in wanted:
+            if name not in self._known and name[:8] not in blocked and (len(self._known) < _AHEAD or name in requested):
+                self._known[name] = self._flights.begin(name, kinds[name])
+
+    def _forget_failures(self, timeline: str) -> None:
+        """Let the failed ones of *timeline* begin anew; only when nothing of it is under way, so that claims stay in order."""
+        of_it = [flight for name, flight in self._known.items() if name[:8] == timeline]
+        failed = [flight for flight in of_it if flight.state == "failed"]
+        if failed and all(flight.state != "under way" for flight in of_it):
+            for flight in failed:
+                del self._known[flight.name]
+            self._flights.resume(failed[0].timeline)
+
+    def _answer(self, request: Request) -> None:
+        name = request.words[0]
+        if classify(name) is None:
+            self._handshake.answer(request, ok=False, lines=[f"not the name of a file that PostgreSQL archives: {name!r}"])
+        if (flight := self._known.get(name)) is None:
+            return
+        earlier = [each for key, each in self._known.items() if key[:8] == name[:8] and key < name]
+        failed = next((each for each in sorted(earlier, key=lambda each: each.name) if each.state == "failed"), None)
+        if failed is None and flight.state == "failed":
+            failed = flight
+        if failed is not None and failed.error is not None:
+            which = "" if failed is flight else f"{failed.name}, which comes before it, is not archived: "
+            self._handshake.answer(request, ok=False, lines=[which + failed.error.message, *failed.error.hints])
+        elif flight.state == "stored" and all(each.state == "stored" for each in earlier):
+            if self._is_that_file(flight):
+                self._handshake.answer(request, ok=True)
+            else:
+                del self._known[name]  # read anew, whatever was stored
+                self._scanned_at = -_SCAN_SECONDS
+
+    def _is_that_file(self, flight: Flight) -> bool:
+        """Whether the file that PostgreSQL will forget is the one that was stored, and its claim young enough (step 4)."""
+        try:
+            same = identify(self._folder.wal / flight.name) == flight.identity
+        except ClipperError:
+            return False
+        return same and self._clock.since_boot() - flight.claimed_at < CLAIM_SECONDS
+
+    def _ready(self) -> list[str]:
+        return [name.removesuffix(_READY) for name in self._listed("archive_status") if name.endswith(_READY)]
+
+    def _listed(self, folder: str) -> list[str]:
+        path = self._folder.wal / folder
+        try:
+            with os.scandir(path) as entries:
+                return [entry.name for entry in entries]
+        except OSError as error:
+            said = f"cannot list {path}: {(error.strerror or str(error)).lower()}"
+            if said != self._unlisted:
+                self._unlisted = said
+                self._work.emit(Warned(said))
+            return []

@@ -1,0 +1,162 @@
+"""A real PostgreSQL 15 that archives under load: by `wal push` itself, and through the shim and `wal archive`."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clipper_backup.clock import SystemClock
+from clipper_backup.format.wal_objects import NO_LINK, decode_object
+from clipper_backup.ops.wal.handshake import Handshake
+from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.store.protocol import Store
+from clipper_backup.values import Secret
+from clipper_backup.wal_names import Kind, classify
+from fixtures.cli import PROGRAM, StartCli, environment
+from fixtures.docs import ROOT
+from fixtures.postgres import FAST, PASSWORD, connect, server_binaries, sql
+from fixtures.stores import StorePlace
+from fixtures.wal import MIB
+
+SHIM = ROOT / "infrastructure/k8s/components/wal-archive/archive.sh"
+_SECONDS = 60
+
+
+@pytest.fixture
+def handshake(server_folder: Path) -> Path:
+    folder = server_folder / "handshake"
+    folder.mkdir(mode=0o755)
+    return folder
+
+
+@pytest.fixture
+def server(server_folder: Path, handshake: Path) -> Iterator[PrivateServer]:
+    """It has segments of 1 MiB, keeps them all, and archives through the shim."""
+    shim = shutil.copy(SHIM, server_folder)
+    settings = {
+        **FAST,
+        "archive_mode": "on",
+        "archive_command": f"sh {shim} {handshake} %p",
+        "wal_keep_size": "1GB",
+        "autovacuum": "off",
+    }
+    known = {"ARCHIVE_WAIT_SECONDS": "1", "PATH": os.environ["PATH"]}
+    with PrivateServer(server_folder / "server", server_binaries(15), environment=known, settings=settings) as made:
+        made.initdb(password=Secret(PASSWORD), sync=False, wal_segment_mib=1)
+        made.start()
+        yield made
+
+
+def until(reached: Callable[[], bool], say: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not reached():
+        assert time.monotonic() < deadline, say()
+        time.sleep(0.01)
+
+
+def ready(server: PrivateServer) -> list[str]:
+    return sorted(path.name for path in (server.data / "pg_wal/archive_status").glob("*.ready"))
+
+
+def write_wal(server: PrivateServer, mib: int) -> str:
+    """Fill about *mib* segments, switch to another one, and say which is the last full one."""
+    with connect(server) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS load (number int, filler text)")
+        connection.execute("INSERT INTO load SELECT i, repeat(md5(i::text), 24) FROM generate_series(1, %s) i", [mib * 1200])
+        (row,) = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchall()
+        return str(row[0])
+
+
+def check_archive(server: PrivateServer, store: Store, last: str) -> None:
+    """Every segment from the first one to *last* is there, has the server's own bytes, and links to the one before."""
+    link = NO_LINK
+    kept = [path.name for path in (server.data / "pg_wal").iterdir() if classify(path.name) is Kind.SEGMENT]
+    names = sorted(name for name in kept if name <= last)
+    assert len(names) > 3
+    folder = f"wal/{sql(server, 'postgres', 'SELECT system_identifier FROM pg_control_system()')[0][0]}"
+    for name in names:
+        header, plain = decode_object(store.get_stream(f"{folder}/{name[:8]}/{name[:16]}/{name}.zst"), name)
+        assert b"".join(plain) == (server.data / "pg_wal" / name).read_bytes()
+        assert (header.plain_bytes, header.previous) == (MIB, link), name
+        link = header.link
+
+
+def failures(server: PrivateServer) -> int:
+    return int(sql(server, "postgres", "SELECT failed_count FROM pg_stat_archiver")[0][0])
+
+
+@contextlib.contextmanager
+def pushing_processes(server: PrivateServer, handshake: Path, place: StorePlace) -> Iterator[list[str]]:
+    """Answers the shim with what `clipper-backup wal push %p` ends with, as a process in PGDATA; what each one said.
+
+    PostgreSQL's account may not be able to run our Python; this process is.
+    """
+    asked, stop, said = Handshake(handshake, SystemClock(), asked_by=server.data), threading.Event(), []
+
+    def run() -> None:
+        while not stop.is_set():
+            asked.beat()
+            for request in asked.requests():
+                words = [*PROGRAM, "wal", "push", f"pg_wal/{request.words[0]}"]
+                done = subprocess.run(
+                    words, cwd=server.data, env=environment(place.environment), capture_output=True, text=True, check=False
+                )
+                said.append(done.stdout or done.stderr)
+                asked.answer(request, ok=done.returncode == 0, lines=done.stderr.splitlines())
+            stop.wait(0.01)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield said
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.rule(1)
+@pytest.mark.rule(9)
+def test_wal_push_under_load(server: PrivateServer, handshake: Path, local_place: StorePlace) -> None:
+    with pushing_processes(server, handshake, local_place) as said:
+        last = write_wal(server, 5)
+        until((server.data / f"pg_wal/archive_status/{last}.done").exists, lambda: (ready(server), said))
+    assert failures(server) == 0
+    assert {text.partition(" ")[2] for text in said} == {"archived\n"}
+    check_archive(server, local_place.open(), last)
+
+
+@pytest.mark.rule(1)
+@pytest.mark.rule(18)
+@pytest.mark.rule(19)
+def test_the_sidecar_under_load_killed_and_started_again(
+    server: PrivateServer, handshake: Path, local_place: StorePlace, start_cli: StartCli
+) -> None:
+    """The process, the server and the handshake folder are lost in turn; what was acknowledged is always there."""
+    words = ("wal", "archive", "--pgdata", str(server.data), "--handshake", str(handshake))
+
+    def start() -> "subprocess.Popen[str]":
+        return start_cli(*words, env=local_place.environment, stderr=subprocess.DEVNULL)
+
+    sidecar = start()
+    last = write_wal(server, 6)
+    until(lambda: any((server.data / "pg_wal/archive_status").glob("*.done")), lambda: ready(server))
+    sidecar.kill()
+    sidecar.wait()
+    write_wal(server, 3)
+    server.kill9()
+    server.start()
+    sidecar = start()
+    last = write_wal(server, 3)
+    shutil.rmtree(handshake / "requests", ignore_errors=True)
+    last = write_wal(server, 3)
+    until((server.data / f"pg_wal/archive_status/{last}.done").exists, lambda: ready(server))
+    check_archive(server, local_place.open(), last)
+    sidecar.terminate()
+    assert sidecar.wait(_SECONDS) == 143
+    assert not (handshake / "alive").exists()
