@@ -19,4 +19,6 @@ pytest_plugins = [
     "fixtures.oracle",
     "fixtures.dump",
     "fixtures.doctor",
+    "fixtures.base",
+    "fixtures.restore",
 ]

@@ -231,6 +231,12 @@ class Settings:
         "how many of the newest good dumps of each database are kept however old they are",
         "age alone must never delete the last good ones",
     )
+    pitr_window_days: int = setting(
+        7,
+        integer(1, 36500, "days"),
+        "how many days back every instant can be restored: base backups and WAL are kept for it, however old they are",
+        "what went wrong on a Friday is found on a Monday; each day more costs a day's WAL",
+    )
     dump_max_age_hours: int = setting(
         25,
         integer(1, 87600, "hours"),

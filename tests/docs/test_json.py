@@ -1,7 +1,7 @@
 """docs/reference/json.md against what every command really answers: the same fields, no more and no fewer."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,23 @@ from typing import Any
 import pytest
 
 from clipper_backup.cli.app import make_app
+from clipper_backup.clock import SystemClock, VirtualClock
+from clipper_backup.config import load
+from clipper_backup.ops.events import ignore
+from clipper_backup.ops.work import Work, open_work
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.store.local import LocalStore
+from fixtures.base import Cluster
 from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
+from fixtures.postgres import sql
+from fixtures.restore import World, end_left_running, restoring
 from fixtures.stores import StorePlace
+from fixtures.wal import MadeServer
+from fixtures.wal_archive import segment_name
+from fixtures.wal_look import MadeRepository
+from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -50,6 +62,11 @@ def answered(document: Any) -> set[str]:
 
 def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
+
+
+ANSWERLESS = {"wal archive", "wal serve"}
+"""Commands that run until they are ended."""
+ASKED_BELOW = {"settings", "version", "demo", "wal status", "wal verify", "wal push", "wal fetch", "restore"}
 
 
 @pytest.fixture
@@ -123,7 +140,9 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    assert set(COMMANDS) - set(found) == {"settings", "version", "demo"}, "they are asked below, without a server"
+    assert set(COMMANDS) - set(found) == {*ASKED_BELOW, *ANSWERLESS} | {
+        command for command in COMMANDS if command.startswith("base ")
+    }
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -137,10 +156,65 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
     assert len({tuple(sorted(item)) for item in listed}) == 1, "all items have the same fields"
 
 
+def test_the_tables_are_what_base_commands_answer(run_cli: RunCli, archived15: Cluster, local_place: StorePlace) -> None:
+    settings = archived15.settings(**local_place.environment, BACKUP_DATABASES="postgres")
+    found: dict[str, set[str]] = {}
+
+    def ask(command: str, *words: str) -> Any:
+        document = run_cli(*command.split(), *words, "--json", env=settings, check=True).document
+        found.setdefault(command, set()).update(answered(document))
+        return document
+
+    repository = Path(local_place.url.removeprefix("file://"))
+    with archived15.archiving(work_of(settings)):
+        first = ask("base create")["id"]
+        job = ask("job postgres-backup")
+    (repository / "base/20200101-000000-00000000").mkdir()
+    (repository / "base/20200101-000000-00000000/intent.json").write_text("{}")
+    ask("base verify", "--sample", "5%")
+    ask("hold", first)
+    assert [item["state"] for item in ask("base list")["items"]] == ["unfinished", "committed", "committed"]
+    ask("release", first)
+    ask("base show", "latest")
+    (repository / "base/20200101-000000-00000000/intent.json").unlink()
+    ask("base delete", first, "--yes")
+    assert {name.removeprefix("base.") for name in found.pop("job postgres-backup") if name.startswith("base.")} == documented(
+        "base create"
+    )
+    assert job["base"]["parent"] == first
+    for command, fields in found.items():
+        assert fields == documented(command), command
+    assert {command for command in COMMANDS if command.startswith("base ")} <= found.keys()
+
+
+def work_of(settings: Mapping[str, str]) -> Work:
+    return open_work(load({}, settings).settings, SystemClock(), ignore, read_only=False)
+
+
 @pytest.mark.parametrize("words", [["settings"], ["settings", "RETENTION_DAYS"], ["version"], ["demo", "--scale", "0.01"]])
 def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli, words: list[str]) -> None:
     found = answered(run_cli(*words, "--json", check=True).document)
     assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
+
+
+def test_the_tables_are_what_looks_at_the_wal_answer(run_cli: RunCli, postgres15: PrivateServer, tmp_path: Path) -> None:
+    ((system_id,),) = sql(postgres15, "postgres", "SELECT system_identifier::text FROM pg_control_system()")
+    made = MadeRepository(VirtualClock(SystemClock().now()), system_id, LocalStore(tmp_path / "repository"))
+    made.archive.segments(1, 3, 5)
+    made.backup(1, 3, 4)
+    made.archive.segment(1, 7)
+    made.clock.advance(1)
+    made.backup(1, 7, 7)
+    environment = {"BACKUP_URL": f"file://{tmp_path / 'repository'}", **login(postgres15)}
+    for command in ("wal status", "wal verify"):
+        outcome = run_cli(*command.split(), "--json", env=environment)
+        assert outcome.code == 14, outcome
+        assert answered(outcome.document) == documented(command)
+
+
+def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
+    answer = run_cli(*wal_place.words(segment_name(1, 6)), "--json", check=True)
+    assert answered(answer.document) == documented("wal fetch")
 
 
 def lines_on_stderr() -> dict[str, set[str]]:
@@ -171,3 +245,21 @@ def test_lines_on_stderr_have_the_fields_of_their_table(
     table["progress"] -= units | {"null"}
     assert {line["type"]: set(line) - {"type"} for line in told} == table
     assert {line["unit"] for line in told if line["type"] == "progress"} <= units
+
+
+def test_the_table_is_what_wal_push_answers(run_cli: RunCli, local_place: StorePlace, tmp_path: Path) -> None:
+    path = MadeServer(tmp_path / "data").write(1)
+    outcome = run_cli("wal", "push", str(path), "--json", env=local_place.environment, check=True)
+    assert answered(outcome.document) == documented("wal push")
+    assert all(documented(command) == set() for command in ANSWERLESS)
+
+
+def test_the_table_of_restore_is_what_it_answers(run_cli: RunCli, restore_world: World, place: Path) -> None:
+    world = restore_world.copied_to(place)
+    found: set[str] = set()
+    for more in (["--dry-run"], ["--start"]):
+        outcome = run_cli(*restoring(world, place, *more, "--json"), env=world.settings, check=True)
+        assert outcome.lines == []
+        found |= answered(outcome.document)
+    end_left_running(outcome.document)
+    assert found == documented("restore")

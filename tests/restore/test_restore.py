@@ -1,160 +1,282 @@
 """`restore` of what `base create` and `wal push` stored: each target gives what the server held there, by the test's own SQL."""
 
-import contextlib
-import os
+import shutil
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from clipper_backup.ops.base.create import create_base
-from clipper_backup.ops.restore.plan import Plan, Request, make_plan
-from clipper_backup.ops.restore.restore import Restored, restore
+from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
+from clipper_backup.format import physical_names as keys
+from clipper_backup.ops.restore import restore as module
+from clipper_backup.ops.restore.plan import Request
 from clipper_backup.ops.restore.targets import Target
-from clipper_backup.ops.work import Work
 from clipper_backup.postgres.account import server_account
-from clipper_backup.store.local import LocalStore
-from clipper_backup.values import Lsn
-from fixtures.base import Cluster, Kept, archived_cluster, work_for
-from fixtures.oracle import PINNED, Writer, content_now, content_of
-from fixtures.postgres import connect, private_folder, sql
-
-Content = Mapping[str, tuple[int, str | None]]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What the server held at an instant at which nobody wrote. `xid` is of the transaction that made it so."""
-
-    name: str
-    lsn: Lsn
-    at: datetime
-    xid: int
-    content: Content
-
-
-@dataclass(frozen=True)
-class World:
-    """A repository that outlived its server: two backups, and what the server held before, between and behind them."""
-
-    folder: Path
-    work: Work
-    backups: tuple[str, ...]
-    at_stop: tuple[Content, ...]
-    moments: tuple[Moment, ...]
-    latest: Content
-
-    def reading(self) -> Work:
-        return Work(self.work.settings, self.work.store, self.work.clock, Kept())
-
-
-def moment(cluster: Cluster, number: int) -> Moment:
-    with connect(cluster.server) as connection:
-        with connection.transaction():
-            connection.execute("INSERT INTO ledger SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 3000) n")
-            connection.execute("UPDATE moved SET note = %s WHERE id %% 5 = %s", [f"at {number}", number % 5])
-            connection.execute("DELETE FROM ledger WHERE n %% 7 = %s", [number % 7])
-            (xid,) = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone() or (0,)
-        connection.execute("SELECT pg_sleep(0.005)")
-        (at,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
-        connection.execute("SELECT pg_create_restore_point(%s)", [f"moment {number}"])
-        (lsn,) = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or ("",)
-    with content_now(cluster.server, "postgres") as content:
-        return Moment(f"moment {number}", Lsn.parse(lsn), at, xid, content)
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with private_folder() as folder, archived_cluster(15) as cluster, ended(cluster):
-        store = LocalStore(folder / "repository")
-        work = work_for(cluster, store, BACKUP_URL=f"file://{folder}/repository")
-        space = cluster.server.directory / "space"
-        space.mkdir()
-        server_account().own(space)
-        sql(cluster.server, "postgres", f"CREATE TABLESPACE space LOCATION '{space}'")
-        sql(cluster.server, "postgres", "CREATE TABLE ledger (n int, text text)")
-        sql(cluster.server, "postgres", "CREATE TABLE moved (id int PRIMARY KEY, note text) TABLESPACE space")
-        sql(cluster.server, "postgres", "INSERT INTO moved SELECT n, '' FROM generate_series(1, 5000) n")
-        backups, moments, at_stop = [], [], []
-        with cluster.archiving(work):
-            with Writer(cluster.server, "postgres", seed=7):
-                backups.append(create_base(work).summary.id)
-            with content_now(cluster.server, "postgres") as content:
-                at_stop.append(content)
-            moments += [moment(cluster, number) for number in range(2)]
-            backups.append(create_base(work).summary.id)
-            moments += [moment(cluster, number) for number in range(2, 4)]
-            with content_now(cluster.server, "postgres") as latest:
-                pass
-            switch(cluster)
-        yield World(folder, work, tuple(backups), tuple(at_stop), tuple(moments), latest)
-
-
-@contextlib.contextmanager
-def ended(cluster: Cluster) -> Iterator[None]:
-    """Its end without a last word to an archiver that is gone."""
-    try:
-        yield
-    finally:
-        cluster.server.stop("immediate")
-
-
-def switch(cluster: Cluster) -> None:
-    """Return when all WAL that was written is archived."""
-    ((name,),) = sql(cluster.server, "postgres", "SELECT pg_walfile_name(pg_switch_wal())")
-    done = cluster.server.data / f"pg_wal/archive_status/{name}.done"
-    with connect(cluster.server) as connection:
-        while not done.exists():
-            connection.execute("SELECT pg_sleep(0.02)")
+from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.values import BackupId, Lsn, Timeline
+from clipper_backup.wal_names import Segment
+from fixtures.cli import RunCli, StartCli
+from fixtures.docs import ROOT
+from fixtures.dump import FAULTS, ended, halted
+from fixtures.oracle import content_now
+from fixtures.postgres import server_binaries, sql
+from fixtures.restore import (
+    MAJOR,
+    Moment,
+    World,
+    end_left_running,
+    pg_verifybackup,
+    planned,
+    recovered,
+    restored,
+    restoring,
+    session_in,
+)
+from fixtures.server_program import server_environment
+from fixtures.sweeps import chosen
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    with private_folder() as folder:
+def world(restore_world: World, place: Path) -> World:
+    return restore_world.copied_to(place)
+
+
+def at(world: World, number: int) -> Moment:
+    return world.moments[number]
+
+
+TARGETS: dict[str, tuple[Callable[[World], Target], int, int]] = {
+    "time": (lambda world: Target("time", time=at(world, 0).at), 0, 0),
+    "time, exclusive": (lambda world: Target("time", time=at(world, 2).at, exclusive=True), 2, 1),
+    "lsn": (lambda world: Target("lsn", lsn=at(world, 1).lsn), 1, 0),
+    "lsn, exclusive": (lambda world: Target("lsn", lsn=at(world, 2).lsn, exclusive=True), 2, 1),
+    "xid": (lambda world: Target("xid", xid=at(world, 2).xid), 2, 1),
+    "xid, exclusive": (lambda world: Target("xid", xid=at(world, 2).xid, exclusive=True), 1, 1),
+    "name": (lambda _: Target("name", name="moment 1"), 1, 0),
+    "immediate": (lambda _: Target("immediate"), 1, 1),
+}
+"""How a target is named, which moment it is, and which backup ended last before it."""
+
+
+def aligned(lsn: Lsn) -> Lsn:
+    """Where the next record begins."""
+    return Lsn(-(-lsn // 8) * 8)
+
+
+@pytest.mark.rule(59)
+@pytest.mark.rule(63)
+def test_a_target_gives_what_the_server_held_there(world: World, place: Path) -> None:
+    for name in chosen(list(TARGETS), 2):
+        make, number, backup = TARGETS[name]
+        folder = place / name.replace(", ", "-")
+        folder.mkdir()
         server_account().own(folder)
-        yield folder
+        with recovered(world, folder, make(world), timeline=Timeline(1)) as (result, started, content):
+            assert content == at(world, number).content, name
+            assert result.plan.summary.id == world.backups[backup]
+            if result.plan.stop is not None:
+                record = result.plan.stop.record
+                assert started.stopped_at in {record.start, aligned(record.end)}
+                assert started.stopping is not None
 
 
-def planned(world: World, place: Path, target: Target, **options: object) -> tuple[Request, Plan]:
-    tablespaces = options.pop("tablespaces", None)
-    request = Request(place / "data", target, server_account(), **options)  # type: ignore[arg-type] # of a Request
-    if tablespaces is None:
-        plan_of = {oid: place / f"space-{oid}" for oid in tablespaces_of(world, request)}
-        request = Request(place / "data", target, server_account(), tablespaces=plan_of, **options)  # type: ignore[arg-type]
-    return request, make_plan(world.reading(), request)
+@pytest.mark.rule(65)
+@pytest.mark.rule(69)
+@pytest.mark.rule(98)
+def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> None:
+    """The second one finds the first one's timeline taken, without anything on it."""
+    for timeline in (2, 3):
+        folder = place / str(timeline)
+        folder.mkdir()
+        server_account().own(folder)
+        with recovered(world, folder, Target("latest")) as (result, started, content):
+            assert content == at(world, 3).content
+            assert started.timeline == timeline
+            assert result.archived
+            assert world.work.store.get(keys.history_key(result.plan.summary.system_id, Timeline(timeline), keys.STORED))
+            with session_in(started) as connection:
+                settings: dict[str, str] = dict(connection.execute("SELECT name, setting FROM pg_settings").fetchall())
+            assert (settings["listen_addresses"], settings["archive_mode"]) == ("", "off")
+            assert started.socket_folder.stat().st_mode & 0o777 == 0o700
 
 
-def tablespaces_of(world: World, request: Request) -> list[int]:
-    from clipper_backup.ops.restore.recovery import tablespaces_in  # noqa: PLC0415
-    from clipper_backup.repository.base_backups import part_of, plain_part, read_base_summary  # noqa: PLC0415
-    from clipper_backup.values import BackupId  # noqa: PLC0415
+@pytest.mark.rule(37)
+@pytest.mark.rule(35)
+def test_the_folder_passes_pg_verifybackup_and_recovers_by_itself(world: World, place: Path) -> None:
+    """Started by hand: what stands in its files is enough."""
+    for path in (world.repository, *world.repository.rglob("*")):
+        server_account().own(path)
+    result = restored(world, place, Target("name", name="moment 2"))
+    assert "backup successfully verified" in pg_verifybackup(result.data, "-i", "tablespace_map")
+    assert result.outside is not None
+    assert (result.outside / str(world.outside).lstrip("/")).read_text() == "# a map of our own\n"
+    assert (result.data / f"pg_tblspc/{world.space}").readlink() == place / "space"
+    secret = [path for path in result.folder.iterdir() if path.is_file() and path.stat().st_mode & 0o077]
+    assert result.folder.stat().st_mode & 0o777 == 0o700
+    assert not secret
+    with PrivateServer(place / "by hand", server_binaries(MAJOR), environment=server_environment(), data=result.data) as server:
+        server.start()  # it serves reads while it recovers
+        while sql(server, "postgres", "SELECT pg_is_in_recovery() AND pg_sleep(0.02) IS NOT NULL") == [(True,)]:
+            continue
+        with content_now(server, "postgres") as content:
+            assert content == at(world, 2).content
+        assert sql(server, "postgres", "SHOW max_prepared_transactions") == [("3",)]
 
-    summary = read_base_summary(world.work.store, BackupId.parse(world.backups[0]))
-    part = part_of(summary, "tablespace_map")
-    return list(tablespaces_in(b"".join(plain_part(world.work.store, part, lambda chunks, _: iter(chunks)))))
+
+@pytest.mark.rule(54)
+def test_a_dead_primary_is_replaced_when_asked_and_its_wal_is_saved(world: World, place: Path) -> None:
+    target = Target("immediate")
+    first = restored(world, place, target)
+    lost = "00000001000000000000007F"
+    (first.data / "pg_wal" / lost).write_bytes(b"the newest commits")
+    (first.data / "of the former server").touch()
+    with pytest.raises(UsageError, match="holds a data folder of this cluster"):
+        planned(world, place, target)
+    again = restored(world, place, target, replace=True)
+    assert again.saved == (lost,)
+    assert again.saved_in is not None
+    assert (again.saved_in / lost).read_bytes() == b"the newest commits"
+    assert not (again.data / "of the former server").exists()
+    pg_verifybackup(again.data, "-i", "tablespace_map")
 
 
-@contextlib.contextmanager
-def recovered(world: World, place: Path, target: Target, **options: object) -> Iterator[tuple[Restored, Content]]:
-    request, plan = planned(world, place, target, **options)
-    result = restore(world.reading(), request, plan, start=True)
-    assert result.started is not None
+def lose(world: World, segment: Segment) -> None:
+    system = next(entry for entry in world.repository.joinpath("wal").iterdir()).name
+    for suffix in (keys.STORED, keys.CLAIM):
+        world.work.store.delete([keys.archive_key(system, segment.name, suffix)])
+
+
+@pytest.mark.rule(96)
+def test_a_gap_is_refused_before_anything_is_written(world: World, place: Path) -> None:
+    _, whole = planned(world, place, Target("latest"))
+    segments = whole.wal.segments
+    gone = Segment.holding(Timeline(1), at(world, 2).lsn, segments[0].size_bytes)
+    assert segments[0] < gone < segments[-1]
+    lose(world, gone)
+    for target in (
+        Target("latest"),
+        Target("xid", xid=at(world, 3).xid),
+        Target("time", time=at(world, 3).at - timedelta(milliseconds=1)),
+    ):
+        with pytest.raises(WalGapError, match=gone.name):
+            planned(world, place, target)
+    _, plan = planned(world, place, Target("latest"), accept_gap=True)
+    assert plan.last == gone.previous()
+    assert plan.wal.gap is not None
+    planned(world, place, Target("xid", xid=at(world, 1).xid))  # before it
+    assert not (place / "data").exists()
+
+
+@pytest.mark.rule(56)
+def test_wal_that_is_damaged_ends_the_recovery_with_what_is_wrong(world: World, place: Path) -> None:
+    """The plan sees that it is there; only who reads it sees what it is."""
+    _, plan = planned(world, place, Target("latest"))
+    middle = plan.wal.segments[len(plan.wal.segments) // 2].name
+    damaged = keys.archive_key(plan.summary.system_id, middle, keys.STORED)
+    stored = bytearray(world.work.store.get(damaged))
+    stored[len(stored) // 2] ^= 1
+    world.work.store.put(damaged, bytes(stored))
+    with (
+        pytest.raises(IntegrityError, match=rf"recovery was ended: .*{middle}"),
+        recovered(world, place, Target("latest")),
+    ):
+        pass
+    assert not (place / "data/pg_wal/00000002.history").exists()
+    assert not (place / "data/postmaster.pid").exists()
+
+
+@pytest.mark.rule(59)
+@pytest.mark.rule(60)
+def test_targets_that_cannot_be_reached_are_refused(world: World, place: Path) -> None:
+    """Each names what can be."""
+    first, last = at(world, 0), at(world, 3)
+    refused = (
+        (Target("time", time=first.at - timedelta(hours=1)), "before the end of the oldest base backup", "the earliest instant"),
+        (Target("lsn", lsn=Lsn(0x100)), "before the end of the oldest base backup", "the earliest instant"),
+        (
+            Target("time", time=last.at + timedelta(hours=1)),
+            "no transaction ended behind it",
+            "the newest instant that can be named",
+        ),
+        (Target("lsn", lsn=Lsn(1 << 40)), "it is not there", "name no target"),
+        (Target("xid", xid=last.xid + 1000), "it is not there", "name no target"),
+        (Target("name", name="moment 9"), "it is not there", "name no target"),
+    )
+    for target, words, hint in refused:
+        with pytest.raises(MissingError, match=words) as caught:
+            planned(world, place, target)
+        assert any(hint in said for said in caught.value.hints), caught.value.hints
+    second = BackupId.parse(world.backups[1])
+    with pytest.raises(UsageError, match="ended at"):
+        planned(world, place, Target("lsn", lsn=first.lsn), backup=second)
+    with pytest.raises(MissingError, match="there is no base backup"):
+        planned(world, place, Target("latest"), backup=BackupId.parse("20200101-000000-00000000"))
+    with pytest.raises(UsageError, match="has no tablespace 7"):
+        planned(world, place, Target("latest"), tablespaces={7: place / "x"})
+    _, plan = planned(world, place, Target("latest"), backup=BackupId.parse(world.backups[0]))
+    assert plan.summary.id == world.backups[0]
+
+
+def test_where_a_tablespace_was_is_taken_unless_told_otherwise(world: World, place: Path) -> None:
+    """The source still has it."""
+    with pytest.raises(UsageError, match="which is not empty") as caught:
+        planned(world, place, Target("latest"), tablespaces={})
+    assert caught.value.hints == (f"choose another folder: --tablespace {world.space}=DIR",)
+
+
+@pytest.mark.rule(53)
+def test_the_command(world: World, place: Path, run_cli: RunCli) -> None:
+    dry = run_cli(*restoring(world, place, "--to-name", "moment 2", "--dry-run"), env=world.settings, check=True)
+    assert f"backup:      {world.backups[1]}" in dry.stdout
+    assert "Nothing was written." in dry.stdout
+    assert not (place / "data").exists()
+    done = run_cli(*restoring(world, place, "--to-name", "moment 2", "--start", "--json"), env=world.settings, check=True)
+    started = done.document["restored"]["started"]
     try:
-        with psycopg.connect(
-            host=str(result.started.socket_folder), port=result.started.port, user="postgres", dbname="postgres", autocommit=True
-        ) as connection:
-            for name, value in PINNED.items():
-                connection.execute(f"SET {name} = '{value}'".encode())
-            yield result, content_of(connection)
+        assert done.document["stop_lsn"] is not None
+        assert started["timeline"] == 2
+        assert done.document["restored"]["history_archived"] is True
+        refused = run_cli(*restoring(world, place, "--replace", "--yes"), env=world.settings)
+        assert refused.code == 2
+        assert f"a PostgreSQL server runs in {place / 'data'}, as process {started['pid']}" in refused.stderr
     finally:
-        os.kill(result.started.pid, signal.SIGQUIT)
-        os.waitpid(result.started.pid, 0)
+        end_left_running(done.document)
+    root = run_cli("restore", "--target-dir", str(place / "other"), "--owner", "0", env=world.settings)
+    assert (root.code, "root restores nothing" in root.stderr) == (2, True)
 
 
-def test_latest(world: World, place: Path) -> None:
-    with recovered(world, place, Target("latest")) as (result, content):
-        assert content == world.latest
+KILLS = 1
+
+
+@pytest.mark.soak
+def test_killed_at_any_call_to_the_store_it_can_be_repeated(
+    world: World, place: Path, run_cli: RunCli, start_cli: StartCli
+) -> None:
+    words = restoring(world, place, "--immediate")
+    counting = start_cli(*words, env={**world.settings, FAULTS: "*:1+:stop"})
+    calls = 0
+    while halted(counting):
+        calls += 1
+        counting.send_signal(signal.SIGCONT)
+    assert ended(counting).code == 0
+    for number in chosen(range(1, calls + 1), KILLS):
+        for left in ("data", "space"):
+            shutil.rmtree(place / left, ignore_errors=True)
+        died = run_cli(*words, env={**world.settings, FAULTS: f"*:{number}:kill"})
+        assert died.code == -signal.SIGKILL, died
+        run_cli(*words, env=world.settings, check=True)
+        pg_verifybackup(place / "data", "-i", "tablespace_map")
+
+
+def test_the_restore_folder_lies_beside_the_data_folder_unless_named(place: Path) -> None:
+    request = Request(place / "data", Target("latest"), server_account())
+    assert request.folder == place / "data.clipper-restore"
+    assert replace(request, work_dir=place / "w").folder == place / "w"
+
+
+def test_the_shim_is_the_one_of_the_manifests() -> None:
+    ours = Path(module.__file__).with_name("restore.sh")
+    assert ours.read_bytes() == (ROOT / "infrastructure/k8s/components/wal-restore/restore.sh").read_bytes()

@@ -189,7 +189,7 @@ def test_tablespaces_that_cannot_lie_there_are_refused(tmp_path: Path) -> None:
 @pytest.mark.rule(53)
 def test_too_little_space_is_refused(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(ClipperError, match="the restore needs .* which has"):
+    with pytest.raises(ClipperError, match=r"the restore needs .* which has"):
         check_space({tmp_path / "not/there/yet": free, tmp_path: 1 << 30}, {})
     check_space({tmp_path / "not/there/yet": free, tmp_path: 1 << 30}, {tmp_path: 2 << 30})
     (tmp_path / "file").write_bytes(bytes(100_000))

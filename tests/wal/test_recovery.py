@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clipper_backup.format.wal_objects import decode_object, encode_object
@@ -16,7 +17,6 @@ from clipper_backup.ops.wal.restore_command import restore_command
 from clipper_backup.repository.restore_plan import LINKS, PLAN, RestorePlan
 from clipper_backup.wal_names import Segment
 from fixtures.postgres import private_folder
-from fixtures.server_program import server_program
 from fixtures.wal_world import CHILD_ROWS, ROWS, World, fetching, recovering
 
 
@@ -74,7 +74,7 @@ def test_without_row_2_it_does_follow_the_parent(world: World, place: Path) -> N
     """The same with a restore_command that knows no lines: why row 2 is there."""
     world.lose(*(world.segment_with(row, timeline=2) for row in CHILD_ROWS))
     wal = world.repository / "wal" / world.system_id
-    simple = f'zstd -qdc {wal}/*/*/%f.zst >%p 2>/dev/null || zstd -qdc {wal}/histories/%f.zst >%p 2>/dev/null || exit 1'
+    simple = f"zstd -qdc {wal}/*/*/%f.zst >%p 2>/dev/null || zstd -qdc {wal}/histories/%f.zst >%p 2>/dev/null || exit 1"
     with recovering(world, place, world.plan(timeline=2), command=lambda _: simple) as recovery:
         recovery.server.start()
         assert recovery.rows() == [*ROWS], "timeline 2 never had the rows 3 to 6"
@@ -100,10 +100,10 @@ class Harm:
     """What is done to a restore, and what must then stand in the log of the server."""
 
     said: str
-    world: Callable[[World], None] = lambda world: None
+    world: Callable[[World], None] = lambda _: None
     plan: Callable[[RestorePlan], RestorePlan] = lambda plan: plan
     command: Callable[[Path], str] = fetching
-    folder: Callable[[Path], None] = lambda folder: None
+    folder: Callable[[Path], None] = lambda _: None
 
 
 def middle(world: World) -> str:
@@ -113,12 +113,12 @@ def middle(world: World) -> str:
 def of_another_cluster(world: World) -> None:
     key = world.key(middle(world))
     header, plain = decode_object([world.store.get(key)], key)
-    world.store.put(key, b"".join(encode_object(replace(header, system_id=7), plain)))
+    world.put(key, b"".join(encode_object(replace(header, system_id=7), plain)))
 
 
 def truncated(world: World) -> None:
     key = world.key(middle(world))
-    world.store.put(key, world.store.get(key)[:-5])
+    world.put(key, world.store.get(key)[:-5])
 
 
 def store_down(plan: RestorePlan) -> RestorePlan:
@@ -130,7 +130,6 @@ def store_down(plan: RestorePlan) -> RestorePlan:
 
 
 def replace_plan(plan: RestorePlan, settings: dict[str, str], environment: dict[str, str]) -> RestorePlan:
-    import msgspec
 
     return msgspec.structs.replace(plan, settings=settings, environment=environment)
 

@@ -36,10 +36,10 @@ def serve(
     restore_folder: Annotated[Path, _FOLDER],
     context: Context,
 ) -> None:
-    """Answer a recovering server whose image has no Python, until it is stopped by a signal.
+    """Answer a recovering server whose image has no Python, until it is ended.
 
-    It puts restore_shim.sh into the handshake folder, for restore_command = 'sh DIR/restore_shim.sh DIR "%f" "%p"; case $? in
-    0) ;; 44) exit 1 ;; *) exit 255 ;; esac'.
+    The server's restore_command is the shim `restore.sh`, a few lines of shell: it asks in the handshake folder and waits for
+    the answer. Its first lines show the whole setting.
     """
     from clipper_backup.ops.wal.open_restore import open_restore  # noqa: PLC0415  not for `--help`
     from clipper_backup.ops.wal.serve import serve as answer  # noqa: PLC0415  the same

@@ -50,9 +50,14 @@ def run(words: Sequence[str]) -> int:
     with Context(arguments) as context:
         if "--ahead" in found:
             read_ahead(context, folder, Path(found["--ahead"]))
-        else:
-            request = Request(plain[0], Path(plain[1]), Path(folder) if folder else None, "--standby" in found)
+            return 0
+        request = Request(plain[0], Path(plain[1]), Path(folder) if folder else None, "--standby" in found)
+        try:
             fetch_file(context, request)
+        except WalEndError as error:
+            if context.json:
+                raise
+            return error.exit_code  # without a word: each recovery asks for files that are not there, and its log is read
     return 0
 
 

@@ -217,7 +217,8 @@ def verified_text(verified: BaseVerified) -> str:
     read = f"{verified.share:.0%} of its packs' bytes were read ({show_bytes(verified.read_bytes)})"
     if verified.share >= 1 and verified.files:
         read = f"every byte was read, and its {verified.files} files were put together"
+    objects = len(verified.summary.objects)
     return (
-        f"{verified.summary.id} is intact: its {len(verified.summary.objects)} objects, {verified.packs} packs and its WAL are there;"
-        f" {read}\nnot proved: that PostgreSQL starts from it. Only a restore shows that\n"
+        f"{verified.summary.id} is intact: its {objects} objects, {verified.packs} packs and its WAL are there; {read}\n"
+        "not proved: that PostgreSQL starts from it. Only a restore shows that\n"
     )

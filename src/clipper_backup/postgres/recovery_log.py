@@ -11,7 +11,8 @@ _REPLAYED = re.compile(rf"LOG:  redo (?:starts at|in progress, elapsed time: \S+
 _CONSISTENT = re.compile(rf"LOG:  consistent recovery state reached at {_LSN}")
 _STOPPING = re.compile(r"LOG:  (?P<reason>recovery stopping (?:before|after|at) .*)")
 _LAST_COMMIT = re.compile(
-    r"LOG:  last completed transaction was at log time (?P<time>\d{4,}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)(?P<zone>[+-]\d\d(?::\d\d)?)"
+    r"LOG:  last completed transaction was at log time "
+    r"(?P<time>\d{4,}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)(?P<zone>[+-]\d\d(?::\d\d)?)"
 )
 _TIMELINE = re.compile(r"LOG:  selected new timeline ID: (?P<timeline>\d+)")
 _FETCH = re.compile(

@@ -108,8 +108,9 @@ class PackReader:
         return None if self._keys is None else self._keys.cipher(pack.run)
 
     def _frame(self, reference: Reference, kind: FrameKind) -> bytes:
+        cipher = self._cipher(reference.pack)
         (stored,) = self._ranges(reference.pack, [reference])
-        return open_frame(stored, reference, kind, self._cipher(reference.pack))
+        return open_frame(stored, reference, kind, cipher)
 
     def _ranges(self, pack: PackKey, references: Sequence[Reference]) -> Iterator[bytes]:
         """What is stored of frames of one pack, which rise by offset."""

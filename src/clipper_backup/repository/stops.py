@@ -148,13 +148,24 @@ class StopSearch:
         return None if wanted.may_stop_in(times, number, known) else (number + 1, times.latest)
 
     def _refuse_gap(self, missing: Segment) -> None:
+        """WalGapError when the archive goes on behind *missing*, as `wal fetch` sees it."""
         behind = self._catalog.stored_behind(missing)
-        if behind is not None or self._catalog.descendant_behind(missing) is not None:
-            goes_on = f"{behind} is there" if behind is not None else "a later timeline left it behind that"
-            raise WalGapError(
-                f"{missing} is missing from the archive, which goes on: {goes_on}",
-                hints=["`clipper-backup wal verify` names what is missing", "choose a target before it, or a backup behind it"],
-            )
+        timeline = None if behind is not None else self._descendant_behind(missing)
+        if behind is None and timeline is None:
+            return
+        goes_on = f"{behind} is there" if behind is not None else f"timeline {int(timeline or 0)} began behind it"
+        raise WalGapError(
+            f"{missing} is missing from the archive, which goes on: {goes_on}",
+            hints=["`clipper-backup wal verify` names what is missing", "choose a target before it, or a backup behind it"],
+        )
+
+    def _descendant_behind(self, missing: Segment) -> Timeline | None:
+        for timeline, listed in self._catalog.histories().items():
+            if listed.claim is not None:
+                for ancestor in self._catalog.ancestors(timeline):
+                    if ancestor.timeline == missing.timeline and ancestor.left_at >= missing.end:
+                        return timeline
+        return None
 
 
 def find_stop(reader: WalReader, line: Line, wanted: StopAt, start: Lsn) -> Stop | NoStop:

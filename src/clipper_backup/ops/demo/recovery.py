@@ -25,7 +25,7 @@ from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.connection import Connection, Login, connect
 from clipper_backup.postgres.server import PrivateServer
 
-_SHIM, _HANDSHAKE, _TARGET = "archive_shim.sh", "handshake", "before"
+_SHIM, _HANDSHAKE, _TARGET = "archive.sh", "handshake", "before"
 _TICKS_BEFORE, _TICKS_AFTER = 200, 100
 _PAUSE_SECONDS = 0.002
 _ARCHIVED_SECONDS = 120.0

@@ -161,6 +161,7 @@ class Planner:
     def plan(self) -> Plan:
         """Decide everything. MissingError, WalGapError or UsageError when the target cannot be reached, or not there."""
         request, target = self._request, self._request.target
+        found = look_at(request.data, request.account, system_id=self._system_id, replace=request.replace)
         line = self._catalog.line(request.timeline or self._catalog.newest_timeline())
         ends = target.kind == "latest"
         if ends and not request.standby:
@@ -177,7 +178,6 @@ class Planner:
         if stop is not None or target.kind == "immediate":
             line = self._line_at(line, stop.record.end if stop is not None else Lsn.parse(summary.stop_lsn))
         wal, last = self._follow(line, summary, last)
-        found = look_at(request.data, request.account, system_id=summary.system_id, replace=request.replace)
         tablespaces, sizes = self._places(summary)
         check_tablespaces(request.data, tablespaces, found, request.account)
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}

@@ -25,18 +25,20 @@ from clipper_backup.ops.restore.start import Started, Starting, start_recovered
 from clipper_backup.ops.restore.target_dir import begin, finish, look_at, save_wal, work_folder
 from clipper_backup.ops.wal.open_restore import open_restore
 from clipper_backup.ops.wal.push import push
-from clipper_backup.ops.wal.restore_command import SHIM, restore_command
+from clipper_backup.ops.wal.restore_command import restore_command
 from clipper_backup.ops.wal.serve import serve
 from clipper_backup.ops.work import SOFTWARE, Work, step
 from clipper_backup.repository.base_backups import part_of, plain_part, read_entries
 from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.pack_reader import PackReader
-from clipper_backup.repository.restore_plan import LINKS, PLAN, RestorePlan, keep_plan
+from clipper_backup.repository.restore_plan import LINKS, PLAN, TURN, RestorePlan, keep_plan
 from clipper_backup.values import BackupId, Lsn, show_bytes
 
 _SAVED = "saved-pg_wal"
 _OUTSIDE = "outside"
 _HANDSHAKE = "handshake"
+_SHIM = Path(__file__).with_name("restore.sh")
+"""The same as infrastructure/k8s/components/wal-restore/restore.sh, which a test compares."""
 _NEEDED_SECTIONS = ("Where backups go", "Who can read it, and who vouches for it")
 """Of the settings, those that whoever fetches WAL needs."""
 _ENVIRONMENT = (
@@ -107,7 +109,8 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
 
 
 def _keep_plan(work: Work, request: Request, plan: Plan) -> None:
-    for name in (PLAN, LINKS):  # of a restore before this one
+    names = (PLAN, LINKS, TURN)
+    for name in names:  # of a restore before this one
         (request.folder / name).unlink(missing_ok=True)
     now = work.clock.now()
     kept = RestorePlan(
@@ -127,7 +130,7 @@ def _keep_plan(work: Work, request: Request, plan: Plan) -> None:
         environment={name: value for name in _ENVIRONMENT if (value := os.environ.get(name))},
     )
     keep_plan(request.folder, kept)
-    for name in (PLAN, LINKS):
+    for name in names:
         request.account.own(request.folder / name)
 
 
@@ -214,6 +217,8 @@ def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Starte
     _remove_folder(handshake)
     handshake.mkdir(mode=0o700)
     request.account.own(handshake)
+    shim = handshake / _SHIM.name
+    write_synced(shim, _SHIM.read_bytes(), request.account)
     with _served(work, request, handshake) as refused:
         end = plan.wal.segments[-1].start
         starting = Starting(
@@ -224,7 +229,7 @@ def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Starte
             target=plan.target,
             begin=Lsn.parse(plan.summary.start_lsn),
             end=end,
-            command=restore_command(["sh", handshake / SHIM, handshake]),
+            command=restore_command(["sh", shim, handshake]),
             refused=lambda: refused[-1] if refused else None,
             port=port,
         )

@@ -45,13 +45,15 @@ class Ahead:
                     if now is not None and now != asked:
                         asked, since = now, self._clock.monotonic()
                         self._read_behind(asked, pool)
-                    elif needed is not None:
-                        if now is None or not needed() or self._clock.monotonic() - since > IDLE_SECONDS:
-                            break
+                    elif needed is not None and (now is None or not needed() or self._idle(since)):
+                        break
                     self._clock.wait(stop, _LOOK_SECONDS)
                 for future in self._running.values():
                     future.cancel()
             self._spool.leave()
+
+    def _idle(self, since: float) -> bool:
+        return self._clock.monotonic() - since > IDLE_SECONDS
 
     def _read_behind(self, asked: Segment, pool: ThreadPoolExecutor) -> None:
         wanted = list(self._wanted(asked))

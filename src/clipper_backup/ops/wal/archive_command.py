@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-ARCHIVE_SHIM = "archive_shim.sh"
+ARCHIVE_SHIM = "archive.sh"
 
 
 def archive_shim() -> str:
-    """The script; `sh archive_shim.sh HANDSHAKE %p` is the setting."""
+    """The script; `sh archive.sh HANDSHAKE %p` is the setting."""
     return Path(__file__).with_name(ARCHIVE_SHIM).read_text(encoding="utf-8")

@@ -4,8 +4,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-SHIM = "restore_shim.sh"
-
 _PLANNED = "case $? in 0) ;; 44) exit 1 ;; *) exit 255 ;; esac"
 """44 is "missing behind the end". A Python or a shell that never started ends with 1, 2 or 127: that is no "missing"."""
 _STANDBY = "[ $? -eq 0 ] || exit 1"
@@ -15,12 +13,7 @@ _STANDBY = "[ $? -eq 0 ] || exit 1"
 def restore_command(fetch: Sequence[str | Path], *, standby: bool = False) -> str:
     """The setting's value (not quoted for a file) that runs the words of *fetch* with %f and %p behind them.
 
-    Those are `clipper-backup wal fetch --restore-folder DIR`, or `sh DIR/restore_shim.sh DIR`.
+    Those are `clipper-backup wal fetch --restore-folder DIR`, or `sh DIR/restore.sh HANDSHAKE` (`wal serve`).
     """
     words = " ".join(shlex.quote(str(word)).replace("%", "%%") for word in fetch)
     return f'{words} "%f" "%p"; {_STANDBY if standby else _PLANNED}'
-
-
-def restore_shim() -> str:
-    """The POSIX-sh script that PostgreSQL runs where `wal serve` answers."""
-    return Path(__file__).with_name(SHIM).read_text(encoding="utf-8")

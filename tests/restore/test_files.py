@@ -1,0 +1,112 @@
+"""Files of a base backup as they are written: in what order they become durable, and what is refused."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.format.frames import STRETCH_BYTES, Reference, Small
+from clipper_backup.format.manifest import Entry, File, Folder, Outside, Tablespace
+from clipper_backup.format.physical_names import PackKey
+from clipper_backup.ops.restore import files
+from clipper_backup.ops.restore.files import CONTROL, FileWriter, Places
+from clipper_backup.postgres.account import Account
+from clipper_backup.values import BackupId
+
+US = Account("us", os.geteuid(), os.getegid())
+RUN = BackupId.parse("20261122-020000-7f3a9c2e")
+HOW = {"mode": 0o600, "uid": 0, "gid": 0, "mtime_ns": 0}
+
+
+def reference(number: int) -> Reference:
+    return Reference(PackKey(RUN, 0), 64 + number, 1, 1, number, bytes(16))
+
+
+class Stored:
+    """Every stretch is its frame's number over and over, every small file its place; frame 99 is damaged."""
+
+    def stretch(self, reference: Reference, size_bytes: int) -> bytes:
+        if reference.number == 99:
+            raise IntegrityError("packs/… is damaged")
+        return bytes([reference.number]) * size_bytes
+
+    def small(self, small: Small, size_bytes: int) -> bytes:
+        return bytes([small.start]) * size_bytes
+
+
+def maps(*numbers: int) -> dict[str, object]:
+    return {"maps": tuple(tuple(reference(number).to_json()) for number in numbers)}
+
+
+def small(start: int) -> dict[str, object]:
+    return {"small": (tuple(reference(0).to_json()), start, "00" * 32)}
+
+
+def entries(second: int = 2) -> Iterator[Entry]:
+    yield File(path="PG_VERSION", size_bytes=3, **HOW, **small(7))  # type: ignore[arg-type] # a mapping of fields
+    yield Folder(path="base", **HOW | {"mode": 0o750})  # type: ignore[arg-type]
+    yield File(path="base/1", size_bytes=STRETCH_BYTES + 10, **HOW, **maps(1, second))  # type: ignore[arg-type]
+    yield File(path="empty", size_bytes=0, **HOW)  # type: ignore[arg-type]
+    yield Folder(path="global", **HOW)  # type: ignore[arg-type]
+    yield File(path=CONTROL.decode(), size_bytes=5, **HOW, **small(9))  # type: ignore[arg-type]
+    yield Folder(path="pg_tblspc", **HOW)  # type: ignore[arg-type]
+    yield Tablespace(path="pg_tblspc/16384", target="/where/it/was", **HOW)  # type: ignore[arg-type]
+    yield Folder(path="pg_tblspc/16384/PG_15_1", **HOW)  # type: ignore[arg-type]
+    yield File(path="pg_tblspc/16384/PG_15_1/2", size_bytes=8, **HOW, **small(3))  # type: ignore[arg-type]
+    yield Outside(path="/etc/postgresql/pg_hba.conf", size_bytes=4, **HOW, **small(5))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    (tmp_path / "data").mkdir()
+    return Places(tmp_path / "data", tmp_path / "outside", {16384: tmp_path / "spaces/one"}, US)
+
+
+@pytest.mark.rule(71)
+def test_everything_is_synced_before_pg_control_is_there(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[set[Path], bool, int]] = []
+    really_flush = files.flush
+
+    def flush(folders: set[Path]) -> None:
+        seen.append((set(folders), (places.data / "global/pg_control").exists(), (places.data / "base/1").stat().st_size))
+        really_flush(folders)
+
+    monkeypatch.setattr(files, "flush", flush)
+    wrote: list[int] = []
+    writer = FileWriter(places, Stored(), wrote.append)
+    writer.write(entries())
+    assert not (places.data / "global/pg_control").exists()
+    writer.finish()
+    assert seen == [({places.data, places.outside, places.tablespaces[16384]}, False, STRETCH_BYTES + 10)]
+    assert (places.data / "global/pg_control").read_bytes() == b"\t" * 5
+    assert (places.data / "PG_VERSION").read_bytes() == b"\7" * 3
+    content = (places.data / "base/1").read_bytes()
+    assert (content.count(b"\1"), content[STRETCH_BYTES:]) == (STRETCH_BYTES, b"\2" * 10)
+    assert (places.data / "base").stat().st_mode & 0o777 == 0o750
+    assert (places.data / "base/1").stat().st_mode & 0o777 == 0o600
+    assert (places.data / "empty").read_bytes() == b""
+    assert (places.data / "pg_tblspc/16384").readlink() == places.tablespaces[16384]
+    assert (places.tablespaces[16384] / "PG_15_1/2").read_bytes() == b"\3" * 8
+    assert writer.has_outside
+    assert (places.outside / "etc/postgresql/pg_hba.conf").read_bytes() == b"\5" * 4
+    assert sum(wrote) == STRETCH_BYTES + 10 + 3 + 5 + 8 + 4
+
+
+def test_damage_ends_it_without_pg_control(places: Places) -> None:
+    with pytest.raises(IntegrityError, match="is damaged"):
+        FileWriter(places, Stored(), lambda _: None).write(entries(second=99))
+    assert not (places.data / "global/pg_control").exists()
+
+
+def test_a_manifest_without_pg_control_is_refused(places: Places) -> None:
+    without = (entry for entry in entries() if entry.named != CONTROL)
+    with pytest.raises(IntegrityError, match="has no global/pg_control"):
+        FileWriter(places, Stored(), lambda _: None).write(without)
+
+
+def test_what_the_filesystem_refuses_is_told(places: Places) -> None:
+    (places.data / "PG_VERSION").touch()
+    with pytest.raises(ClipperError, match=r"cannot write .*PG_VERSION: File exists"):
+        FileWriter(places, Stored(), lambda _: None).write(entries())

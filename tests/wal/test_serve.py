@@ -1,0 +1,256 @@
+"""`wal serve` and its shim, `restore.sh`, in two shells; and the `case` behind it, which speaks PostgreSQL's language."""
+
+import contextlib
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from clipper_backup.clock import SystemClock
+from clipper_backup.errors import ClipperError, UsageError, WalGapError
+from clipper_backup.ops.events import Event, Warned, ignore
+from clipper_backup.ops.wal.handshake import Handshake
+from clipper_backup.ops.wal.open_restore import Restore, open_restore
+from clipper_backup.ops.wal.restore_command import restore_command
+from clipper_backup.ops.wal.serve import Desk, serve
+from fixtures.docs import ROOT
+from fixtures.postgres import private_folder
+from fixtures.wal_restore import Restoring, make_plan
+from fixtures.wal_world import ROWS, World, recovering
+
+SHIM = ROOT / "infrastructure/k8s/components/wal-restore/restore.sh"
+SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
+_SECONDS = 30
+SEGMENT = "000000010000000000000003"
+
+
+@pytest.fixture(params=list(SHELLS.values()), ids=list(SHELLS))
+def shell(request: pytest.FixtureRequest) -> Sequence[str]:
+    words: Sequence[str] = request.param
+    return words
+
+
+class Answering:
+    """A desk at work in a thread of its own; `say` is its answer to whatever is asked: True, False, or an error."""
+
+    def __init__(self, folder: Path, say: bool | BaseException) -> None:
+        self.pgdata, self.folder, self.say = folder / "data", folder / "handshake", say
+        (self.pgdata / "pg_wal").mkdir(parents=True)
+        self.asked: list[tuple[str, Path]] = []
+        self.events: list[Event] = []
+        self.handshake = Handshake(self.folder, SystemClock(), asked_by=self.pgdata)
+        self.desk = Desk(self.handshake, self.pgdata, self._fetch, self.events.append)
+
+    def _fetch(self, name: str, target: Path) -> bool:
+        self.asked.append((name, target))
+        if isinstance(self.say, BaseException):
+            raise self.say
+        if self.say:
+            target.write_bytes(b"fetched")
+        return self.say
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        stop = threading.Event()
+        self.handshake.beat()
+
+        def run() -> None:
+            while not stop.wait(0.001):
+                self.desk.answer_all()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def ask(
+    shell: Sequence[str], handshake: Path, name: str = SEGMENT, target: str = "pg_wal/RECOVERYXLOG", path: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"} if path else None
+    return subprocess.run(
+        [*shell, SHIM, handshake, name, target], capture_output=True, text=True, timeout=_SECONDS, check=False, env=environment
+    )
+
+
+def test_it_is_put_in_place(shell: Sequence[str], tmp_path: Path) -> None:
+    answering = Answering(tmp_path, say=True)
+    with answering.at_work():
+        done = ask(shell, answering.folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    target = answering.pgdata / "pg_wal/RECOVERYXLOG"
+    assert answering.asked == [(SEGMENT, target)]
+    assert target.read_bytes() == b"fetched"
+    assert not [path for path in answering.folder.rglob("*-*") if path.is_file()], "nothing is left of request and answer"
+
+
+@pytest.mark.rule(55)
+def test_missing_behind_the_end(shell: Sequence[str], tmp_path: Path) -> None:
+    answering = Answering(tmp_path, say=False)
+    with answering.at_work():
+        done = ask(shell, answering.folder)
+    assert (done.returncode, done.stderr) == (44, "")
+
+
+@pytest.mark.rule(56)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(WalGapError("it is gone", hints=["look for it"]), 214), (UsageError("what?"), 202), (RuntimeError("a bug"), 201)],
+    ids=["gap", "usage", "bug"],
+)
+def test_an_error_and_its_reason(shell: Sequence[str], tmp_path: Path, error: Exception, code: int) -> None:
+    answering = Answering(tmp_path, say=error)
+    with answering.at_work():
+        done = ask(shell, answering.folder)
+    assert done.returncode == code
+    assert f"restore: {SEGMENT}: " in done.stderr
+    assert (str(error) if isinstance(error, ClipperError) else repr(error)) in done.stderr
+    assert isinstance(answering.events[0], Warned)
+    if code == 214:
+        assert f"restore: {SEGMENT}: HINT: look for it\n" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "pg_wal/../x", "base/1/1", "pg_wal", "pg_wal/.x", "pg_wal/a/b", ""])
+def test_only_files_of_pg_wal_are_written(shell: Sequence[str], tmp_path: Path, target: str) -> None:
+    answering = Answering(tmp_path, say=True)
+    with answering.at_work():
+        done = ask(shell, answering.folder, target=target)
+    assert done.returncode == 202
+    assert answering.asked == []
+
+
+@pytest.mark.rule(56)
+@pytest.mark.parametrize("there", ["nothing", "folders", "an old sign of life", "a broken sign of life"])
+def test_nobody_answers(shell: Sequence[str], tmp_path: Path, there: str) -> None:
+    """Half a minute, of a clock that hastens."""
+    handshake = tmp_path / "handshake"
+    if there != "nothing":
+        (handshake / "requests").mkdir(parents=True)
+        (handshake / "answers").mkdir()
+    if there == "an old sign of life":
+        (handshake / "alive").write_text("1700000000\n")
+    if there == "a broken sign of life":
+        (handshake / "alive").write_text("x")
+    done = ask(shell, handshake, path=str(hastening(tmp_path)))
+    assert done.returncode == 201
+    assert "wal serve" in done.stderr
+    assert int((tmp_path / "now").read_text()) > 1_800_000_030
+    assert not [path for path in tmp_path.rglob("*-*") if path.is_file()]
+
+
+def hastening(folder: Path) -> Path:
+    """A folder of programs: with each look at the clock ten seconds have passed, and nobody ever sleeps."""
+    programs = folder / "bin"
+    programs.mkdir()
+    (folder / "now").write_text("1800000000")
+    (programs / "sleep").write_text("#!/bin/sh\n")
+    now = folder / "now"
+    (programs / "date").write_text(f"#!/bin/sh\nread now <{now}\necho $((now + 10)) >{now}\necho $((now + 10))\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    return programs
+
+
+def test_requests_of_two_lives_are_both_refused(tmp_path: Path) -> None:
+    """PostgreSQL asks for one file at a time: it was restarted, and the other file would be put over the one it reads."""
+    answering = Answering(tmp_path, say=True)
+    answering.handshake.beat()
+    for number in range(2):
+        (answering.folder / f"requests/0000000{number}-x").write_text(f"{SEGMENT}\npg_wal/RECOVERYXLOG\nend\n")
+    answering.desk.answer_all()
+    assert answering.asked == []
+    answers = [path.read_text().splitlines() for path in (answering.folder / "answers").iterdir()]
+    assert [lines[:2] for lines in answers] == [[f"no {SEGMENT}", "201"]] * 2
+
+
+def test_a_folder_that_is_no_data_folder(restoring: Restoring) -> None:
+    restoring.planned(make_plan())
+    restore = Restore(restoring.restore_folder, restoring.plan, restoring.work(), restoring.reader())
+    with pytest.raises(UsageError, match="is not a data folder"):
+        serve(restore, restoring.restore_folder, restoring.folder / "handshake", threading.Event())
+
+
+# -- the `case`
+
+
+@pytest.mark.rule(4)
+@pytest.mark.rule(56)
+@pytest.mark.parametrize("standby", [False, True])
+@pytest.mark.parametrize("code", [0, 1, 2, 44, 120, 126, 127, 137, 143, 201, 214, 255])
+def test_what_postgresql_is_told(shell: Sequence[str], code: int, standby: bool) -> None:
+    command = restore_command(["sh", "-c", f"exit {code}"], standby=standby).replace("%f", "f").replace("%p", "p")
+    told = subprocess.run([*shell, "-c", command], check=False).returncode
+    assert told == (0 if code == 0 else 1 if standby or code == 44 else 255)
+
+
+@pytest.mark.rule(56)
+def test_a_script_that_is_not_there_is_no_end_of_the_wal(shell: Sequence[str]) -> None:
+    """dash ends with 2 then."""
+    command = restore_command([*shell, "/nonexistent/restore.sh", "/nonexistent"])
+    assert subprocess.run([*shell, "-c", command], check=False, capture_output=True).returncode == 255
+
+
+def test_words_are_quoted_for_shell_and_postgresql() -> None:
+    assert restore_command(["a b", "100%'x"]).startswith("""'a b' '100%%'"'"'x' "%f" "%p"; """)
+
+
+def test_the_script_shows_the_setting_as_it_is() -> None:
+    """Its first lines, against what we write ourselves."""
+    shown = re.search(r"^# restore_command = '(.*)'$", SHIM.read_text(), re.MULTILINE)
+    assert shown is not None
+    assert shown[1] == restore_command(["sh", "/clipper-backup/restore.sh", "/clipper-backup/handshake"])
+
+
+# -- with PostgreSQL
+
+
+@pytest.mark.soak(over=["shell"])
+def test_a_server_recovers_through_it(wal_world: World, shell: Sequence[str]) -> None:
+    with private_folder() as folder:
+        world = wal_world.copied_to(folder)
+        handshake, stop = folder / "handshake", threading.Event()
+
+        def asking(restore_folder: Path) -> str:
+            del restore_folder
+            return restore_command([*shell, SHIM, handshake])
+
+        with recovering(world, folder, world.plan(), command=asking) as recovery:
+            restore = open_restore(recovery.restore_folder, SystemClock(), ignore)
+            thread = threading.Thread(target=serve, args=(restore, recovery.server.data, handshake, stop))
+            thread.start()
+            try:
+                recovery.server.start()
+                assert recovery.rows() == [*ROWS]
+            finally:
+                stop.set()
+                thread.join()
+            assert not list((recovery.server.data / "pg_wal").glob("clipper-backup-*"))
+
+
+@pytest.mark.rule(56)
+def test_a_gap_ends_the_server_through_it(wal_world: World) -> None:
+    with private_folder() as folder:
+        world = wal_world.copied_to(folder)
+        world.lose(world.segment_with(2))
+        handshake, stop = folder / "handshake", threading.Event()
+
+        def asking(restore_folder: Path) -> str:
+            del restore_folder
+            return restore_command(["sh", SHIM, handshake])
+
+        with recovering(world, folder, world.plan(), command=asking) as recovery:
+            restore = open_restore(recovery.restore_folder, SystemClock(), ignore)
+            thread = threading.Thread(target=serve, args=(restore, recovery.server.data, handshake, stop))
+            thread.start()
+            try:
+                assert "is missing from the archive, and" in recovery.must_fail()
+            finally:
+                stop.set()
+                thread.join()
