@@ -38,7 +38,7 @@ def copied(work: Work) -> Work:
 
 def keys_of(summary: BaseSummary, store: Store) -> dict[str, str]:
     """One key of each kind of object."""
-    found = {part.role: part.key for part in summary.objects}
+    found: dict[str, str] = {part.role: part.key for part in summary.objects}
     found["pack"] = next(info.key for info in store.list("packs/"))
     found["segment"] = next(info.key for info in store.list("wal/") if info.key.endswith(f"{summary.first_segment}.zst.age"))
     found["claim"] = next(info.key for info in store.list("wal/") if info.key.endswith(f"{summary.first_segment}.claim"))
