@@ -19,6 +19,7 @@ from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
 from fixtures.stores import StorePlace
+from fixtures.wal import MadeServer
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -55,6 +56,10 @@ def answered(document: Any) -> set[str]:
 
 def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
+
+
+ANSWERLESS = {"wal archive"}
+"""Commands that run until they are ended."""
 
 
 @pytest.fixture
@@ -128,8 +133,12 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
+<<<<<<< HEAD
     below = {command for command in COMMANDS if command.startswith("base ")} | {"settings", "version", "demo"}
     assert set(COMMANDS) - set(found) == below, "they are asked below"
+=======
+    assert set(COMMANDS) - set(found) == {"settings", "version", "demo", "wal push", *ANSWERLESS}, "they are asked below"
+>>>>>>> walw
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -212,3 +221,10 @@ def test_lines_on_stderr_have_the_fields_of_their_table(
     table["progress"] -= units | {"null"}
     assert {line["type"]: set(line) - {"type"} for line in told} == table
     assert {line["unit"] for line in told if line["type"] == "progress"} <= units
+
+
+def test_the_table_is_what_wal_push_answers(run_cli: RunCli, local_place: StorePlace, tmp_path: Path) -> None:
+    path = MadeServer(tmp_path / "data").write(1)
+    outcome = run_cli("wal", "push", str(path), "--json", env=local_place.environment, check=True)
+    assert answered(outcome.document) == documented("wal push")
+    assert all(documented(command) == set() for command in ANSWERLESS)
