@@ -20,6 +20,8 @@ from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
 from fixtures.stores import StorePlace
 from fixtures.wal import MadeServer
+from fixtures.wal_archive import segment_name
+from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -58,7 +60,7 @@ def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
 
 
-ANSWERLESS = {"wal archive"}
+ANSWERLESS = {"wal archive", "wal serve"}
 """Commands that run until they are ended."""
 
 
@@ -134,11 +136,16 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
 <<<<<<< HEAD
+<<<<<<< HEAD
     below = {command for command in COMMANDS if command.startswith("base ")} | {"settings", "version", "demo"}
     assert set(COMMANDS) - set(found) == below, "they are asked below"
 =======
     assert set(COMMANDS) - set(found) == {"settings", "version", "demo", "wal push", *ANSWERLESS}, "they are asked below"
 >>>>>>> walw
+=======
+    below = {"settings", "version", "demo", "wal push", "wal fetch", *ANSWERLESS}
+    assert set(COMMANDS) - set(found) == below, "they are asked below"
+>>>>>>> walr
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -191,6 +198,11 @@ def work_of(settings: Mapping[str, str]) -> Work:
 def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli, words: list[str]) -> None:
     found = answered(run_cli(*words, "--json", check=True).document)
     assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
+
+
+def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
+    answer = run_cli(*wal_place.words(segment_name(1, 6)), "--json", check=True)
+    assert answered(answer.document) == documented("wal fetch")
 
 
 def lines_on_stderr() -> dict[str, set[str]]:
