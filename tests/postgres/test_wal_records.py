@@ -237,6 +237,7 @@ def _some_wal() -> WalWriter:
     return _write([("commit", 5), ("other", 5000), ("commit", 30_000), ("point", 9), ("other", MIB), ("commit", 1)] * 3, 15, 8192)
 
 
+@settings(max_examples=40)
 @given(st.randoms(use_true_random=False), st.integers(1, 40))
 def test_no_bytes_break_it(drawn: random.Random, changes: int) -> None:
     wal = _some_wal()
@@ -273,6 +274,17 @@ def test_a_neighbour_of_another_history_is_not_understood() -> None:
     assert reader.understood
     assert list(reader.read(second, [other.segments()[second]])) != list(RecordReader().read(second, [wal.segments()[second]]))
     _assert_not_understood(reader)
+
+
+def test_pages_of_two_histories_in_one_segment_are_not_followed() -> None:
+    steps = [("commit", n) for n in range(20_000)]
+    wal, other = _write(steps, 15, 8192), _write([("commit", 0), *steps], 15, 8192)
+    (segment, content), *_ = wal.segments().items()
+    middle = MIB // 2
+    reader = RecordReader()
+    records = list(reader.read(segment, [content[:middle] + other.segments()[segment][middle:]]))
+    assert not reader.complete
+    assert set(records) <= set(wal.records)
 
 
 def _assert_not_understood(reader: RecordReader) -> None:

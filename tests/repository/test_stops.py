@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clipper_backup.clock import VirtualClock
@@ -152,6 +152,7 @@ def _write(steps: Sequence[tuple[str, int]]) -> WalWriter:
 @pytest.mark.rule(60)
 @settings(max_examples=150)
 @given(STEPS, WANTED, st.integers(0, 5 * MIB), st.booleans())
+@example([("end", 0), ("switch", 0)], StopAt(time=_at(0)), 41, True)  # what ended before the backup is not reached
 def test_it_stops_where_postgresql_does(steps: Sequence[tuple[str, int]], wanted: StopAt, start: int, mapped: bool) -> None:
     wal = _write(steps)
     archive = Archive.of(wal.segments())
