@@ -277,14 +277,35 @@ def test_a_neighbour_of_another_history_is_not_understood() -> None:
 
 
 def test_pages_of_two_histories_in_one_segment_are_not_followed() -> None:
-    steps = [("commit", n) for n in range(20_000)]
-    wal, other = _write(steps, 15, 8192), _write([("commit", 0), *steps], 15, 8192)
-    (segment, content), *_ = wal.segments().items()
-    middle = MIB // 2
+    """Also where their records begin and end alike: each names where the one before it begins."""
+    pages = []
+    for sizes in ((104, 200), (200, 104)):
+        wal = WalWriter()
+        wal.other(8192 - 40 - sum(sizes) - 24)
+        for size in sizes:
+            wal.other(size - 24)
+        assert wal.here % 8192 == 0
+        wal.end(Kind.COMMIT, 7, 1)
+        wal.switch()
+        pages.append(wal.segments()[wal.first])
+    one, other = pages
     reader = RecordReader()
-    records = list(reader.read(segment, [content[:middle] + other.segments()[segment][middle:]]))
-    assert not reader.complete
-    assert set(records) <= set(wal.records)
+    assert len(list(reader.read(wal.first, [one]))) == 2
+    assert reader.complete
+    assert list(reader.read(wal.first, [one[:8192] + other[8192:]])) == []
+    _assert_not_understood(reader)
+
+
+def test_the_end_of_a_record_whose_begin_nobody_read_is_in_doubt() -> None:
+    wal = WalWriter()
+    wal.end(Kind.COMMIT, 7, 1, subtransactions=700_000)
+    wal.switch()
+    _, (second, amid), (third, end) = wal.segments().items()
+    reader = RecordReader()
+    for segment, content in ((second, amid), (third, end)):
+        assert [record.kind for record in reader.read(segment, [content])] == ([] if segment == second else [Kind.SWITCH])
+        assert reader.complete
+        _assert_not_understood(reader)
 
 
 def _assert_not_understood(reader: RecordReader) -> None:
