@@ -17,7 +17,10 @@ from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
 from fixtures.postgres import sql
 from fixtures.stores import StorePlace
+from fixtures.wal import MadeServer
+from fixtures.wal_archive import segment_name
 from fixtures.wal_look import MadeRepository
+from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -54,6 +57,10 @@ def answered(document: Any) -> set[str]:
 
 def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
+
+
+ANSWERLESS = {"wal archive", "wal serve"}
+"""Commands that run until they are ended."""
 
 
 @pytest.fixture
@@ -127,7 +134,8 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    assert set(COMMANDS) - set(found) == {"settings", "version", "demo", "wal status", "wal verify"}, "they are asked below"
+    below = {"settings", "version", "demo", "wal push", "wal fetch", "wal status", "wal verify", *ANSWERLESS}
+    assert set(COMMANDS) - set(found) == below, "they are asked below"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -162,6 +170,11 @@ def test_the_tables_are_what_looks_at_the_wal_answer(run_cli: RunCli, postgres15
         assert answered(outcome.document) == documented(command)
 
 
+def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
+    answer = run_cli(*wal_place.words(segment_name(1, 6)), "--json", check=True)
+    assert answered(answer.document) == documented("wal fetch")
+
+
 def lines_on_stderr() -> dict[str, set[str]]:
     """Type -> the fields that the page says a line of it has."""
     table = PAGE[PAGE.index("## Lines on stderr") : PAGE.index("## Commands")]
@@ -190,3 +203,10 @@ def test_lines_on_stderr_have_the_fields_of_their_table(
     table["progress"] -= units | {"null"}
     assert {line["type"]: set(line) - {"type"} for line in told} == table
     assert {line["unit"] for line in told if line["type"] == "progress"} <= units
+
+
+def test_the_table_is_what_wal_push_answers(run_cli: RunCli, local_place: StorePlace, tmp_path: Path) -> None:
+    path = MadeServer(tmp_path / "data").write(1)
+    outcome = run_cli("wal", "push", str(path), "--json", env=local_place.environment, check=True)
+    assert answered(outcome.document) == documented("wal push")
+    assert all(documented(command) == set() for command in ANSWERLESS)

@@ -5,9 +5,8 @@ from pathlib import Path
 from clipper_backup.config import Settings
 from clipper_backup.format.base_documents import SystemEntry
 from clipper_backup.ops.keys import opener_of, sealer_of, signer_of
-from clipper_backup.ops.work import SOFTWARE, Work, this_process
+from clipper_backup.ops.work import SOFTWARE, Work, repository_of, this_process
 from clipper_backup.postgres.wal_pages import WalLayout
-from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.repository.systems import accept_system, physical_id
 from clipper_backup.repository.wal_archive import ArchiveKeys, WalArchive
 
@@ -26,7 +25,7 @@ def archive_keys(settings: Settings) -> ArchiveKeys:
 
 def open_archive(work: Work, layout: WalLayout) -> WalArchive:
     """The archive for a server with that *layout*; the first one makes the repository. Nothing may be claimed before `accept`."""
-    repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+    repository = repository_of(work)
     return WalArchive(
         work.store,
         work.clock,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipper_backup.clock import Clock
-from clipper_backup.config import Settings, load
-from clipper_backup.errors import ClipperError
+from clipper_backup.config import DECLARED, Settings, load
+from clipper_backup.errors import ClipperError, UsageError
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.events import Emit
 from clipper_backup.ops.keys import opener_of
@@ -51,6 +51,11 @@ def open_restore(folder: Path, clock: Clock, emit: Emit) -> Restore:
     What the plan says of the environment becomes this process's.
     """
     plan = read_plan(folder)
+    if unknown := sorted(set(plan.settings) - {declared.name for declared in DECLARED}):
+        raise UsageError(
+            f"the restore in {folder} was planned with {', '.join(unknown)}, which this version does not know",
+            hints=["use the version of clipper-backup that planned it"],
+        )
     os.environ.update(plan.environment)
     settings = load(plan.settings, os.environ).settings
     work = open_work(settings, clock, emit, read_only=True, unsigned=plan.unsigned)
