@@ -9,18 +9,26 @@ from typing import Any
 import pytest
 
 from clipper_backup.cli.app import make_app
+<<<<<<< HEAD
 from clipper_backup.clock import SystemClock
 from clipper_backup.config import load
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.work import Work, open_work
 from clipper_backup.postgres.server import PrivateServer
 from fixtures.base import Cluster
+=======
+from clipper_backup.clock import SystemClock, VirtualClock
+from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.store.local import LocalStore
+>>>>>>> walt
 from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
+from fixtures.postgres import sql
 from fixtures.stores import StorePlace
 from fixtures.wal import MadeServer
 from fixtures.wal_archive import segment_name
+from fixtures.wal_look import MadeRepository
 from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
@@ -137,6 +145,7 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
     assert found == {command: documented(command) for command in found}
 <<<<<<< HEAD
 <<<<<<< HEAD
+<<<<<<< HEAD
     below = {command for command in COMMANDS if command.startswith("base ")} | {"settings", "version", "demo"}
     assert set(COMMANDS) - set(found) == below, "they are asked below"
 =======
@@ -144,6 +153,9 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
 >>>>>>> walw
 =======
     below = {"settings", "version", "demo", "wal push", "wal fetch", *ANSWERLESS}
+=======
+    below = {"settings", "version", "demo", "wal push", "wal fetch", "wal status", "wal verify", *ANSWERLESS}
+>>>>>>> walt
     assert set(COMMANDS) - set(found) == below, "they are asked below"
 >>>>>>> walr
     (told,) = answers["dump create"][0].lines
@@ -198,6 +210,21 @@ def work_of(settings: Mapping[str, str]) -> Work:
 def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli, words: list[str]) -> None:
     found = answered(run_cli(*words, "--json", check=True).document)
     assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
+
+
+def test_the_tables_are_what_looks_at_the_wal_answer(run_cli: RunCli, postgres15: PrivateServer, tmp_path: Path) -> None:
+    ((system_id,),) = sql(postgres15, "postgres", "SELECT system_identifier::text FROM pg_control_system()")
+    made = MadeRepository(VirtualClock(SystemClock().now()), system_id, LocalStore(tmp_path / "repository"))
+    made.archive.segments(1, 3, 5)
+    made.backup(1, 3, 4)
+    made.archive.segment(1, 7)
+    made.clock.advance(1)
+    made.backup(1, 7, 7)
+    environment = {"BACKUP_URL": f"file://{tmp_path / 'repository'}", **login(postgres15)}
+    for command in ("wal status", "wal verify"):
+        outcome = run_cli(*command.split(), "--json", env=environment)
+        assert outcome.code == 14, outcome
+        assert answered(outcome.document) == documented(command)
 
 
 def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
