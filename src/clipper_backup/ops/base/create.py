@@ -39,7 +39,7 @@ from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.lease import BASE_LEASE, take_lease
 from clipper_backup.ops.scratch import scratch_folder
-from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
+from clipper_backup.ops.work import SOFTWARE, Work, repository_of, step, this_process
 from clipper_backup.postgres.base_backup import BaseBackup
 from clipper_backup.postgres.cluster_facts import archiver_failure, outside_files, server_now
 from clipper_backup.postgres.control_file import ControlFile
@@ -53,7 +53,6 @@ from clipper_backup.repository.data_keys import DataKeys, begin_frames
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.pack_reader import PackReader
 from clipper_backup.repository.pack_writer import RunWriter
-from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.repository.systems import accept_system, add_system, list_systems, physical_id
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.values import BackupId, show_bytes
@@ -76,7 +75,7 @@ def create_base(work: Work, *, new_system: bool = False) -> BaseWritten:
     With *new_system* the server may be a new one of this repository's cluster, as after pg_upgrade.
     """
     source = look_at_base_source(work.settings)
-    repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+    repository = repository_of(work)
     with take_lease(work, BASE_LEASE, "base create") as lease:
         return write_base(work, repository, lease, source, new_system=new_system)
 
