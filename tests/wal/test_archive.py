@@ -153,11 +153,10 @@ def test_clone_cannot_claim_ahead(store: MemoryStore, tmp_path: Path, handshake:
 @pytest.mark.rule(97)
 def test_histories_go_first_ready_or_not(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
     server.write(1)
-    history = server.promote(0x204000, 2)
-    (server.wal / "archive_status" / f"{history.name}.ready").unlink()
-    server.put(
-        "00000007.history", b"# clipper-backup: the history of timeline 7 cannot be read; its number stays taken\n", ready=False
-    )
+    for at, timeline in ((0x204000, 2), (0x208000, 3)):
+        history = server.promote(at, timeline)
+        (server.wal / "archive_status" / f"{history.name}.ready").unlink()
+    server.put("00000007.history", b"# clipper-backup: the history of timeline 7 cannot be read\n", ready=False)
     order: list[str] = []
 
     class Noting(WrapperStore):

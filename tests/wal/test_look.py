@@ -1,7 +1,5 @@
 """What `wal status` and `wal verify` find: the window, gaps and what they cost, neighbours that do not link, damage."""
 
-from dataclasses import replace
-
 import pytest
 
 from clipper_backup.clock import VirtualClock
@@ -121,6 +119,14 @@ def test_a_late_segment_is_linked_by_what_heals_it(made: MadeRepository) -> None
     assert _holes(made) == []
 
 
+def test_a_link_of_another_claim_heals_nothing(made: MadeRepository) -> None:
+    made.archive.segments(1, 3, 7)
+    made.backup(1, 3, 4)
+    made.archive.segment(1, 8, previous=NO_LINK, writer="another")
+    made.archive.link(1, 8, made.archive.links[segment_name(1, 7)])
+    assert _holes(made) == [(segment_name(1, 8), 0, True)]
+
+
 def test_lines_are_followed_across_a_switch(made: MadeRepository) -> None:
     """Timeline 2 left 1 amid its segment 6: that one is not on the line, but its own of that number is."""
     _filled(made, last=8)
@@ -215,8 +221,7 @@ def test_damage_is_found(made: MadeRepository, what: str) -> None:
             made.store.put(claim, made.store.get(keys.archive_key(SYSTEM, segment_name(1, 6), keys.CLAIM)))
             only_when_read = False
         case "digest":
-            header = made.archive.header(name, b"other")
-            made.archive.put(name, replace(header, salt=bytes(32)), b"other")
+            made.archive.put(name, made.archive.header(name, b"other", previous=made.archive.link_of(1, 4)), b"other")
         case "history":
             other = made.archive.history(2, (1, 9 * MIB + 99), claimed=False)
             assert other
