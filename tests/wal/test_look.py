@@ -162,6 +162,14 @@ def test_what_lies_there_twice_is_told(made: MadeRepository) -> None:
     assert made.look().systems[0].twice == [segment_name(1, 5)]
 
 
+def test_what_a_restore_would_refuse_of_the_window_is_told(made: MadeRepository) -> None:
+    _filled(made)
+    assert made.look().refused == []
+    made.archive.put(segment_name(1, 9), made.archive.header(segment_name(1, 8), b"x"), b"x")
+    (refused,) = made.look().refused
+    assert f"{segment_name(1, 9)}.zst does not belong there" in refused
+
+
 def test_maps_say_what_links_and_verify_compares_all_the_same(made: MadeRepository) -> None:
     made.archive.segments(1, 3, 6)
     made.backup(1, 3, 4)
