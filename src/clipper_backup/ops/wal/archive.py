@@ -141,6 +141,8 @@ class _Coordinator:
             # One that is another by now is begun anew by the next look, whatever was stored.
             if self._is_that_file(flight):
                 self._let_go.add(name)
+                if flight.kind is Kind.HISTORY:
+                    self._histories.add(name)
                 self._handshake.answer(request, ok=True)
 
     def _is_that_file(self, flight: Flight) -> bool:
