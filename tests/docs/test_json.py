@@ -15,6 +15,8 @@ from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
 from fixtures.stores import StorePlace
 from fixtures.wal import MadeServer
+from fixtures.wal_archive import segment_name
+from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -53,7 +55,7 @@ def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
 
 
-ANSWERLESS = {"wal archive"}
+ANSWERLESS = {"wal archive", "wal serve"}
 """Commands that run until they are ended."""
 
 
@@ -127,7 +129,8 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    assert set(COMMANDS) - set(found) == {"settings", "version", "demo", "wal push", *ANSWERLESS}, "they are asked below"
+    below = {"settings", "version", "demo", "wal push", "wal fetch", *ANSWERLESS}
+    assert set(COMMANDS) - set(found) == below, "they are asked below"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
     for outcomes in answers.values():
@@ -145,6 +148,11 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
 def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli, words: list[str]) -> None:
     found = answered(run_cli(*words, "--json", check=True).document)
     assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
+
+
+def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
+    answer = run_cli(*wal_place.words(segment_name(1, 6)), "--json", check=True)
+    assert answered(answer.document) == documented("wal fetch")
 
 
 def lines_on_stderr() -> dict[str, set[str]]:
