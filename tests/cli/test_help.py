@@ -102,7 +102,7 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
         ("setings", "unknown command: clipper-backup setings", "settings", ""),
         ("sample stepps", "unknown command: clipper-backup sample stepps", "steps", " sample"),
         ("zzz --help", "unknown command: clipper-backup zzz", None, ""),
-        ("restore latest --into copy", "unknown command: clipper-backup restore", "dump restore", ""),
+        ("restore latest --into copy", "clipper-backup restore has no option --into", "--quiet", " restore"),
         ("create", "unknown command: clipper-backup create", "dump create", ""),
         ("list", "unknown command: clipper-backup list", "dump list", ""),
         ("verify", "unknown command: clipper-backup verify", "dump verify", ""),

@@ -108,14 +108,16 @@ def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> 
             assert started.socket_folder.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.rule(37)
+@pytest.mark.rule(28)
 @pytest.mark.rule(35)
+@pytest.mark.rule(37)
 def test_the_folder_passes_pg_verifybackup_and_recovers_by_itself(world: World, place: Path) -> None:
     """Started by hand: what stands in its files is enough."""
     for path in (world.repository, *world.repository.rglob("*")):
         server_account().own(path)
     result = restored(world, place, Target("name", name="moment 2"))
     assert "backup successfully verified" in pg_verifybackup(world, result.data)
+    assert (result.data / "backup_label").read_text().startswith("START WAL LOCATION: ")
     assert result.outside is not None
     assert (result.outside / str(world.outside).lstrip("/")).read_text() == "# a map of our own\n"
     assert (result.data / f"pg_tblspc/{world.space}").readlink() == place / "space"
