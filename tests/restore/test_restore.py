@@ -16,6 +16,7 @@ from clipper_backup.ops.restore import targets
 from clipper_backup.ops.restore.plan import Request, make_plan
 from clipper_backup.ops.restore.restore import restore
 from clipper_backup.ops.restore.targets import Target
+from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.server import PrivateServer
@@ -27,7 +28,7 @@ from fixtures.cli import RunCli, StartCli
 from fixtures.docs import ROOT
 from fixtures.dump import FAULTS, ended, halted
 from fixtures.keys import Key, opening, sealed_to
-from fixtures.oracle import content_now
+from fixtures.oracle import content_now, content_of
 from fixtures.postgres import server_binaries, sql
 from fixtures.restore import (
     Moment,
@@ -106,6 +107,30 @@ def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> 
                 settings: dict[str, str] = dict(connection.execute("SELECT name, setting FROM pg_settings").fetchall())
             assert (settings["listen_addresses"], settings["archive_mode"]) == ("", "off")
             assert started.socket_folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.rule(62)
+def test_a_line_goes_through_a_promotion_and_stops_before_it_too(world: World, place: Path) -> None:
+    folders = [place / "first", place / "second"]
+    for folder in folders:
+        folder.mkdir()
+        server_account().own(folder)
+    with recovered(world, folders[0], Target("latest")) as (result, started, _):
+        with session_in(started) as connection:
+            connection.execute("INSERT INTO public.ledger VALUES (-1, 'on timeline 2')")
+            held = content_of(connection)
+            ((last,),) = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchall()
+        for path in sorted((result.data / "pg_wal").glob("00000002" + "?" * 16)):
+            if path.name <= last:
+                push(world.work, path)
+    with recovered(world, folders[1], Target("latest")) as (result, started, content):
+        assert content == held
+        assert (result.plan.line.timeline, started.timeline) == (2, 3)
+        assert {segment.timeline for segment in result.plan.wal.segments} == {1, 2}
+    _, before = planned(world, place, Target("xid", xid=at(world, 2).xid))
+    assert before.line.timeline == 1
+    _, along = planned(world, place, Target("latest"), timeline=Timeline(1))
+    assert {segment.timeline for segment in along.wal.segments} == {1}
 
 
 @pytest.mark.rule(28)
