@@ -307,8 +307,11 @@ def test_names_that_are_none_are_refused(store: MemoryStore, server: MadeServer,
 
 
 @pytest.mark.rule(18)
-def test_any_speed_of_reading_leaves_the_claims_in_order(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
-    """More segments than may be read ahead, and each read and stored at another speed."""
+def test_any_speed_of_reading_leaves_the_claims_in_order(
+    store: MemoryStore, server: MadeServer, handshake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More segments than may be stored ahead, which is more than may be read, and each read and stored at another speed."""
+    monkeypatch.setattr("clipper_backup.ops.wal.archive._AHEAD", 12)
     names = [server.write(number, written_pages=1 + (number * 37) % 128).name for number in range(1, 41)]
     claimed: list[str] = []
 

@@ -356,6 +356,15 @@ def test_two_partials_of_one_name(pushing: Pushing, tmp_path: Path) -> None:
     assert pushing(servers[0].wal / FIRST).state == "archived", "the segment of that name is another thing"
 
 
+def test_a_partial_needs_no_history(pushing: Pushing, server: MadeServer) -> None:
+    server.promote(0x204000, 2).unlink()
+    path = server.put(f"{server.segment(2).name}.partial", server.write(2).read_bytes())
+    assert pushing(path).state == "archived"
+    newer = server.put(f"{server.segment(3).name}.partial", damage(server.write(3), 4, b"\3").read_bytes())
+    with pytest.raises(IntegrityError, match="is of timeline 3"):
+        pushing(newer)
+
+
 def test_a_partial_may_end_in_old_pages_but_not_begin_with_them(pushing: Pushing, server: MadeServer) -> None:
     whole = server.write(1, written_pages=None).read_bytes()
     other = segment_bytes(server.segment(9), "other")
