@@ -19,4 +19,5 @@ pytest_plugins = [
     "fixtures.oracle",
     "fixtures.dump",
     "fixtures.doctor",
+    "fixtures.base",
 ]

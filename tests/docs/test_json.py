@@ -1,7 +1,7 @@
 """docs/reference/json.md against what every command really answers: the same fields, no more and no fewer."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,12 @@ import pytest
 
 from clipper_backup.cli.app import make_app
 from clipper_backup.clock import SystemClock, VirtualClock
+from clipper_backup.config import load
+from clipper_backup.ops.events import ignore
+from clipper_backup.ops.work import Work, open_work
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.store.local import LocalStore
+from fixtures.base import Cluster
 from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
@@ -134,7 +138,7 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    below = {"settings", "version", "demo", "wal push", "wal fetch", "wal status", "wal verify", *ANSWERLESS}
+    below = {command for command in COMMANDS if command.startswith(("base ", "wal "))} | {"settings", "version", "demo", *ANSWERLESS}
     assert set(COMMANDS) - set(found) == below, "they are asked below"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
@@ -147,6 +151,41 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
     (listed,) = (outcome.document["items"] for outcome in answers["dump list"])
     assert [item["state"] for item in listed] == ["unfinished", "damaged", "committed", "committed"]
     assert len({tuple(sorted(item)) for item in listed}) == 1, "all items have the same fields"
+
+
+def test_the_tables_are_what_base_commands_answer(run_cli: RunCli, archived15: Cluster, local_place: StorePlace) -> None:
+    settings = archived15.settings(**local_place.environment, BACKUP_DATABASES="postgres")
+    found: dict[str, set[str]] = {}
+
+    def ask(command: str, *words: str) -> Any:
+        document = run_cli(*command.split(), *words, "--json", env=settings, check=True).document
+        found.setdefault(command, set()).update(answered(document))
+        return document
+
+    repository = Path(local_place.url.removeprefix("file://"))
+    with archived15.archiving(work_of(settings)):
+        first = ask("base create")["id"]
+        job = ask("job postgres-backup")
+    (repository / "base/20200101-000000-00000000").mkdir()
+    (repository / "base/20200101-000000-00000000/intent.json").write_text("{}")
+    ask("base verify", "--sample", "5%")
+    ask("hold", first)
+    assert [item["state"] for item in ask("base list")["items"]] == ["unfinished", "committed", "committed"]
+    ask("release", first)
+    ask("base show", "latest")
+    (repository / "base/20200101-000000-00000000/intent.json").unlink()
+    ask("base delete", first, "--yes")
+    assert {name.removeprefix("base.") for name in found.pop("job postgres-backup") if name.startswith("base.")} == documented(
+        "base create"
+    )
+    assert job["base"]["parent"] == first
+    for command, fields in found.items():
+        assert fields == documented(command), command
+    assert {command for command in COMMANDS if command.startswith("base ")} <= found.keys()
+
+
+def work_of(settings: Mapping[str, str]) -> Work:
+    return open_work(load({}, settings).settings, SystemClock(), ignore, read_only=False)
 
 
 @pytest.mark.parametrize("words", [["settings"], ["settings", "RETENTION_DAYS"], ["version"], ["demo", "--scale", "0.01"]])

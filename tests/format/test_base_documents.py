@@ -16,6 +16,7 @@ from clipper_backup.format.base_documents import (
     DataKey,
     PacksDocument,
     PruneRecord,
+    SnapshotRecord,
     Started,
     SystemEntry,
     VerifyMark,
@@ -34,6 +35,7 @@ KINDS: dict[str, type[Document]] = {
     "backup.json": BaseSummary,
     "details.json": BaseDetails,
     "prune.json": PruneRecord,
+    "snapshot.json": SnapshotRecord,
     "verify.json": VerifyMark,
     "hold.json": HoldMark,
 }

@@ -69,6 +69,7 @@ def function_grants(server: PrivateServer) -> list[tuple[object, ...]]:
     )
 
 
+@pytest.mark.soak(over=["postgres"])
 def test_printing_changes_nothing_and_psql_takes_it(postgres: PrivateServer, role: str, run_cli: RunCli) -> None:
     environment = client_environment(postgres)
     script = run_cli("setup", "database", "--role", role, env=environment, check=True).stdout
@@ -142,6 +143,7 @@ def test_a_role_that_owns_something_stays_whole(postgres: PrivateServer, role: s
         sql(postgres, name, "DROP TABLE precious")
 
 
+@pytest.mark.soak(over=["postgres"])
 @pytest.mark.parametrize("apply", [False, True])
 def test_the_password_is_never_shown_and_never_sent(
     postgres: PrivateServer, role: str, run_cli: RunCli, tmp_path: Path, *, apply: bool
@@ -198,6 +200,7 @@ def test_replication_needs_a_line_of_its_own(postgres: PrivateServer, role: str)
         os.chown(rules, owner.st_uid, owner.st_gid)
 
 
+@pytest.mark.soak(over=["postgres"])
 def test_incomplete_until_pg_hba_lets_it_in(postgres: PrivateServer, role: str, run_cli: RunCli) -> None:
     rules = postgres.data / "pg_hba.conf"
     text = rules.read_text()

@@ -199,7 +199,7 @@ def test_a_file_that_is_not_as_long_as_it_was_said(told: int, came: int) -> None
 
 
 def small_run(sealed: bool) -> tuple[Runs, Run]:
-    runs = Runs(small_bytes=100)
+    runs = Runs(small_bytes=100, threads=1)  # so there are two packs, one of maps
     return runs, runs.backup({"one": b"\1" * PAGE + b"\2" * 100, "small": b"15\n"}, sealed=sealed)
 
 
@@ -254,9 +254,15 @@ def test_packs_that_were_cut_swapped_or_lost() -> None:
 def test_a_whole_pack_of_another_run_is_not_the_one_that_was_recorded() -> None:
     runs, run = small_run(sealed=False)
     other = runs.backup({"one": b"\1" * PAGE + b"\3" * 100, "small": b"15\n"})
-    for (pack, facts), theirs in zip(run.facts().items(), other.facts().values(), strict=True):
-        with pytest.raises(IntegrityError):
-            verify_pack(runs.store, pack, theirs if theirs.size_bytes == facts.size_bytes else facts, "0" * 32)
+    (pack, facts), (theirs, their_facts) = (next(iter(each.facts().items())) for each in (run, other))
+    assert facts.size_bytes == their_facts.size_bytes
+    with pytest.raises(IntegrityError, match="not the pack that the backup names"):
+        verify_pack(runs.store, pack, their_facts, REPOSITORY)
+    runs.store.put(str(pack), runs.store.get(str(theirs)))
+    with pytest.raises(IntegrityError, match="does not begin as this pack"):
+        verify_pack(runs.store, pack, their_facts, REPOSITORY)
+    with pytest.raises(IntegrityError, match="does not begin as this pack"):
+        verify_pack(runs.store, theirs, their_facts, "0" * 32)
 
 
 def test_a_map_is_not_opened_as_pages() -> None:

@@ -18,6 +18,7 @@ from clipper_backup.format.page_maps import ZEROS, encode_map, page_hashes
 from clipper_backup.format.physical_names import PACKS_FOLDER, PackKey, parse_pack_key
 from clipper_backup.repository.adoption import doomed_by, longest_age, lowest_share
 from clipper_backup.repository.pack_reader import verify_pack
+from clipper_backup.repository.stretch_writer import Stretch
 from clipper_backup.store.protocol import Store
 from fixtures.clocks import START
 from fixtures.runs import DAY, PAGE, REPOSITORY, Run, Runs
@@ -239,6 +240,20 @@ def test_a_map_that_cannot_be_read_is_written_anew_with_all_its_pages() -> None:
     assert runs.restore(second) == files
 
 
+@pytest.mark.rule(99)
+def test_a_map_is_not_shared_when_its_own_pack_goes() -> None:
+    runs = Runs()
+    files = {"one": pages_of(1, 2, 3)}
+    first = runs.backup(files)
+    doomed = first.parts["one"].maps[0].pack
+    second = runs.backup(files, first, doomed=lambda pack: pack == doomed)
+    assert second.written.pages == PageCounts(adopted=3)
+    assert second.parts != first.parts
+    assert doomed not in second.facts()
+    runs.store.delete([str(doomed)])
+    assert runs.restore(second) == files
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_sealing_switched_on_starts_anew(on: bool) -> None:
     runs = Runs(small_bytes=500)
@@ -258,15 +273,14 @@ def test_a_parent_that_is_sealed_otherwise_gives_nothing() -> None:
 
 
 def test_pages_hashed_with_another_seed_are_new() -> None:
-    runs, others = Runs(), Runs()
-    files = {"one": pages_of(1, 2, 3)}
+    runs = Runs()
+    files = {"one": pages_of(1, 2, 3), "zeros": pages_of(0, 0)}
     first = runs.backup(files)
-    for info in runs.store.list(""):
-        others.store.put(info.key, runs.store.get(info.key))
-    part = first.parts["one"]
     elsewhere = runs.backup({"one": pages_of(9)})  # its seed is its own
-    second = runs.backup(files, Run(first.run, {"first": elsewhere.parts["one"], "one": part}, first.written, sealed=False))
-    assert second.written.pages == PageCounts(new=3)
+    parts = {"first": elsewhere.parts["one"], **first.parts}
+    second = runs.backup(files, Run(first.run, parts, first.written, sealed=False))
+    assert second.written.pages == PageCounts(new=3, zero=2)
+    assert {pages.seed for pages in runs.maps(second)} == {runs.maps(elsewhere)[0].seed}
 
 
 def test_a_pack_of_which_little_lives_is_emptied() -> None:
@@ -315,6 +329,16 @@ def test_what_the_bucket_holds_for_old_is_old_whatever_its_id_says() -> None:
     assert early.backup(files, first).written.pages == PageCounts(aged=3)
 
 
+def test_a_pack_that_was_written_anew_for_a_hold_is_as_old_as_its_run() -> None:
+    runs = Runs()
+    files = {"one": pages_of(1, 2, 3)}
+    first = runs.backup(files)
+    runs.clock.advance(15 * DAY.total_seconds())
+    for info in runs.store.list(""):
+        runs.store.put(info.key, runs.store.get(info.key))
+    assert runs.backup(files, first).written.pages == PageCounts(aged=3)
+
+
 # -- small files
 
 
@@ -356,6 +380,17 @@ def forged(runs: Runs, first: Run, **columns: Any) -> Run:
     return Run(first.run, {"one": FilePart(first.parts["one"].size_bytes, maps=(reference,))}, document, sealed=False)
 
 
+def test_what_no_frame_can_be_is_not_even_read() -> None:
+    runs = Runs(small_bytes=0, threads=1)
+    first = runs.backup({"one": pages_of(1, 2, 3)})
+    for column, value in (("stored_bytes", 1 << 29), ("plain_bytes", 1 << 29), ("offsets", 0)):
+        table = runs.maps(first)[0].table
+        column_of = getattr(table, column).copy()
+        column_of[0] = value
+        with pytest.raises(IntegrityError, match="no frame has"):
+            runs.restore(forged(runs, first, table=replace(table, **{column: column_of})))
+
+
 @pytest.mark.rule(36)
 @pytest.mark.parametrize("another_page_changed", [True, False])
 def test_forged_page_hash_is_found_by_restore(another_page_changed: bool) -> None:
@@ -374,7 +409,15 @@ def test_forged_page_hash_is_found_by_restore(another_page_changed: bool) -> Non
         assert runs.restore(second) == {"one": after}
 
 
-def test_a_page_that_only_hashes_like_zeros_is_stored() -> None:
+def test_what_hashes_like_zeros_is_looked_at() -> None:
+    content = pages_of(0, 1, 0, 0, last=5)
+    read = Stretch.read(memoryview(content), PAGE, 7)
+    assert read.zeros().tolist() == [True, False, True, True]
+    lied = replace(read, hashes=read.hashes[[0, 0, 0, 3]])
+    assert lied.zeros().tolist() == [True, False, True, True]
+
+
+def test_a_page_that_takes_the_place_of_zeros_is_stored_whatever_the_map_says() -> None:
     runs = Runs()
     first = runs.backup({"one": pages_of(1, 0, 3)})
     after = pages_of(1, 8, 3)

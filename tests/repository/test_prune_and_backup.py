@@ -234,7 +234,7 @@ def test_without_either_a_committed_backup_lacks_packs(monkeypatch: pytest.Monke
     """Broken on purpose."""
     look_at_nothing(monkeypatch)
     monkeypatch.setattr(base_state, "is_live", lambda *_: False)
-    with pytest.raises((AssertionError, IntegrityError), match="lacks packs|packs.json.zst is missing"):
+    with pytest.raises((AssertionError, IntegrityError), match=r"lacks packs|packs\.json\.zst is missing"):
         test_prune_and_backup_interleaved_at_every_call(World.prune)
 
 

@@ -4,6 +4,7 @@ import signal
 import socket
 import sys
 import time
+
 import msgspec
 import pytest
 

@@ -379,6 +379,15 @@ def test_damage_that_is_found_is_told_and_stays(pushing: Pushing, server: MadeSe
         assert pushing.store.get(key) == damaged
 
 
+def test_another_whole_object_under_its_name_is_told(pushing: Pushing, server: MadeServer) -> None:
+    first, second = server.write(1), server.write(2)
+    pushing(first)
+    pushing(second)
+    pushing.store.put(key_of(FIRST, ".zst"), pushing.store.get(key_of(SECOND, ".zst")))
+    with pytest.raises(IntegrityError, match=f"{FIRST}.zst does not hold what its claim says"):
+        pushing(first)
+
+
 @pytest.mark.parametrize("claim", [b"", b"rubbish", b"{}", b'{"schema":1,"name":"x"}'])
 def test_a_claim_that_cannot_be_read_is_a_refusal(pushing: Pushing, server: MadeServer, claim: bytes) -> None:
     pushing(server.write(1))

@@ -14,11 +14,14 @@ def postgres_backup(*, context: Context) -> None:
     """Take a dump, prune old ones, report to the Pushgateway; and a base backup, where the server archives its WAL."""
     done = run_postgres_backup(open_work(context.settings, context.clock, context.emit, read_only=False))
     summary, base = done.dump.written.summary, done.base
+    pruned = () if done.pruned is None else done.pruned.going
     document = {
         "schema": 1,
         **show_dump.summary_document(summary),
-        "pruned": [str(decision.dump_id) for decision in done.dump.pruned.going],
+        "pruned": [*(str(decision.dump_id) for decision in done.dump.pruned.going), *(str(item.backup_id) for item in pruned)],
         "base": None if base is None else show_base.summary_document(base.summary),
     }
     text = show_dump.summary_text(summary) + f"pruned: {len(done.dump.pruned.going)} dumps\n"
-    context.answer(document, text + ("" if base is None else "\n" + show_base.summary_text(base.summary)))
+    if base is not None:
+        text += f"\n{show_base.summary_text(base.summary)}pruned: {len(pruned)} base backups\n"
+    context.answer(document, text)

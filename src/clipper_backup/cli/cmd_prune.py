@@ -4,16 +4,23 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import show_dump
+from clipper_backup.cli import show_prune
 from clipper_backup.cli.context import Context
-from clipper_backup.errors import MissingError
+from clipper_backup.errors import IntegrityError, MissingError, UsageError
+from clipper_backup.ops import physical_prune
+from clipper_backup.ops.base_hold import hold_base, parse_wal_to, release_base
 from clipper_backup.ops.dump import prune as pruning
 from clipper_backup.ops.dump.create import take_dump_lease
-from clipper_backup.ops.work import open_work
+from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
+from clipper_backup.ops.work import Work, open_work
 from clipper_backup.repository.dumps import find_dump, list_dumps
 from clipper_backup.repository.root import open_repository
+from clipper_backup.values import BackupId, DumpId
 
-Id = Annotated[str, Parameter(help="the dump, like postgres-backup-20261122-020000, or latest")]
+Id = Annotated[
+    str,
+    Parameter(help="a dump, like postgres-backup-20261122-020000, or latest; or a base backup, like 20261122-020000-7f3a9c2e"),
+]
 
 
 def prune(
@@ -22,42 +29,81 @@ def prune(
     yes: Annotated[bool, Parameter(help="do not ask")] = False,
     context: Context,
 ) -> None:
-    """Remove what RETENTION_DAYS no longer keeps; a reason for every dump."""
+    """Remove what RETENTION_DAYS and PITR_WINDOW_DAYS no longer keep; a reason for every dump and base backup."""
     work = open_work(context.settings, context.clock, context.emit, read_only=dry_run)
     plan = pruning.plan_prune(work)
+    physical, refused = physical_prune.PhysicalPrune(), None
+    try:
+        physical = physical_prune.plan_physical_prune(work)
+    except IntegrityError as error:  # dumps go by themselves
+        refused = error
     if not dry_run:
-        if plan.going:
-            context.confirm(f"Remove {len(plan.going)} of {len(plan.decisions)} dumps?", yes=yes)
+        if plan.going or physical.changes:
+            context.confirm(show_prune.question(plan, physical), yes=yes)
         with take_dump_lease(work, "prune", context.clock) as lease:
             plan = pruning.execute_prune(work, pruning.plan_prune(work), lease)
-    document = {"schema": 1, **show_dump.plan_document(plan, dry_run=dry_run)}
-    context.answer(document, show_dump.plan_text(plan, dry_run=dry_run) if plan.decisions else "there are no dumps\n")
+        physical = physical_prune.prune_physical(work) if refused is None else physical
+    context.answer(
+        {"schema": 1, **show_prune.document(plan, physical, dry_run=dry_run)}, show_prune.text(plan, physical, dry_run=dry_run)
+    )
+    if refused is not None:
+        raise refused
+    physical.raise_problems()
 
 
 def hold(
-    dump_id: Id,
+    kept: Id,
     /,
     *,
     reason: Annotated[str, Parameter(help="why it is kept, for whoever finds it")] = "kept by hand",
+    wal_to: Annotated[
+        str | None, Parameter(help="of a base backup: keep the WAL from it to this end too, TIMELINE:LSN like 2:16/B374D848")
+    ] = None,
     context: Context,
 ) -> None:
-    """Keep a dump, whatever its age, until it is released."""
+    """Keep a dump or a base backup, whatever its age, until it is released.
+
+    Exit 3 when a base backup is held of which something is not there.
+    """
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     open_repository(work.store)
-    found = find_dump(work.store, dump_id)
-    pruning.hold(work, found, reason)
+    found: BackupId | DumpId
+    if (backup_id := _base_id(kept)) is not None:
+        found = backup_id
+        hold_base(work, backup_id, reason, None if wal_to is None else parse_wal_to(wal_to))
+    elif wal_to is not None:
+        raise UsageError("--wal-to goes with a base backup: a dump needs no WAL")
+    else:
+        found = find_dump(work.store, kept)
+        pruning.hold(work, found, reason)
     context.answer({"schema": 1, "id": str(found), "held": True}, f"{found} is held")
 
 
-def release(dump_id: Id, /, *, context: Context) -> None:
+def release(kept: Id, /, *, context: Context) -> None:
     """Take a hold back."""
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     open_repository(work.store)
-    found = find_dump(work.store, dump_id)
+    found: BackupId | DumpId = _base_id(kept) or find_dump(work.store, kept)
+    with take_lease(work, PRUNE_LEASE, "release"):  # a prune that writes holds again must not bring it back
+        if isinstance(found, BackupId):
+            release_base(work, found)
+        else:
+            _release_dump(work, found)
+    context.answer({"schema": 1, "id": str(found), "held": False}, f"{found} is no longer held")
+
+
+def _release_dump(work: Work, found: DumpId) -> None:
     try:
         pruning.release(work, found)
     except MissingError as error:
         if any(listed.dump_id == found for listed in list_dumps(work.store)):
             raise
         raise MissingError(f"there is no dump {found}", hints=["`clipper-backup dump list` shows them"]) from error
-    context.answer({"schema": 1, "id": str(found), "held": False}, f"{found} is no longer held")
+
+
+def _base_id(text: str) -> BackupId | None:
+    """The base backup that is meant; None for a dump."""
+    try:
+        return BackupId.parse(text)
+    except UsageError:
+        return None

@@ -5,7 +5,6 @@ from typing import Any
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.documents import DatabaseRecord, DumpDetails, DumpSummary
 from clipper_backup.ops.dump.compare import Comparison
-from clipper_backup.ops.dump.prune import Plan
 from clipper_backup.ops.dump.read import Entry
 from clipper_backup.ops.dump.restore import Restored
 from clipper_backup.ops.dump.verify import Verified
@@ -231,38 +230,3 @@ def restored_text(restored: Restored) -> str:
         quoted = restored.replaced.replace('"', '""')
         text += f'When the restored database is right: DROP DATABASE "{quoted}";\n'
     return text
-
-
-def plan_document(plan: Plan, *, dry_run: bool) -> Document:
-    """What a prune did or would do, a reason for each dump."""
-    announced = set(plan.announced)
-    return {
-        "dry_run": dry_run,
-        "retention_days": plan.retention_days,
-        "items": [
-            {
-                "id": str(decision.dump_id),
-                "keep": decision.keep,
-                "reason": decision.reason,
-                "stored_bytes": decision.stored_bytes,
-                "goes_next_time": decision.dump_id in announced,
-            }
-            for decision in plan.decisions
-        ],
-    }
-
-
-def plan_text(plan: Plan, *, dry_run: bool) -> str:
-    """The same for people."""
-    going = "would go" if dry_run else "removed"
-    announced = set(plan.announced)
-    rows = [
-        (
-            str(d.dump_id),
-            ("kept, goes next time" if d.dump_id in announced else "kept") if d.keep else going,
-            show_bytes(d.stored_bytes),
-            d.reason,
-        )
-        for d in plan.decisions
-    ]
-    return table(("ID", "", "STORED", "WHY"), rows, right=("STORED",))

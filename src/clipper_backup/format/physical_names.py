@@ -174,6 +174,11 @@ def segment_folder(system_id: str, segment: Segment) -> str:
     return f"{timeline_folder(system_id, segment.timeline)}{segment.folder}/"
 
 
+def first_segment_of(folder: str, segment_bytes: int) -> int:
+    """The number of the first segment that can lie in a folder, which is named by its segments' first sixteen digits."""
+    return int(folder[8:], 16) * ((1 << 32) // segment_bytes)
+
+
 def archive_key(system_id: str, name: str, suffix: str) -> str:
     """The key of a file of the archive, by the name that PostgreSQL (or `.partial-<h>`) gives it.
 

@@ -6,23 +6,25 @@ from clipper_backup.errors import ClipperError, IncompleteError
 from clipper_backup.ops.base.create import BaseWritten, create_base, refuse_damaged
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.job_dump import Done, run_postgres_dump
+from clipper_backup.ops.physical_prune import PhysicalPrune, prune_physical
 from clipper_backup.ops.work import Work, login_of
 from clipper_backup.postgres.cluster_facts import is_archiving
 
 
 @dataclass(frozen=True, slots=True)
 class BothDone:
-    """What one run did; `base` is None where point-in-time recovery is off."""
+    """What one run did; `base` and `pruned` are None where point-in-time recovery is off."""
 
     dump: Done
     base: BaseWritten | None
+    pruned: PhysicalPrune | None = None
 
 
 def run_postgres_backup(work: Work) -> BothDone:
     """Dump, prune and report as `run_postgres_dump` does; then a base backup. Each is attempted whatever became of the other.
 
     ClipperError when one of them failed, or both; without archiving the dump's own error. IncompleteError when only something
-    beside them did: pruning, or pages that the server found damaged.
+    beside them did: pruning, or pages that the server found damaged. Nothing is pruned by a run whose backup of that kind failed.
     """
     dumped, dump_error = None, None
     try:
@@ -40,15 +42,29 @@ def run_postgres_backup(work: Work) -> BothDone:
         )
         assert dumped is not None  # noqa: S101  or there is an error
         return BothDone(dumped, None)
-    base, base_error = None, None
+    base, pruned, base_error = None, None, None
     try:
         base = create_base(work)
         refuse_damaged(base.summary)
+        pruned = _prune(work, base)
     except ClipperError as error:
         base_error = error
     _raise(dump_error, base_error)
     assert dumped is not None  # noqa: S101  or there is an error
-    return BothDone(dumped, base)
+    return BothDone(dumped, base, pruned)
+
+
+def _prune(work: Work, base: BaseWritten) -> PhysicalPrune:
+    """Remove what the window needs no more, now that there is a good base backup; IncompleteError says what is left to do."""
+    try:
+        pruned = prune_physical(work)
+        pruned.raise_problems()
+    except ClipperError as error:
+        raise IncompleteError(
+            f"the base backup {base.summary.id} is good, but not all that is old was removed, or kept young: {error}",
+            hints=[*error.hints, "when nothing is in its way, `clipper-backup prune` does it, or the next run"],
+        ) from error
+    return pruned
 
 
 def _archives(work: Work, dump_error: ClipperError | None) -> bool:

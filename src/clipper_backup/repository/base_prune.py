@@ -21,7 +21,7 @@ from clipper_backup.repository.base_state import (
     read_records,
     refuse_unreadable,
 )
-from clipper_backup.store.protocol import Store
+from clipper_backup.store.protocol import ObjectInfo, Store
 from clipper_backup.values import BackupId
 
 _KEYS_A_CALL = 500
@@ -34,9 +34,9 @@ Check = Callable[[], None]
 class Freed:
     """What was deleted: how many packs, of how many bytes, and keys of runs."""
 
-    packs: int
-    stored_bytes: int
-    keys: int
+    packs: int = 0
+    stored_bytes: int = 0
+    keys: int = 0
 
 
 def remove_backup(store: Store, backup_id: BackupId, check: Check) -> bool:
@@ -124,11 +124,7 @@ def delete_doomed(store: Store, check: Check) -> Freed:
         if now - info.modified_at < GRACE:
             continue
         state = read_packs(store, now)
-        going = [
-            state.packs[run][number]
-            for run, numbers in _packs_of(record)
-            for number in sorted(number for number in state.unneeded_packs(run) if number in numbers)
-        ]
+        going = going_packs(state, record)
         for batch in _batches([pack.key for pack in going]):
             check()
             store.delete(batch)
@@ -148,6 +144,16 @@ def delete_doomed(store: Store, check: Check) -> Freed:
         freed_packs, freed_bytes = freed_packs + len(going), freed_bytes + sum(pack.size_bytes for pack in going)
         freed_keys += len(keys)
     return Freed(freed_packs, freed_bytes, freed_keys)
+
+
+def going_packs(state: PackState, record: PruneRecord) -> list[ObjectInfo]:
+    """What is still there and not needed of the packs that a record announced, in their order."""
+    unneeded = {run: state.unneeded_packs(run) for run in map(BackupId.parse, record.packs)}
+    return [
+        state.packs[run][number]
+        for run, numbers in _packs_of(record)
+        for number in sorted(number for number in unneeded[run] if number in numbers)
+    ]
 
 
 def held_ids(store: Store) -> set[BackupId]:

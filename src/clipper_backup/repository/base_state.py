@@ -4,23 +4,52 @@ Prune reads it, again before each thing that it removes (docs/design/repository-
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from clipper_backup.errors import ClipperError, IntegrityError, ObjectMissingError, StoreError
+from clipper_backup.errors import ClipperError, IntegrityError, ObjectMissingError, StoreError, UsageError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import BaseIntent, BaseSummary, PacksDocument, PruneRecord
 from clipper_backup.format.compression import decompress_bytes
 from clipper_backup.format.documents import D, decode
+from clipper_backup.format.physical_names import PackKey
 from clipper_backup.repository.base_backups import ListedBase, list_base_backups
 from clipper_backup.repository.base_intents import GRACE
 from clipper_backup.store.protocol import ObjectInfo, Store
 from clipper_backup.values import BackupId
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NeededPacks:
+    """What a packs.json.zst names, held small: of each run the numbers and sizes of its packs, 16 bytes a pack.
+
+    Prune holds those of all backups at once; of 20 TB each names some 200,000.
+    """
+
+    runs: Mapping[BackupId, tuple["array[int]", "array[int]"]]
+
+    @classmethod
+    def of(cls, document: PacksDocument, key: str) -> "NeededPacks":
+        """IntegrityError when the document at *key* names what can be no pack."""
+        runs = {}
+        try:
+            for of_run in document.runs:
+                numbers = array("I", (number for number, *_ in of_run.packs))
+                runs[BackupId.parse(of_run.run)] = numbers, array("Q", (size for _, size, *_ in of_run.packs))
+        except (OverflowError, UsageError) as error:
+            raise IntegrityError(f"{key} is damaged: it names what can be no pack") from error
+        return cls(runs)
+
+    def __iter__(self) -> Iterator[tuple[PackKey, int]]:
+        """Each pack with its size in bytes."""
+        for run, (numbers, sizes) in self.runs.items():
+            yield from ((PackKey(run, number), size) for number, size in zip(numbers, sizes, strict=True))
 
 
 def is_live(listed: ListedBase, now: datetime) -> bool:
@@ -51,15 +80,15 @@ class BaseState:
 
     intents: Intents
     summaries: Mapping[BackupId, BaseSummary]
-    packs: Mapping[BackupId, PacksDocument]
+    packs: Mapping[BackupId, NeededPacks]
     unreadable: Sequence[ClipperError]
 
     def named_packs(self) -> dict[BackupId, set[int]]:
         """Every pack that a packs.json.zst names, by run."""
         named: dict[BackupId, set[int]] = {}
-        for document in self.packs.values():
-            for of_run in document.runs:
-                named.setdefault(BackupId.parse(of_run.run), set()).update(number for number, *_ in of_run.packs)
+        for needed in self.packs.values():
+            for run, (numbers, _) in needed.runs.items():
+                named.setdefault(run, set()).update(numbers)
         return named
 
 
@@ -93,7 +122,7 @@ def read_base(store: Store, now: datetime) -> BaseState:
     intents = read_intents(store, now)
     unreadable = list(intents.unreadable)
     summaries: dict[BackupId, BaseSummary] = {}
-    packs: dict[BackupId, PacksDocument] = {}
+    packs: dict[BackupId, NeededPacks] = {}
     for backup_id, folder in intents.folders.items():
         summary = read_part(store, backup_id, names.BASE_SUMMARY, BaseSummary, unreadable) if folder.committed else None
         if summary is not None:
@@ -139,7 +168,7 @@ def unless_unreadable(read: Callable[[], T], unreadable: list[ClipperError]) -> 
         return None
 
 
-def _read_packs(store: Store, backup_id: BackupId, summary: BaseSummary | None) -> PacksDocument:
+def _read_packs(store: Store, backup_id: BackupId, summary: BaseSummary | None) -> NeededPacks:
     key = names.base_key(backup_id, names.PACKS)
     data = store.get(key)
     committed = None if summary is None else summary.part("packs")
@@ -148,7 +177,7 @@ def _read_packs(store: Store, backup_id: BackupId, summary: BaseSummary | None) 
     document = decode(decompress_bytes(data, key), PacksDocument, key)
     if document.id != str(backup_id):
         raise IntegrityError(f"{key} is damaged: it belongs to the backup {document.id}")
-    return document
+    return NeededPacks.of(document, key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,7 @@ class RunWriter:
         self._uploads.stop()  # first: a thread may wait for room there
         self._crew.end()
         self._uploads.end()
+        self._free.clear()  # who keeps us keeps no buffers
 
     # -- small files
 
@@ -250,9 +251,10 @@ class RunWriter:
         if before is None or self._reader is None:
             return None, False
         try:
-            return self._reader.map_of(*before), False
+            found = self._reader.map_of(*before)
         except (IntegrityError, AccessError):  # `verify` of the parent says what is wrong with it
             return None, True
+        return found if found.seed == self._seed else None, False
 
     def _store_map(self, pages: PageMap) -> Reference:
         with self._maps_lock:

@@ -4,7 +4,7 @@ The rules are those of docs/design/repository-format.md, "Deleting". WAL is deci
 by names or age alone (G4). Nothing here reads anything.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -225,33 +225,47 @@ def _spans(
     staying: Sequence[BackupSeen],
 ) -> dict[TimelineOf, tuple[Span, ...]]:
     """The segments that stay whatever their age, of each timeline."""
-    found: dict[TimelineOf, list[Span]] = {}
-    lines = {timeline.of: timeline.line for timeline in seen.timelines}
-
-    def along(line: Line, system: int, start: Lsn, stop: Lsn | None) -> None:
-        """All of a line that ends after *start*, to the segment of the last byte before *stop*."""
-        size = seen.segment_bytes[system]
-        for part in line.parts:
-            last = None if part.end is None else part.end // size - 1
-            if stop is not None:
-                last = (stop - 1) // size if last is None else min(last, (stop - 1) // size)
-            first = max(part.begin, start) // size
-            if last is None or first <= last:
-                found.setdefault(TimelineOf(system, part.timeline), []).append(Span(first, last))
-
+    found = _own_spans(seen, staying, seen.pins)
     for timeline in live:
         anchor = anchors[timeline.of]
-        along(timeline.line, timeline.system, Lsn(0) if anchor is None else anchor.start, None)
-    pins = [Pin(backup.of, backup.start, backup.stop) for backup in staying]
-    for pin in (*pins, *seen.pins):
-        along(Line.of(pin.of.timeline, ()), pin.of.system, pin.start, pin.stop)
-    for backup in staying:
-        if backup.wal_to is not None:
-            number, stop = backup.wal_to
-            line = lines.get(TimelineOf(backup.system, number))
-            if line is not None:
-                along(line, backup.system, backup.start, stop)
-    return {of: _joined(spans) for of, spans in found.items()}
+        begin = Lsn(0) if anchor is None else anchor.start
+        found += _along(timeline.line, timeline.system, seen.segment_bytes[timeline.system], begin, None)
+    return _by_timeline(found)
+
+
+def spans_of(seen: Seen, backups: Iterable[BackupSeen], pins: Iterable[Pin]) -> dict[TimelineOf, tuple[Span, ...]]:
+    """The segments that these backups need to be consistent, and to where holds say, and those of the pins."""
+    return _by_timeline(_own_spans(seen, backups, pins))
+
+
+def _own_spans(seen: Seen, backups: Iterable[BackupSeen], pins: Iterable[Pin]) -> list[tuple[TimelineOf, Span]]:
+    lines = {timeline.of: timeline.line for timeline in seen.timelines}
+    found: list[tuple[TimelineOf, Span]] = []
+    for backup in backups:
+        size = seen.segment_bytes[backup.system]
+        found += _along(Line.of(backup.timeline, ()), backup.system, size, backup.start, backup.stop)
+        if backup.wal_to is not None and (line := lines.get(TimelineOf(backup.system, backup.wal_to[0]))) is not None:
+            found += _along(line, backup.system, size, backup.start, backup.wal_to[1])
+    for pin in pins:
+        found += _along(Line.of(pin.of.timeline, ()), pin.of.system, seen.segment_bytes[pin.of.system], pin.start, pin.stop)
+    return found
+
+
+def _along(line: Line, system: int, size: int, start: Lsn, stop: Lsn | None) -> Iterator[tuple[TimelineOf, Span]]:
+    """All of a line that ends after *start*, to the segment of the last byte before *stop*; None: to its end."""
+    for part in line.parts:
+        ends = [end for end in (None if part.end is None else part.end // size - 1, None if stop is None else (stop - 1) // size)
+                if end is not None]  # fmt: skip
+        first, last = max(part.begin, start) // size, min(ends, default=None)
+        if last is None or first <= last:
+            yield TimelineOf(system, part.timeline), Span(first, last)
+
+
+def _by_timeline(found: Iterable[tuple[TimelineOf, Span]]) -> dict[TimelineOf, tuple[Span, ...]]:
+    spans: dict[TimelineOf, list[Span]] = {}
+    for of, span in found:
+        spans.setdefault(of, []).append(span)
+    return {of: _joined(each) for of, each in spans.items()}
 
 
 def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:

@@ -67,10 +67,10 @@ class Stretch:
 
 
 def decide(stretch: Stretch, parent: PageMap | None, adoption: Adoption) -> NDArray[np.uint8]:
-    """What becomes of each page, as values of `Page`; *parent* is the map of the same stretch in the parent."""
+    """What becomes of each page, as values of `Page`; *parent* is the parent's map of the same stretch, of the same seed."""
     pages = np.full(len(stretch.hashes), Page.NEW, np.uint8)
     zeros = stretch.zeros()
-    if parent is not None and (parent.seed, parent.page_bytes) == (stretch.seed, stretch.page_bytes):
+    if parent is not None:
         common = min(len(pages), len(parent.hashes))
         alike = stretch.lengths()[:common] == parent.lengths()[:common]
         same = alike & (stretch.hashes[:common] == parent.hashes[:common]) & (parent.frames[:common] != ZEROS)

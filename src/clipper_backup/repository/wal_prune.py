@@ -46,7 +46,7 @@ def going_wal(store: Store, catalogs: Mapping[int, WalCatalog], plan: PhysicalPl
         for timeline in catalog.timelines():
             of, edge = TimelineOf(system, timeline), plan.edge(TimelineOf(system, timeline))
             for folder in catalog.folders(timeline):
-                if edge is not None and _first_in(folder, catalog.segment_bytes) >= edge:
+                if edge is not None and names.first_segment_of(folder, catalog.segment_bytes) >= edge:
                     continue
                 going = _of_folder(store, catalog, of, folder, plan)
                 if going.stored or going.links or going.claims:
@@ -106,8 +106,3 @@ def _number(name: str, segment_bytes: int) -> int | None:
         return Segment.parse(name, segment_bytes).number
     except UsageError:
         return None
-
-
-def _first_in(folder: str, segment_bytes: int) -> int:
-    """The number of the first segment of a folder."""
-    return int(folder[8:], 16) * ((1 << 32) // segment_bytes)

@@ -39,7 +39,7 @@ from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.lease import BASE_LEASE, take_lease
 from clipper_backup.ops.scratch import scratch_folder
-from clipper_backup.ops.work import SOFTWARE, Work, step, this_process
+from clipper_backup.ops.work import SOFTWARE, Work, repository_of, step, this_process
 from clipper_backup.postgres.base_backup import BaseBackup
 from clipper_backup.postgres.cluster_facts import archiver_failure, outside_files, server_now
 from clipper_backup.postgres.control_file import ControlFile
@@ -53,7 +53,6 @@ from clipper_backup.repository.data_keys import DataKeys, begin_frames
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.pack_reader import PackReader
 from clipper_backup.repository.pack_writer import RunWriter
-from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.repository.systems import accept_system, add_system, list_systems, physical_id
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.values import BackupId, show_bytes
@@ -76,7 +75,7 @@ def create_base(work: Work, *, new_system: bool = False) -> BaseWritten:
     With *new_system* the server may be a new one of this repository's cluster, as after pg_upgrade.
     """
     source = look_at_base_source(work.settings)
-    repository = open_or_create_repository(work.store, work.clock, SOFTWARE)
+    repository = repository_of(work)
     with take_lease(work, BASE_LEASE, "base create") as lease:
         return write_base(work, repository, lease, source, new_system=new_system)
 
@@ -93,7 +92,7 @@ def write_base(work: Work, repository: Repository, lease: Lease, source: BaseSou
     needed_bytes = _SCRATCH_BYTES + 2 * max(tables, default=0)
     with ExitStack() as until_done:
         scratch = until_done.enter_context(scratch_folder(work.settings.scratch_dir, needed_bytes, "the table of files"))
-        making = _Making(work, repository, source, system, scratch)
+        making = _Making(work, repository, source, system, scratch, until_done)
         intent, parent = making.begin(catalog, entries)
         until_done.enter_context(intent)
         run = BaseRun(work.store, intent, lease, source.sealer)
@@ -191,9 +190,11 @@ class _Adopted:
 class _Making:
     """One base backup on its way: what it needs all along, and what it has to warn of."""
 
-    def __init__(self, work: Work, repository: Repository, source: BaseSource, system: SystemEntry, scratch: Path) -> None:
+    def __init__(
+        self, work: Work, repository: Repository, source: BaseSource, system: SystemEntry, scratch: Path, until_done: ExitStack
+    ) -> None:
         self._work, self._repository, self._source, self._system = work, repository, source, system
-        self._scratch = scratch
+        self._scratch, self._until_done = scratch, until_done
         self._wal = WalCatalog(work.store, source.system_id, system.segment_bytes)
         self._warnings: list[str] = []
         self._objects: list[BaseObject] = []
@@ -224,7 +225,9 @@ class _Making:
         try:
             opened = opener_of(self._work.settings, summary.recipients)
             packs = read_packs(self._work.store, summary)
-            return _Parent(summary, packs, KnownFiles(self._scratch, read_entries(self._work.store, summary, opened)))
+            known = KnownFiles(self._scratch, read_entries(self._work.store, summary, opened))
+            self._until_done.callback(known.close)
+            return _Parent(summary, packs, known)
         except (AccessError, IntegrityError) as error:
             self._warn(f"no pages are taken from the base backup {summary.id}: {error}")
             return None

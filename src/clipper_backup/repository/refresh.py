@@ -1,0 +1,145 @@
+"""Refreshing: what must outlive a bucket's rule that deletes by age is written again, with the same bytes, before it is old.
+
+It happens under the lease `prune`, and for keys under the lease `keys` too, so that nothing comes back that is being deleted, and
+no key that is being rotated (G6; docs/design/repository-format.md, "Refreshing").
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from clipper_backup.errors import ClipperError, IntegrityError, LeaseLostError, LockedError
+from clipper_backup.format import physical_names as names
+from clipper_backup.format.names import HOLDS_FOLDER, REPOSITORY
+from clipper_backup.repository.base_state import PackState
+from clipper_backup.repository.physical_retention import BackupSeen, Pin, Seen, spans_of
+from clipper_backup.repository.wal_catalog import Listed, WalCatalog
+from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, ObjectInfo, Store
+
+REFRESH_AGE = timedelta(days=14)
+"""Half of what the source document's rule allows, so that a fortnight without a run loses nothing."""
+
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """How many objects were written again, of how many bytes; and what could not be read."""
+
+    objects: int = 0
+    stored_bytes: int = 0
+    problems: tuple[ClipperError, ...] = ()
+
+
+def refresh(
+    store: Store,
+    state: PackState,
+    seen: Seen,
+    catalogs: Mapping[int, WalCatalog],
+    check: Check,
+    key_lease: Callable[[], AbstractContextManager[Check]],
+) -> Refreshed:
+    """Write again what is older than REFRESH_AGE; *check* raises when the lease `prune` is lost, *key_lease* takes the other.
+
+    What cannot be read or written is in the answer. LeaseLostError and temporary errors pass through.
+    """
+    now = store.now()
+    problems: list[ClipperError] = []
+    written = [_again(store, info, check, problems) for info in _old(_without_keys(store, state, seen, catalogs), now)]
+    old_keys = list(_old(state.keys.values(), now))
+    if old_keys:
+        try:
+            with key_lease() as check_keys:
+
+                def both() -> None:
+                    check()
+                    check_keys()
+
+                written += [_again(store, info, both, problems) for info in old_keys]
+        except LeaseLostError:
+            raise
+        except LockedError as error:  # whoever rotates the keys writes all of them anew
+            problems.append(error)
+    return Refreshed(sum(size is not None for size in written), sum(size or 0 for size in written), tuple(problems))
+
+
+def _old(infos: Iterable[ObjectInfo], now: datetime) -> Iterator[ObjectInfo]:
+    found: dict[str, ObjectInfo] = {}
+    for info in infos:
+        if now - info.modified_at > REFRESH_AGE:
+            found[info.key] = info
+    yield from found.values()
+
+
+def _without_keys(store: Store, state: PackState, seen: Seen, catalogs: Mapping[int, WalCatalog]) -> Iterator[ObjectInfo]:
+    """All that a rule must not take, the keys aside: they have a lease of their own."""
+    yield store.head(REPOSITORY)
+    yield from (info for info in store.list(names.SYSTEMS_FOLDER) if names.parse_system_key(info.key) is not None)
+    yield from store.list(HOLDS_FOLDER)
+    yield from (info for info in store.list(names.SNAPSHOTS_FOLDER) if names.is_snapshot_key(info.key))
+    for catalog in catalogs.values():
+        yield from _objects(catalog.histories().values())
+        for timeline in catalog.timelines():
+            folder = names.times_folder(catalog.system_id, timeline)
+            yield from (info for info in store.list(folder) if names.parse_time_map_key(info.key) is not None)
+    held = [backup for backup in seen.backups if backup.held]
+    for backup in held:
+        # verify.json is written anew by whoever verifies, under no lease: an old one must not come back over it.
+        committed = {stored.key for stored in state.base.summaries[backup.backup_id].objects}
+        committed |= {names.base_key(backup.backup_id, part) for part in (names.BASE_SUMMARY, names.BASE_SIGNATURE)}
+        yield from (info for info in state.base.intents.folders[backup.backup_id].objects if info.key in committed)
+        for pack, _ in state.base.packs.get(backup.backup_id, ()):
+            info = state.packs.get(pack.run, {}).get(pack.number)
+            if info is not None:
+                yield info
+    yield from _wal(seen, held, [pin for pin in seen.pins if pin.stop is not None], catalogs)
+
+
+def _wal(seen: Seen, held: Sequence[BackupSeen], pins: Sequence[Pin], catalogs: Mapping[int, WalCatalog]) -> Iterator[ObjectInfo]:
+    """The segments of held backups, to where their holds say, and of snapshots."""
+    for of, spans in spans_of(seen, held, pins).items():
+        catalog = catalogs.get(of.system)
+        for folder in () if catalog is None else catalog.folders(of.timeline):
+            first = names.first_segment_of(folder, seen.segment_bytes[of.system])
+            last = first + (1 << 32) // seen.segment_bytes[of.system] - 1
+            if catalog is None or not any(span.first <= last and (span.last is None or first <= span.last) for span in spans):
+                continue
+            for segment, listed in catalog.segments(of.timeline, folder).items():
+                if any(span.first <= segment.number and (span.last is None or segment.number <= span.last) for span in spans):
+                    yield from _objects([listed])
+
+
+def _objects(listed: Iterable[Listed]) -> Iterator[ObjectInfo]:
+    for each in listed:
+        yield from (info for info in (each.claim, each.stored, each.link) if info is not None)
+
+
+def _again(store: Store, info: ObjectInfo, check: Check, problems: list[ClipperError]) -> int | None:
+    """Write one object again; its size, or None where it could not be read."""
+    try:
+        check()
+        if info.size_bytes > STREAM_CHUNK_BYTES:
+            return store.put_stream(
+                info.key, _checked(store.get_stream(info.key, same_as=info), check), expected_bytes=info.size_bytes
+            )
+        data = store.get(info.key)
+        if len(data) != info.size_bytes:
+            raise IntegrityError(f"{info.key} has {len(data)} bytes, {info.size_bytes} were listed")
+        check()
+        store.put(info.key, data)
+    except LeaseLostError:
+        raise
+    except ClipperError as error:
+        if error.temporary:
+            raise
+        problems.append(error)
+        return None
+    return info.size_bytes
+
+
+def _checked(chunks: Iterable[bytes], check: Check) -> Iterator[bytes]:
+    """The chunks of a large object; the last is handed on only when the lease is ours after it was read."""
+    for chunk in chunks:
+        check()
+        yield chunk

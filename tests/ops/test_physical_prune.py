@@ -1,0 +1,367 @@
+"""`prune` of base backups and WAL, over a repository made of a few bytes: what stays for the window, and what stops it."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import pytest
+
+from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.format import physical_names as names
+from clipper_backup.format.base_documents import SnapshotRecord
+from clipper_backup.format.documents import Repository, encode
+from clipper_backup.format.names import REPOSITORY
+from clipper_backup.ops.events import ignore
+from clipper_backup.ops.physical_prune import PhysicalPrune, plan_physical_prune, prune_physical
+from clipper_backup.ops.work import Work
+from clipper_backup.repository.base_backups import list_base_backups, list_packs, needed_packs, read_base_summary, read_packs
+from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.protocol import Store
+from clipper_backup.store.wrapper import WrapperStore
+from clipper_backup.values import BackupId, Timeline
+from clipper_backup.wal_names import Kind, Segment, classify
+from fixtures.base_repository import (
+    REPOSITORY_ID,
+    SECOND_SYSTEM,
+    SIZE,
+    SYSTEM,
+    days,
+    keys_below,
+    make_repository,
+    put_backup,
+    put_history,
+    put_hold,
+    put_intent,
+    put_segments,
+    put_started,
+    put_system,
+    settings_of_a_week,
+)
+from fixtures.clocks import SteppedClock
+from fixtures.sweeps import chosen
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def store(clock: SteppedClock) -> MemoryStore:
+    return make_repository(clock)
+
+
+def work_on(store: Store, clock: SteppedClock) -> Work:
+    return Work(settings_of_a_week(), store, clock, ignore)
+
+
+def live_for(store: MemoryStore, clock: SteppedClock, number: int, *, first: int = 1, timeline: int = 1) -> list[BackupId]:
+    """So many days, each with a backup and then three segments more; a day's pages are its own and half of the day's before."""
+    made: list[BackupId] = []
+    for day in range(number):
+        adopted = {made[-1]: (0,)} if made else {}
+        made.append(put_backup(store, start=first + 4 * day, timeline=timeline, own=(0, 1), adopted=adopted, wal=True))
+        put_segments(store, first + 4 * day + 1, first + 4 * day + 3, timeline=timeline)
+        days(clock, 1)
+    return made
+
+
+def backups(store: Store) -> list[BackupId]:
+    return [listed.backup_id for listed in list_base_backups(store) if listed.committed]
+
+
+def all_but_locks(store: Store) -> set[str]:
+    return {key for key in keys_below(store, "") if not key.startswith("locks/")}
+
+
+def segments(store: Store, timeline: int = 1, suffix: str = names.STORED, system_id: str = SYSTEM) -> list[int]:
+    found = (names.parse_archive_key(key) for key in keys_below(store, f"wal/{system_id}/{Timeline(timeline)}/"))
+    return sorted(
+        Segment.parse(key.name, SIZE).number
+        for key in found
+        if key is not None and key.suffix == suffix and classify(key.name) is Kind.SEGMENT
+    )
+
+
+@pytest.mark.rule(73)
+def test_the_window_and_a_day_stays_and_what_is_before_it_goes(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    plan = plan_physical_prune(work_on(store, clock))
+    assert [item.keep for item in plan.items] == [False] * 5 + [True] * 9
+    done = prune_physical(work_on(store, clock))
+    assert (done.items, done.wal, done.problems) == (plan.items, plan.wal, ())
+    assert backups(store) == made[5:], "eight days, and the one before"
+    assert segments(store) == segments(store, suffix=names.CLAIM) == list(range(1 + 4 * 5, 1 + 4 * 14))
+    assert done.wal.segments == 20
+
+
+def test_a_second_prune_finds_nothing_and_a_days_later_deletes_packs(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    first = prune_physical(work_on(store, clock))
+    assert (first.doomed, first.freed.packs) == (9, 0), "pack 0 of the last one that went is needed by the next"
+    assert not plan_physical_prune(work_on(store, clock)).changes
+    before = all_but_locks(store)
+    prune_physical(work_on(store, clock))
+    assert all_but_locks(store) == before
+    days(clock, 1.01)
+    assert plan_physical_prune(work_on(store, clock)).freed.packs == 9
+    assert prune_physical(work_on(store, clock)).freed.packs == 9
+    assert {pack.run for pack in list_packs(store)} == set(made[4:])
+
+
+def test_a_repository_of_dumps_alone_has_nothing_physical(clock: SteppedClock) -> None:
+    store = MemoryStore(clock)
+    store.put(REPOSITORY, encode(Repository(id=REPOSITORY_ID, created_at=clock.now(), created_by="a test")))
+    assert plan_physical_prune(work_on(store, clock)) == prune_physical(work_on(store, clock)) == PhysicalPrune()
+
+
+def test_what_lies_beside_a_segment_goes_with_it_and_histories_never(store: MemoryStore, clock: SteppedClock) -> None:
+    put_history(store, 2, [(1, 100 * SIZE)])
+    segment = Segment(Timeline(1), 2, SIZE).name
+    beside = [
+        names.archive_key(SYSTEM, segment, names.LINK),
+        names.archive_key(SYSTEM, f"{segment}.00000028.backup", names.CLAIM),
+        names.archive_key(SYSTEM, f"{segment}.00000028.backup", names.STORED),
+        names.archive_key(SYSTEM, f"{segment}.partial-0123456789abcdef", names.STORED),
+        f"{names.times_folder(SYSTEM, Timeline(1))}{segment}-{segment}-000303E56199DE80.zst",
+    ]
+    young = f"{names.times_folder(SYSTEM, Timeline(1))}{segment}-{Segment(Timeline(1), 50, SIZE).name}-000303E56199DE80.zst"
+    foreign = f"wal/{SYSTEM}/{Timeline(1)}/{segment[:16]}/notes.txt"
+    for key in (*beside, young, foreign):
+        store.put(key, b"x")
+    live_for(store, clock, 14)
+    prune_physical(work_on(store, clock))
+    left = keys_below(store, "wal/")
+    assert not set(beside) & left
+    assert {young, foreign} <= left, "a map that tells of what stays, and what is not ours"
+    assert len(keys_below(store, names.histories_folder(SYSTEM))) == 2
+
+
+def test_of_wal_the_object_goes_first_then_the_link_then_the_claim(store: MemoryStore, clock: SteppedClock) -> None:
+    put_segments(store, 0, 3)
+    for number in range(4):
+        store.put(names.archive_key(SYSTEM, Segment(Timeline(1), number, SIZE).name, names.LINK), b"link")
+    days(clock, 1)
+    live_for(store, clock, 14, first=10)
+    calls: list[list[str]] = []
+
+    class Noting(WrapperStore):
+        def delete(self, keys: Sequence[str]) -> None:
+            calls.append([key for key in keys if key.startswith("wal/")])
+            super().delete(keys)
+
+    prune_physical(work_on(Noting(store), clock))
+    of_wal = [keys for keys in calls if keys]
+    assert [{key.rpartition(".")[2] for key in keys} for keys in of_wal] == [{"zst"}, {"link"}, {"claim"}]
+    assert of_wal[0] == sorted(of_wal[0])
+
+
+def test_a_claim_without_its_object_goes_once_it_is_old(store: MemoryStore, clock: SteppedClock) -> None:
+    put_segments(store, 0, 0, claims_only=True)
+    days(clock, 1)
+    live_for(store, clock, 14, first=10)
+    put_segments(store, 1, 1, claims_only=True)
+    prune_physical(work_on(store, clock))
+    assert segments(store, suffix=names.CLAIM)[0] == 1
+
+
+def test_after_pitr_the_line_that_was_left_stays_for_the_window(store: MemoryStore, clock: SteppedClock) -> None:
+    left = live_for(store, clock, 12)
+    put_history(store, 2, [(1, 40 * SIZE + 7)])
+    put_segments(store, 40, 40, timeline=2)
+    new = live_for(store, clock, 8, first=41, timeline=2)
+    prune_physical(work_on(store, clock))
+    assert backups(store) == [left[9], left[11], *new], "where the window begins on the new line, and on the one that was left"
+    days(clock, 3)
+    prune_physical(work_on(store, clock))
+    assert backups(store) == new[2:]
+    assert segments(store) == []
+
+
+def test_after_an_upgrade_the_old_system_stays_until_the_new_one_has_an_old_backup(
+    store: MemoryStore, clock: SteppedClock
+) -> None:
+    old = live_for(store, clock, 12)
+    put_system(store, 2, SECOND_SYSTEM)
+    new = [put_backup(store, system=2, wal=True)]
+    days(clock, 7)
+    new.append(put_backup(store, system=2, start=9, wal=True))
+    prune_physical(work_on(store, clock))
+    assert backups(store) == [*old[-2:], *new]
+    days(clock, 2)
+    prune_physical(work_on(store, clock))
+    assert backups(store) == new
+    assert segments(store) == []
+
+
+# -- what cannot be read, and wrong clocks
+
+
+def break_started(store: MemoryStore) -> str:
+    run = BackupId.make(store.now())
+    put_intent(store, run)
+    put_started(store, run, 3)
+    store.put(key := names.base_key(run, names.STARTED), b'{"schema": 2}')
+    return key
+
+
+def foreign_run(store: MemoryStore) -> str:
+    run = BackupId.make(store.now())
+    put_intent(store, run)
+    put_started(store, run, 3, system_id="1")
+    return names.base_key(run, names.STARTED)
+
+
+def break_hold(store: MemoryStore) -> str:
+    store.put(key := names.base_hold_key(backups(store)[0]), b"{")
+    return key
+
+
+def break_wal_to(store: MemoryStore) -> str:
+    put_hold(store, backups(store)[0], ("1", "0/0"))
+    return names.base_hold_key(backups(store)[0])
+
+
+def break_snapshot(store: MemoryStore) -> str:
+    store.put(key := f"{names.SNAPSHOTS_FOLDER}nightly.json", b'{"schema": 1}')
+    return key
+
+
+def break_system(store: MemoryStore) -> str:
+    store.put(key := names.system_key(1), b"{")
+    return key
+
+
+def break_history(store: MemoryStore) -> str:
+    put_history(store, 2, [(1, SIZE)])
+    store.put(key := names.history_key(SYSTEM, Timeline(2), names.CLAIM), b"{")
+    return key
+
+
+def no_history(store: MemoryStore) -> str:
+    put_segments(store, 9, 9, timeline=2)
+    return names.history_key(SYSTEM, Timeline(2), names.CLAIM)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [break_started, foreign_run, break_hold, break_wal_to, break_snapshot, break_system, break_history, no_history],
+)
+def test_what_cannot_be_read_keeps_all_wal(store: MemoryStore, clock: SteppedClock, damage: Callable[[MemoryStore], str]) -> None:
+    live_for(store, clock, 14)
+    key = damage(store)
+    before = keys_below(store, "wal/")
+    done = prune_physical(work_on(store, clock))
+    assert keys_below(store, "wal/") == before
+    with pytest.raises(IntegrityError) as told:
+        done.raise_problems()
+    assert key in told.value.message
+    assert (len(backups(store)) == 14) == (damage in {break_system, break_history, no_history})
+
+
+def test_an_unreadable_summary_lets_nothing_go(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    store.put(names.base_key(made[-1], names.BASE_SUMMARY), b"{")
+    before = all_but_locks(store)
+    for run in (plan_physical_prune, prune_physical):
+        with pytest.raises(IntegrityError, match="prune removes nothing"):
+            run(work_on(store, clock))
+    assert all_but_locks(store) == before
+
+
+def test_a_snapshot_and_a_live_run_keep_their_wal(store: MemoryStore, clock: SteppedClock) -> None:
+    record = SnapshotRecord(system_id=SYSTEM, timeline=1, start_lsn="0/200000", stop_lsn="0/400000", taken_at=clock.now())
+    store.put(f"{names.SNAPSHOTS_FOLDER}nightly.json", encode(record))
+    live_for(store, clock, 14)
+    put_intent(store, run := BackupId.make(store.now()))
+    put_started(store, run, 17)
+    prune_physical(work_on(store, clock))
+    assert segments(store) == [2, 3, *range(17, 57)]
+
+
+def test_a_held_backup_keeps_its_wal_and_where_the_hold_says(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    put_hold(store, made[0], ("00000001", "0/380000"))
+    prune_physical(work_on(store, clock))
+    assert backups(store) == [made[0], *made[5:]]
+    assert segments(store) == [1, 2, 3, *range(21, 57)]
+
+
+@pytest.mark.parametrize("hours", [-2, -0.9, 0.9, 2])
+def test_prune_with_wrong_clock(store: MemoryStore, clock: SteppedClock, hours: float) -> None:
+    made = live_for(store, clock, 14)
+
+    class Wrong(SteppedClock):
+        def now(self) -> datetime:
+            return clock.now() + timedelta(hours=hours)
+
+    before = keys_below(store, "")
+    if abs(hours) > 1:
+        with pytest.raises(ClipperError, match="nothing is removed"):
+            prune_physical(work_on(store, Wrong()))
+        assert keys_below(store, "") == before
+    else:
+        prune_physical(work_on(store, Wrong()))
+        assert backups(store)[-1] == made[-1]
+        assert set(range(53, 57)) <= set(segments(store))
+
+
+class StoppedError(Exception):
+    """The process died there."""
+
+
+class Dying(WrapperStore):
+    """Dies before its call number *at* that changes anything below what prune removes."""
+
+    def __init__(self, inner: Store, at: int) -> None:
+        super().__init__(inner)
+        self.calls, self._at = 0, at
+
+    def _count(self, keys: Sequence[str]) -> None:
+        if not all(key.startswith("locks/") for key in keys):
+            self.calls += 1
+            if self.calls == self._at:
+                raise StoppedError
+
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        self._count([key])
+        super().put(key, data, create=create)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._count(keys)
+        super().delete(keys)
+
+
+@pytest.mark.rule(75)
+def test_killed_at_every_call_that_changes_something(store: MemoryStore, clock: SteppedClock) -> None:
+    """Whenever it dies, every committed backup has its packs and WAL; a rerun comes to the same end."""
+
+    def world() -> tuple[MemoryStore, SteppedClock]:
+        clock = SteppedClock()
+        store = make_repository(clock)
+        live_for(store, clock, 11)
+        prune_physical(work_on(store, clock))
+        days(clock, 1.01)
+        return store, clock
+
+    def check_whole(store: Store) -> None:
+        there = list_packs(store)
+        for backup_id in backups(store):
+            summary = read_base_summary(store, backup_id)
+            assert {pack for pack, _ in needed_packs(read_packs(store, summary))} <= set(there)
+            assert Segment.parse(summary.first_segment, SIZE).number in segments(store)
+
+    store, clock = world()
+    counting = Dying(store, 0)
+    prune_physical(work_on(counting, clock))
+    end = (len(backups(store)), segments(store), len(list_packs(store)))
+    for at in chosen(range(1, counting.calls + 1), 12):
+        store, clock = world()
+        with pytest.raises(StoppedError):
+            prune_physical(work_on(Dying(store, at), clock))
+        check_whole(store)
+        prune_physical(work_on(store, clock))
+        check_whole(store)
+        assert (len(backups(store)), segments(store)) == end[:2]
+        days(clock, 1.01)
+        prune_physical(work_on(store, clock))
+        assert len(list_packs(store)) <= end[2]
