@@ -103,10 +103,10 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
         ("sample stepps", "unknown command: clipper-backup sample stepps", "steps", " sample"),
         ("zzz --help", "unknown command: clipper-backup zzz", None, ""),
         ("restore latest --into copy", "unknown command: clipper-backup restore", "dump restore", ""),
-        ("create", "unknown command: clipper-backup create", "dump create", ""),
-        ("list", "unknown command: clipper-backup list", "dump list", ""),
-        ("verify", "unknown command: clipper-backup verify", "dump verify", ""),
-        ("verifi", "unknown command: clipper-backup verifi", "dump verify", ""),
+        ("create", "unknown command: clipper-backup create", "dump create or base create", ""),
+        ("list", "unknown command: clipper-backup list", "dump list or base list", ""),
+        ("verify", "unknown command: clipper-backup verify", "dump verify or base verify or wal verify", ""),
+        ("verifi", "unknown command: clipper-backup verifi", "dump verify or base verify or wal verify", ""),
         ("hlep", "unknown command: clipper-backup hlep", None, ""),
         ("dump lst", "unknown command: clipper-backup dump lst", "list", " dump"),
         (
@@ -127,7 +127,12 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
             "--dump-fingerprint or --dump-jobs or --dump-compression-level",
             " prune",
         ),
-        ("dump create --jobs 2", "clipper-backup dump create has no option --jobs", "--dump-jobs or --archive-jobs", " dump create"),
+        (
+            "dump create --jobs 2",
+            "clipper-backup dump create has no option --jobs",
+            "--dump-jobs or --archive-jobs",
+            " dump create",
+        ),
         ("settings --set-onl", "clipper-backup settings has no option --set-onl", "--set-only", " settings"),
         (
             "settings --retention-dais=3",
