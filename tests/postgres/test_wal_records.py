@@ -237,6 +237,7 @@ def _some_wal() -> WalWriter:
     return _write([("commit", 5), ("other", 5000), ("commit", 30_000), ("point", 9), ("other", MIB), ("commit", 1)] * 3, 15, 8192)
 
 
+@settings(max_examples=40)
 @given(st.randoms(use_true_random=False), st.integers(1, 40))
 def test_no_bytes_break_it(drawn: random.Random, changes: int) -> None:
     wal = _some_wal()
@@ -273,6 +274,38 @@ def test_a_neighbour_of_another_history_is_not_understood() -> None:
     assert reader.understood
     assert list(reader.read(second, [other.segments()[second]])) != list(RecordReader().read(second, [wal.segments()[second]]))
     _assert_not_understood(reader)
+
+
+def test_pages_of_two_histories_in_one_segment_are_not_followed() -> None:
+    """Also where their records begin and end alike: each names where the one before it begins."""
+    pages = []
+    for sizes in ((104, 200), (200, 104)):
+        wal = WalWriter()
+        wal.other(8192 - 40 - sum(sizes) - 24)
+        for size in sizes:
+            wal.other(size - 24)
+        assert wal.here % 8192 == 0
+        wal.end(Kind.COMMIT, 7, 1)
+        wal.switch()
+        pages.append(wal.segments()[wal.first])
+    one, other = pages
+    reader = RecordReader()
+    assert len(list(reader.read(wal.first, [one]))) == 2
+    assert reader.complete
+    assert list(reader.read(wal.first, [one[:8192] + other[8192:]])) == []
+    _assert_not_understood(reader)
+
+
+def test_the_end_of_a_record_whose_begin_nobody_read_is_in_doubt() -> None:
+    wal = WalWriter()
+    wal.end(Kind.COMMIT, 7, 1, subtransactions=700_000)
+    wal.switch()
+    _, (second, amid), (third, end) = wal.segments().items()
+    reader = RecordReader()
+    for segment, content in ((second, amid), (third, end)):
+        assert [record.kind for record in reader.read(segment, [content])] == ([] if segment == second else [Kind.SWITCH])
+        assert reader.complete
+        _assert_not_understood(reader)
 
 
 def _assert_not_understood(reader: RecordReader) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clipper_backup.clock import VirtualClock
@@ -152,6 +152,7 @@ def _write(steps: Sequence[tuple[str, int]]) -> WalWriter:
 @pytest.mark.rule(60)
 @settings(max_examples=150)
 @given(STEPS, WANTED, st.integers(0, 5 * MIB), st.booleans())
+@example([("end", 0), ("switch", 0)], StopAt(time=_at(0)), 41, True)  # what ended before the backup is not reached
 def test_it_stops_where_postgresql_does(steps: Sequence[tuple[str, int]], wanted: StopAt, start: int, mapped: bool) -> None:
     wal = _write(steps)
     archive = Archive.of(wal.segments())
@@ -212,6 +213,29 @@ def test_of_a_mapped_archive_one_segment_is_read() -> None:
         assert len(archive.reads) <= 3, wanted
     assert isinstance(archive.find(StopAt(time=_at(5000))), NoStop)
     assert len(archive.reads) == 2, "the first one, and the one that is not there"
+
+
+def test_an_lsn_amid_a_record_stops_at_the_next_one() -> None:
+    wal = _load()
+    archive = Archive.of(wal.segments())
+    for record, following in zip(wal.records[10:20], wal.records[11:], strict=False):
+        for lsn, expected in ((record.start, record), (record.start + 1, following), (following.start - 1, following)):
+            assert archive.find(StopAt(lsn=Lsn(lsn))) == Stop(expected, Segment.ending(Timeline(1), expected.end, MIB))
+
+
+def test_a_restore_point_over_a_border_is_found_by_its_map() -> None:
+    wal = WalWriter()
+    wal.end(Kind.COMMIT, 700, ZERO)
+    while wal.here < 3 * MIB - 60_000:
+        wal.other(20_000)
+    while wal.here < 3 * MIB - 80:
+        wal.other(16)
+    point = wal.restore_point(b"here", ZERO)
+    wal.switch()
+    assert (point.start // MIB, (point.end - 1) // MIB) == (2, 3)
+    archive = Archive.of(wal.segments())
+    archive.write_maps()
+    assert archive.find(StopAt(name="here")) == Stop(point, Segment(Timeline(1), 3, MIB))
 
 
 @pytest.mark.rule(60)

@@ -1,5 +1,6 @@
 """`restore` of what `base create` and `wal push` stored: each target gives what the server held there, by the test's own SQL."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -9,22 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
+from clipper_backup.errors import AccessError, IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
-from clipper_backup.ops.restore import restore as module
-from clipper_backup.ops.restore.plan import Request
+from clipper_backup.ops.restore import targets
+from clipper_backup.ops.restore.plan import Request, make_plan
+from clipper_backup.ops.restore.restore import restore
 from clipper_backup.ops.restore.targets import Target
+from clipper_backup.ops.wal.push import push
+from clipper_backup.ops.work import Work
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.store.local import LocalStore
 from clipper_backup.values import BackupId, Lsn, Timeline
 from clipper_backup.wal_names import Segment
+from fixtures.base import Cluster, backed_up, work_for
 from fixtures.cli import RunCli, StartCli
 from fixtures.docs import ROOT
 from fixtures.dump import FAULTS, ended, halted
-from fixtures.oracle import content_now
+from fixtures.keys import Key, opening, sealed_to
+from fixtures.oracle import content_now, content_of
 from fixtures.postgres import server_binaries, sql
 from fixtures.restore import (
-    MAJOR,
     Moment,
     World,
     end_left_running,
@@ -35,7 +41,7 @@ from fixtures.restore import (
     restoring,
     session_in,
 )
-from fixtures.server_program import server_environment
+from fixtures.server_program import server_environment, server_program
 from fixtures.sweeps import chosen
 
 
@@ -103,21 +109,49 @@ def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> 
             assert started.socket_folder.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.rule(37)
+@pytest.mark.rule(62)
+def test_a_line_goes_through_a_promotion_and_stops_before_it_too(world: World, place: Path) -> None:
+    folders = [place / "first", place / "second"]
+    for folder in folders:
+        folder.mkdir()
+        server_account().own(folder)
+    with recovered(world, folders[0], Target("latest")) as (result, started, _):
+        with session_in(started) as connection:
+            connection.execute("INSERT INTO public.ledger VALUES (-1, 'on timeline 2')")
+            held = content_of(connection)
+            ((last,),) = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchall()
+        for path in sorted((result.data / "pg_wal").glob("00000002" + "?" * 16)):
+            if path.name <= last:
+                push(world.work, path)
+    with recovered(world, folders[1], Target("latest")) as (result, started, content):
+        assert content == held
+        assert (result.plan.line.timeline, started.timeline) == (2, 3)
+        assert {segment.timeline for segment in result.plan.wal.segments} == {1, 2}
+    _, before = planned(world, place, Target("xid", xid=at(world, 2).xid))
+    assert before.line.timeline == 1
+    _, along = planned(world, place, Target("latest"), timeline=Timeline(1))
+    assert {segment.timeline for segment in along.wal.segments} == {1}
+
+
+@pytest.mark.rule(28)
 @pytest.mark.rule(35)
+@pytest.mark.rule(37)
 def test_the_folder_passes_pg_verifybackup_and_recovers_by_itself(world: World, place: Path) -> None:
     """Started by hand: what stands in its files is enough."""
     for path in (world.repository, *world.repository.rglob("*")):
         server_account().own(path)
     result = restored(world, place, Target("name", name="moment 2"))
-    assert "backup successfully verified" in pg_verifybackup(result.data, "-i", "tablespace_map")
+    assert "backup successfully verified" in pg_verifybackup(world, result.data)
+    assert (result.data / "backup_label").read_text().startswith("START WAL LOCATION: ")
     assert result.outside is not None
     assert (result.outside / str(world.outside).lstrip("/")).read_text() == "# a map of our own\n"
     assert (result.data / f"pg_tblspc/{world.space}").readlink() == place / "space"
     secret = [path for path in result.folder.iterdir() if path.is_file() and path.stat().st_mode & 0o077]
     assert result.folder.stat().st_mode & 0o777 == 0o700
     assert not secret
-    with PrivateServer(place / "by hand", server_binaries(MAJOR), environment=server_environment(), data=result.data) as server:
+    with PrivateServer(
+        place / "by hand", server_binaries(world.major), environment=server_environment(), data=result.data
+    ) as server:
         server.start()  # it serves reads while it recovers
         while sql(server, "postgres", "SELECT pg_is_in_recovery() AND pg_sleep(0.02) IS NOT NULL") == [(True,)]:
             continue
@@ -140,7 +174,7 @@ def test_a_dead_primary_is_replaced_when_asked_and_its_wal_is_saved(world: World
     assert again.saved_in is not None
     assert (again.saved_in / lost).read_bytes() == b"the newest commits"
     assert not (again.data / "of the former server").exists()
-    pg_verifybackup(again.data, "-i", "tablespace_map")
+    pg_verifybackup(world, again.data)
 
 
 def lose(world: World, segment: Segment) -> None:
@@ -220,6 +254,39 @@ def test_targets_that_cannot_be_reached_are_refused(world: World, place: Path) -
     assert plan.summary.id == world.backups[0]
 
 
+def test_what_is_sealed_and_signed_needs_its_keys(archived18: Cluster, place: Path, keys: dict[str, Key]) -> None:
+    url = {"BACKUP_URL": f"file://{place}/repository", "ARCHIVE_WAIT_SECONDS": "1"}
+    signing = {"SIGNING_KEY_FILE": str(keys["signer"].path)}
+    store = LocalStore(place / "repository")
+    request = Request(place / "data", Target("immediate"), server_account(), program=server_program())
+
+    def work(**settings: str) -> Work:
+        return work_for(archived18, store, None, **url, **settings)
+
+    writing = work(**sealed_to(keys), **opening(keys["operator"]), **signing)
+    backed_up(archived18, writing)
+    for wrong in (sealed_to(keys), {**sealed_to(keys), **opening(keys["stranger"])}):
+        with pytest.raises(AccessError):
+            make_plan(work(**wrong), request)
+    with pytest.raises(MissingError) as caught:
+        make_plan(work(**opening(keys["operator"]), SIGNATURE_KEYS=keys["forger"].public), request)
+    assert any("signed by no key that is trusted" in hint for hint in caught.value.hints), caught.value.hints
+    result = restore(writing, request, make_plan(writing, request), start=True)
+    assert result.started is not None
+    try:
+        assert result.archived
+        with session_in(result.started) as connection:
+            assert connection.execute("SELECT count(*) FROM public.rows").fetchone() == (50000,)
+        kept = (request.folder / "plan.json").read_text()
+        assert str(keys["operator"].path) in kept
+        assert keys["signer"].public in kept
+        assert "SECRET" not in kept
+        assert str(keys["signer"].path) not in kept
+    finally:
+        os.kill(result.started.pid, signal.SIGQUIT)
+        os.waitpid(result.started.pid, 0)
+
+
 def test_where_a_tablespace_was_is_taken_unless_told_otherwise(world: World, place: Path) -> None:
     """The source still has it."""
     with pytest.raises(UsageError, match="which is not empty") as caught:
@@ -268,7 +335,7 @@ def test_killed_at_any_call_to_the_store_it_can_be_repeated(
         died = run_cli(*words, env={**world.settings, FAULTS: f"*:{number}:kill"})
         assert died.code == -signal.SIGKILL, died
         run_cli(*words, env=world.settings, check=True)
-        pg_verifybackup(place / "data", "-i", "tablespace_map")
+        pg_verifybackup(world, place / "data")
 
 
 def test_the_restore_folder_lies_beside_the_data_folder_unless_named(place: Path) -> None:
@@ -278,5 +345,5 @@ def test_the_restore_folder_lies_beside_the_data_folder_unless_named(place: Path
 
 
 def test_the_shim_is_the_one_of_the_manifests() -> None:
-    ours = Path(module.__file__).with_name("restore.sh")
+    ours = Path(targets.__file__).with_name("restore.sh")
     assert ours.read_bytes() == (ROOT / "infrastructure/k8s/components/wal-restore/restore.sh").read_bytes()

@@ -153,11 +153,10 @@ def test_clone_cannot_claim_ahead(store: MemoryStore, tmp_path: Path, handshake:
 @pytest.mark.rule(97)
 def test_histories_go_first_ready_or_not(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
     server.write(1)
-    history = server.promote(0x204000, 2)
-    (server.wal / "archive_status" / f"{history.name}.ready").unlink()
-    server.put(
-        "00000007.history", b"# clipper-backup: the history of timeline 7 cannot be read; its number stays taken\n", ready=False
-    )
+    for at, timeline in ((0x204000, 2), (0x208000, 3)):
+        history = server.promote(at, timeline)
+        (server.wal / "archive_status" / f"{history.name}.ready").unlink()
+    server.put("00000007.history", b"# clipper-backup: the history of timeline 7 cannot be read\n", ready=False)
     order: list[str] = []
 
     class Noting(WrapperStore):
@@ -308,8 +307,11 @@ def test_names_that_are_none_are_refused(store: MemoryStore, server: MadeServer,
 
 
 @pytest.mark.rule(18)
-def test_any_speed_of_reading_leaves_the_claims_in_order(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
-    """More segments than may be read ahead, and each read and stored at another speed."""
+def test_any_speed_of_reading_leaves_the_claims_in_order(
+    store: MemoryStore, server: MadeServer, handshake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More segments than may be stored ahead, which is more than may be read, and each read and stored at another speed."""
+    monkeypatch.setattr("clipper_backup.ops.wal.archive._AHEAD", 12)
     names = [server.write(number, written_pages=1 + (number * 37) % 128).name for number in range(1, 41)]
     claimed: list[str] = []
 

@@ -15,14 +15,16 @@ from clipper_backup.clock import SystemClock
 from clipper_backup.format.wal_objects import NO_LINK, decode_object
 from clipper_backup.ops.wal.handshake import Handshake
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.repository.systems import list_systems
+from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import Secret
 from clipper_backup.wal_names import Kind, classify
 from fixtures.cli import PROGRAM, StartCli, environment
 from fixtures.docs import ROOT
-from fixtures.postgres import FAST, PASSWORD, connect, server_binaries, sql
+from fixtures.postgres import FAST, PASSWORD, connect, major_of, server_binaries, sql
 from fixtures.stores import StorePlace
-from fixtures.wal import MIB
+from fixtures.wal import MIB, Pushing
 
 SHIM = ROOT / "infrastructure/k8s/components/wal-archive/archive.sh"
 _SECONDS = 150
@@ -182,3 +184,14 @@ def test_the_sidecar_under_load_killed_and_started_again(
     sidecar.terminate()
     assert sidecar.wait(_SECONDS) == 143
     assert not (handshake / "alive").exists()
+
+
+@pytest.mark.rule(8)
+def test_wal_of_each_major_version_is_taken(postgres: PrivateServer) -> None:
+    pushing = Pushing(MemoryStore(SystemClock()))
+    sql(postgres, "postgres", "SELECT txid_current()")  # so that there is something to switch from
+    ((name,),) = sql(postgres, "postgres", "SELECT pg_walfile_name(pg_switch_wal())")
+    pushed = pushing(postgres.data / "pg_wal" / name)
+    assert (pushed.name, pushed.state) == (name, "archived")
+    (system,) = list_systems(pushing.store)
+    assert system.server_major == major_of(postgres)

@@ -1,7 +1,5 @@
 """What `wal status` and `wal verify` find: the window, gaps and what they cost, neighbours that do not link, damage."""
 
-from dataclasses import replace
-
 import pytest
 
 from clipper_backup.clock import VirtualClock
@@ -121,6 +119,14 @@ def test_a_late_segment_is_linked_by_what_heals_it(made: MadeRepository) -> None
     assert _holes(made) == []
 
 
+def test_a_link_of_another_claim_heals_nothing(made: MadeRepository) -> None:
+    made.archive.segments(1, 3, 7)
+    made.backup(1, 3, 4)
+    made.archive.segment(1, 8, previous=NO_LINK, writer="another")
+    made.archive.link(1, 8, made.archive.links[segment_name(1, 7)])
+    assert _holes(made) == [(segment_name(1, 8), 0, True)]
+
+
 def test_lines_are_followed_across_a_switch(made: MadeRepository) -> None:
     """Timeline 2 left 1 amid its segment 6: that one is not on the line, but its own of that number is."""
     _filled(made, last=8)
@@ -154,6 +160,14 @@ def test_what_lies_there_twice_is_told(made: MadeRepository) -> None:
     _filled(made)
     made.store.put(f"{made.archive.key(segment_name(1, 5))}.age", b"sealed")
     assert made.look().systems[0].twice == [segment_name(1, 5)]
+
+
+def test_what_a_restore_would_refuse_of_the_window_is_told(made: MadeRepository) -> None:
+    _filled(made)
+    assert made.look().refused == []
+    made.archive.put(segment_name(1, 9), made.archive.header(segment_name(1, 8), b"x"), b"x")
+    (refused,) = made.look().refused
+    assert f"{segment_name(1, 9)}.zst does not belong there" in refused
 
 
 def test_maps_say_what_links_and_verify_compares_all_the_same(made: MadeRepository) -> None:
@@ -215,8 +229,7 @@ def test_damage_is_found(made: MadeRepository, what: str) -> None:
             made.store.put(claim, made.store.get(keys.archive_key(SYSTEM, segment_name(1, 6), keys.CLAIM)))
             only_when_read = False
         case "digest":
-            header = made.archive.header(name, b"other")
-            made.archive.put(name, replace(header, salt=bytes(32)), b"other")
+            made.archive.put(name, made.archive.header(name, b"other", previous=made.archive.link_of(1, 4)), b"other")
         case "history":
             other = made.archive.history(2, (1, 9 * MIB + 99), claimed=False)
             assert other

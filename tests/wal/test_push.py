@@ -21,6 +21,7 @@ from clipper_backup.postgres.data_folder import DataFolder, WalFile
 from clipper_backup.repository.systems import add_system, list_systems
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from fixtures.clocks import START
 from fixtures.keys import Key, opening, sealed_to
@@ -356,6 +357,15 @@ def test_two_partials_of_one_name(pushing: Pushing, tmp_path: Path) -> None:
     assert pushing(servers[0].wal / FIRST).state == "archived", "the segment of that name is another thing"
 
 
+def test_a_partial_needs_no_history(pushing: Pushing, server: MadeServer) -> None:
+    server.promote(0x204000, 2).unlink()
+    path = server.put(f"{server.segment(2).name}.partial", server.write(2).read_bytes())
+    assert pushing(path).state == "archived"
+    newer = server.put(f"{server.segment(3).name}.partial", damage(server.write(3), 4, b"\3").read_bytes())
+    with pytest.raises(IntegrityError, match="is of timeline 3"):
+        pushing(newer)
+
+
 def test_a_partial_may_end_in_old_pages_but_not_begin_with_them(pushing: Pushing, server: MadeServer) -> None:
     whole = server.write(1, written_pages=None).read_bytes()
     other = segment_bytes(server.segment(9), "other")
@@ -565,3 +575,23 @@ def test_a_sealed_object_that_cannot_be_seen_to_be_signed_is_put_again(
     assert pushing.names() == [f"{FIRST}.claim", f"{FIRST}.zst.age"]
     assert with_settings(pushing, **signing)(path).state == "archived", "who cannot seal puts a signed one beside"
     assert pushing.names(".zst") == [f"{FIRST}.zst"]
+
+
+# -- every kind of store
+
+
+def test_every_store_takes_them(store: Store, tmp_path: Path) -> None:
+    server = MadeServer(tmp_path / "data", size_bytes=16 * MIB)
+    small, large = server.write(1), server.write(2, written_pages=None)
+    work = replace(Pushing(store).work(), clock=SystemClock())
+    for path in (small, large):
+        assert push(work, path).state == "archived"
+        assert push(work, path).state == "was archived"
+        header, plain = decode_object(store.get_stream(key_of(path.name, ".zst")), path.name)
+        assert b"".join(plain) == path.read_bytes()
+    assert header.previous == claim_link(store, small.name)
+
+
+def claim_link(store: Store, name: str) -> bytes:
+    claim = json.loads(store.get(key_of(name, ".claim")))
+    return link_of(bytes.fromhex(claim["salt"]), bytes.fromhex(claim["digest"]))

@@ -30,7 +30,6 @@ def _until(reached: Callable[[], bool]) -> None:
 
 
 @pytest.mark.rule(12)
-@pytest.mark.rule(14)
 def test_what_a_server_could_lose() -> None:
     with archived_cluster(15) as cluster, contextlib.ExitStack() as stack:
         server = cluster.server

@@ -169,7 +169,7 @@ def test_recovery_stops_where_we_say(origin: Origin) -> None:
         assert writer.add(segment, linked=True)
     writer.flush()
     ends = origin.ends()
-    for kind, exclusive in chosen(TARGETS, 3):
+    for kind, exclusive in chosen(TARGETS, 2):
         wanted, settings = _target(kind, exclusive, ends)
         search = StopSearch(WalCatalog(store, "1", MIB), LineRecords(Line.of(Timeline(1), []), origin.read), maps)
         found = search.find(wanted, origin.start)

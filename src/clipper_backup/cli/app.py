@@ -152,12 +152,15 @@ def _usage_error(error: CycloptsError) -> UsageError:
 
 
 def _similar_command(app: cyclopts.App | None, word: str) -> list[str]:
-    """What *word* may mean after the words that led to *app*: one of its commands, or one of a group's without the group."""
+    """What *word* may mean after the words that led to *app*: one of its commands, or those of groups without the group."""
     commands = app.resolved_commands() if app else {}
-    meant = {inner: f"{name} {inner}" for name, command in commands.items() for inner in command.resolved_commands()}
-    meant |= {name: name for name in commands}
+    meant: dict[str, list[str]] = {}
+    for name, command in commands.items():
+        for inner in command.resolved_commands():
+            meant.setdefault(inner, []).append(f"{name} {inner}")
+    meant |= {name: [name] for name in commands}
     names = [name for name in meant if not name.startswith("-")]
-    return [f"did you mean {meant[name]}?" for name in difflib.get_close_matches(word, names, n=1)]
+    return [f"did you mean {' or '.join(meant[name])}?" for name in difflib.get_close_matches(word, names, n=1)]
 
 
 def _similar_flags(word: str, flags: Sequence[str]) -> list[str]:

@@ -199,6 +199,10 @@ def _ago(server: ArchiverFacts, moment: datetime) -> str:
     return f"{show_seconds(max(0.0, (server.now - moment).total_seconds()))} ago"
 
 
+def _waiting(seen: TimelineSeen) -> str:
+    return f"{seen.waiting} behind it claimed, and not there yet" if seen.waiting else ""
+
+
 def _table(seen: WalSeen) -> str:
     rows = [
         (
@@ -207,7 +211,7 @@ def _table(seen: WalSeen) -> str:
             "" if each.first is None else each.first.name,
             "" if each.last is None else each.last.name,
             "" if each.written_at is None else show_time(each.written_at),
-            each.problem or (f"{each.waiting} behind it are claimed, not there yet" if each.waiting else ""),
+            "no restore can follow it" if each.problem else _waiting(each),
         )
         for system in seen.systems
         for each in system.timelines

@@ -109,23 +109,23 @@ class WalFile:
             return iter(pieces)
         raise UsageError(f"not the name of a file that PostgreSQL archives: {self.name!r}")
 
-    def _check(self) -> PageCheck:
+    def _check(self, ancestors: Sequence[Ancestor] | None) -> PageCheck:
         segment = Segment.parse(self.name[:24], self.layout.segment_bytes)
         if self.size_bytes != self.layout.segment_bytes:
             raise IntegrityError(
                 f"{self.path} has {self.size_bytes} bytes, a segment of this server has {self.layout.segment_bytes}"
             )
-        return PageCheck(segment, self.layout, self.ancestors, str(self.path))
+        return PageCheck(segment, self.layout, ancestors, str(self.path))
 
     def _read_pages(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        check = self._check()
+        check = self._check(self.ancestors)
         for piece in pieces:
             check.feed(piece)
             yield piece
         check.finish()
 
     def _read_partial(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        check: PageCheck | None = self._check()
+        check: PageCheck | None = self._check(None)  # a history that is missing must not stop an archiver (W6)
         for piece in pieces:
             if check is not None:
                 check.feed(piece[: self.layout.page_bytes])  # behind its end anything may lie

@@ -34,12 +34,17 @@ class WalLayout:
 class PageCheck:
     """Looks at a segment's pages as they are read, in order."""
 
-    def __init__(self, segment: Segment, layout: WalLayout, ancestors: Sequence[Ancestor], name: str) -> None:
-        """*ancestors* are those of the segment's timeline, oldest first: up to where it began, pages may be of one of them."""
+    def __init__(self, segment: Segment, layout: WalLayout, ancestors: Sequence[Ancestor] | None, name: str) -> None:
+        """*ancestors* are those of the segment's timeline, oldest first: up to where it began, pages may be of one of them.
+
+        None where they are not known: then pages may be of any older timeline.
+        """
         self._layout, self._name = layout, name
         self._timeline = int(segment.timeline)
-        self._begin = int(ancestors[-1].left_at) if ancestors else 0
-        self._older = frozenset(int(ancestor.timeline) for ancestor in ancestors)
+        self._begin = int(segment.end) if ancestors is None else int(ancestors[-1].left_at) if ancestors else 0
+        self._older = (
+            range(1, self._timeline) if ancestors is None else frozenset(int(ancestor.timeline) for ancestor in ancestors)
+        )
         self._address = int(segment.start)
         self._end = int(segment.end)
         self._newest = 0

@@ -20,6 +20,7 @@ from clipper_backup.format.frames import (
     FrameKind,
     Reference,
     Small,
+    check_possible,
     digest_of,
     open_frame,
     stretches,
@@ -114,6 +115,8 @@ class PackReader:
 
     def _ranges(self, pack: PackKey, references: Sequence[Reference]) -> Iterator[bytes]:
         """What is stored of frames of one pack, which rise by offset."""
+        for each in references:
+            check_possible(each)
         ranges = coalesced([(each.offset, each.stored_bytes) for each in references])
         try:
             found = self._store.get_ranges(str(pack), ranges)

@@ -103,7 +103,7 @@ class StopSearch:
         newest = NEVER
         while True:
             segment = line.segment(number, size)
-            passed = self._passed_over(segment, wanted) if number > first else None
+            passed = self._passed_over(segment, wanted, first) if number > first else None
             if passed is not None:
                 newest, number = max(newest, passed[1]), passed[0]
                 continue
@@ -127,7 +127,7 @@ class StopSearch:
                 )
             number += 1
 
-    def _passed_over(self, segment: Segment, wanted: StopAt) -> tuple[int, int] | None:
+    def _passed_over(self, segment: Segment, wanted: StopAt, first: int) -> tuple[int, int] | None:
         """The number of the next segment that recovery may stop in, and the latest end before it; None when *segment* may be."""
         if wanted.lsn is not None:
             return None
@@ -137,7 +137,9 @@ class StopSearch:
         piece = next((piece for piece in self._pieces[timeline] if piece.first <= number <= piece.last), None)
         if piece is None:
             return None
-        if self._records.line.holds(piece.name.last) and not wanted.may_stop_by(piece.name.latest):
+        # Its latest may be of a segment that is not on the line, or before the backup: then segment by segment.
+        whole = piece.name.first.number > first and self._records.line.holds(piece.name.last)
+        if whole and not wanted.may_stop_by(piece.name.latest):
             return piece.last + 1, piece.name.latest
         if piece.name not in self._known:
             self._known = {piece.name: self._maps.read(piece.name)}

@@ -168,10 +168,13 @@ class Planner:
             line = self._settled(line)
         candidates = on_line(self._entries, line, self._system_id)
         stop: Stop | None = None
-        if ends or target.kind == "immediate":
-            entry = choose_backup(candidates, target, wanted=request.backup)
-        else:
-            entry, stop = self._find_stop(candidates, line)
+        try:
+            if ends or target.kind == "immediate":
+                entry = choose_backup(candidates, target, wanted=request.backup)
+            else:
+                entry, stop = self._find_stop(candidates, line)
+        except MissingError as error:
+            raise MissingError(error.message, hints=[*error.hints, *self._unusable()]) from error
         summary = entry.summary
         assert summary is not None  # noqa: S101  `on_line` left the others out
         last = self._last(summary, stop)
@@ -261,6 +264,11 @@ class Planner:
             f"{target.describe()} cannot be reached in the WAL that is archived: {what}",
             hints=[*known, "to the end of what is archived: name no target"],
         )
+
+    def _unusable(self) -> list[str]:
+        """What to say of backups that were not looked at because their summaries cannot be read, or are not trusted."""
+        found = [entry for entry in self._entries if entry.summary is None and entry.problem is not None]
+        return [f"{len(found)} base backups cannot be used: {found[-1].problem}"] if found else []
 
     def _open(self, segment: Segment) -> Iterator[bytes] | None:
         opened = self._reader.segment(segment)

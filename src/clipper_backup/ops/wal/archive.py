@@ -26,7 +26,7 @@ _SCAN_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
 """After a failure that nobody asks about, so long until the next attempt."""
 _BUSY_SECONDS, _BUSY_LOOK_SECONDS, _IDLE_LOOK_SECONDS = 1.0, 0.002, 0.02
-_READY = ".ready"
+_READY, _HISTORY = ".ready", ".history"
 
 
 def run_archiver(work: Work, pgdata: Path, handshake: Path, stop: threading.Event) -> None:
@@ -60,8 +60,10 @@ class _Coordinator:
         self._handshake, self._flights = handshake, flights
         self._known: dict[str, Flight] = {}
         self._histories: set[str] = set()
+        self._let_go: set[str] = set()
         self._seen: set[str] = set()
         self._scanned_at = self._asked_at = -_SCAN_SECONDS
+        self._left_over = False
         self._unlisted = ""
 
     @property
@@ -82,30 +84,37 @@ class _Coordinator:
         self._seen = {request.id for request in requests}
         for request in new:
             self._asked_at = now
+            self._let_go.discard(request.words[0])
             self._forget_failures(request.words[0][:8])  # what failed before it was asked may work now
-        if new or now - self._scanned_at >= _SCAN_SECONDS:
+        asked = {request.words[0] for request in requests}
+        room = self._left_over and len(self._known) <= _AHEAD // 2
+        if room or now - self._scanned_at >= _SCAN_SECONDS or not asked <= self._known.keys():
             self._scanned_at = now
-            self._scan([request.words[0] for request in requests])
+            self._scan(asked)
         for request in requests:
             self._answer(request)
 
-    def _scan(self, requested: list[str]) -> None:
+    def _scan(self, asked: set[str]) -> None:
         """Begin what is ready and not begun: histories first, .ready or not (rule 97), then by name."""
-        histories = {name for name in self._listed("") if classify(name) is Kind.HISTORY} - self._histories
-        kinds = {name: kind for name in {*self._ready(), *histories, *requested} if (kind := classify(name)) is not None}
-        wanted = sorted(kinds, key=lambda name: (kinds[name] is not Kind.HISTORY, name))
+        ready = set(self._ready())
+        self._let_go &= ready
+        histories = {name for name in self._listed("") if name.endswith(_HISTORY)} - self._histories
+        wanted = ready | histories | asked
         now = self._clock.monotonic()
         for name, flight in list(self._known.items()):
             if flight.state == "stored" and flight.kind is Kind.HISTORY:
                 self._histories.add(name)
-            if flight.state == "stored" and name not in kinds:
+            if flight.state == "stored" and name not in wanted:
                 del self._known[name]  # PostgreSQL has forgotten it
             elif flight.state == "failed" and now - flight.ended_at >= _AGAIN_SECONDS:
                 self._forget_failures(name[:8])
         blocked = {name[:8] for name, flight in self._known.items() if flight.state == "failed"}
-        for name in wanted:
-            if name not in self._known and name[:8] not in blocked and (len(self._known) < _AHEAD or name in requested):
-                self._known[name] = self._flights.begin(name, kinds[name])
+        self._left_over = False
+        for name in sorted(wanted - self._let_go - self._known.keys(), key=lambda name: (not name.endswith(_HISTORY), name)):
+            if len(self._known) >= _AHEAD and name not in asked:
+                self._left_over = True
+            elif name[:8] not in blocked and (kind := classify(name)) is not None:
+                self._known[name] = self._flights.begin(name, kind)
 
     def _forget_failures(self, timeline: str) -> None:
         """Let the failed ones of *timeline* begin anew; only when nothing of it is under way, so that claims stay in order."""
@@ -117,24 +126,24 @@ class _Coordinator:
             self._flights.resume(failed[0].timeline)
 
     def _answer(self, request: Request) -> None:
+        """Answer when it is known: not before what comes before it on its timeline, and with that one's failure as its own."""
         name = request.words[0]
         if classify(name) is None:
             self._handshake.answer(request, ok=False, lines=[f"not the name of a file that PostgreSQL archives: {name!r}"])
-        if (flight := self._known.get(name)) is None:
             return
-        earlier = [each for key, each in self._known.items() if key[:8] == name[:8] and key < name]
-        failed = next((each for each in sorted(earlier, key=lambda each: each.name) if each.state == "failed"), None)
-        if failed is None and flight.state == "failed":
-            failed = flight
+        line = sorted((each for each in self._known.values() if each.name[:8] == name[:8] and each.name <= name), key=_by_name)
+        failed = next((each for each in line if each.error is not None and each.state == "failed"), None)
         if failed is not None and failed.error is not None:
-            which = "" if failed is flight else f"{failed.name}, which comes before it, is not archived: "
+            which = "" if failed.name == name else f"{failed.name}, which comes before it, is not archived: "
             self._handshake.answer(request, ok=False, lines=[which + failed.error.message, *failed.error.hints])
-        elif flight.state == "stored" and all(each.state == "stored" for each in earlier):
+        elif name in self._known and all(each.state == "stored" for each in line):
+            flight = self._known.pop(name)
+            # One that is another by now is begun anew by the next look, whatever was stored.
             if self._is_that_file(flight):
+                self._let_go.add(name)
+                if flight.kind is Kind.HISTORY:
+                    self._histories.add(name)
                 self._handshake.answer(request, ok=True)
-            else:
-                del self._known[name]  # read anew, whatever was stored
-                self._scanned_at = -_SCAN_SECONDS
 
     def _is_that_file(self, flight: Flight) -> bool:
         """Whether the file that PostgreSQL will forget is the one that was stored, and its claim young enough (step 4)."""
@@ -158,3 +167,7 @@ class _Coordinator:
                 self._unlisted = said
                 self._work.emit(Warned(said))
             return []
+
+
+def _by_name(flight: Flight) -> str:
+    return flight.name

@@ -90,13 +90,15 @@ class Window:
 class WalSeen:
     """The whole archive. `foreign`: system ids that have WAL here and no entry.
 
-    `window` leads to the end of the newest line, None when no backup does; `earlier` ones end at a gap.
+    `window` leads to the end of the newest line, None when no backup does; `earlier` ones end at a gap. `refused`: what a restore
+    would not take of its first and last segment.
     """
 
     systems: Sequence[SystemSeen]
     foreign: Sequence[str]
     window: Window | None
     earlier: Sequence[Window]
+    refused: Sequence[str]
     bad_backups: Sequence[str]
 
     @property
@@ -108,7 +110,7 @@ class WalSeen:
     def problems(self) -> list[str]:
         """What somebody should look at."""
         found = [f"a gap at {hole.first}: {hole.why}" for hole in self.gaps]
-        found += [problem for system in self.systems for problem in system.problems]
+        found += [*self.refused, *(problem for system in self.systems for problem in system.problems)]
         return found + [f"wal/{system_id}/ is of a system that has no entry in systems/" for system_id in self.foreign]
 
 
@@ -135,7 +137,8 @@ class Looker:
         known = {entry.system_id for entry in entries}
         foreign = [name for name in self._work.store.folders(keys.WAL_FOLDER) if name not in known]
         window, earlier = self._windows(systems[-1]) if systems else (None, [])
-        return WalSeen(systems, foreign, window, earlier, bad)
+        refused = [] if window is None else self._refused(systems[-1].entry, window)
+        return WalSeen(systems, foreign, window, earlier, refused, bad)
 
     def catalog(self, entry: SystemEntry) -> WalCatalog:
         """What lists the archive of a system."""
@@ -198,6 +201,19 @@ class Looker:
             return None, found
         *earlier, whole = found
         return replace(whole, to=self._newest_end(system.entry, survey.line, survey.window)), earlier
+
+    def _refused(self, entry: SystemEntry, window: Window) -> list[str]:
+        """Signing may have been switched on between the two, or exchanged: then all before it, or behind it, is refused."""
+        reader, refused = self.reader(entry), []
+        first = Segment.parse(window.backup.first_segment, entry.segment_bytes)
+        for segment in (first, window.last):
+            try:
+                reader.segment(segment)
+            except AccessError:  # sealed, and no identity at hand
+                continue
+            except IntegrityError as error:
+                refused.append(error.message)
+        return refused
 
     def _newest_end(self, entry: SystemEntry, line: Line, run: Run) -> datetime | None:
         """When the last transaction ended that the run holds; None where no map tells and the WAL cannot be read."""

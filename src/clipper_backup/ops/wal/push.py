@@ -79,7 +79,7 @@ class Pusher:
     def source(self, name: str, history: Callable[[], Claim | None] | None = None) -> WalFile:
         """The file in pg_wal, to be read. *history* gives the claim of its timeline's history, where that is known already."""
         ancestors: list[Ancestor] = []
-        if classify(name) in {Kind.SEGMENT, Kind.PARTIAL}:
+        if classify(name) is Kind.SEGMENT:
             ancestors = self._ancestors(Timeline.parse(name[:8]), history)
         return WalFile.find(self._folder.wal / name, self._layout, ancestors)
 
