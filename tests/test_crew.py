@@ -54,6 +54,25 @@ def test_whoever_gives_more_than_the_limit_waits() -> None:
     crew.finish()
 
 
+def test_no_more_than_the_limit_are_taken_from_many_at_once() -> None:
+    crew, go, taken = Crew("crowd", 2, 3), threading.Event(), threading.Semaphore(0)
+
+    def give() -> None:
+        crew.submit(lambda: void(go.wait(30)))
+        taken.release()
+
+    givers = [threading.Thread(target=give) for _ in range(20)]
+    for giver in givers:
+        giver.start()
+    for _ in range(3):
+        assert taken.acquire(timeout=30)
+    assert not taken.acquire(timeout=0.1), "a fourth was taken"
+    go.set()
+    for giver in givers:
+        giver.join(30)
+    crew.finish()
+
+
 def void(_: object) -> None:
     """A task returns nothing."""
 

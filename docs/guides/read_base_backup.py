@@ -2,9 +2,9 @@
 
     python3 read_base_backup.py BUCKET ID TARGET [IDENTITY]
 
-BUCKET is a copy of the bucket as a folder, TARGET a new folder that becomes the data directory; files that lay outside of it go
-below TARGET.outside. IDENTITY is the file with the secret age key of a sealed backup. With blake3 installed, every digest is
-compared. Written from docs/design/repository-format.md alone; `§` below names its headings.
+BUCKET is a copy of the bucket as a folder, TARGET a new folder that becomes the data directory; tablespaces go below
+TARGET.tablespaces, files that lay outside below TARGET.outside. IDENTITY is the file with the secret age key of a sealed backup.
+With blake3 installed, every digest is compared. Written from docs/design/repository-format.md alone; `§` names its headings.
 """
 
 import base64
@@ -47,12 +47,11 @@ def unsealed(name: str) -> bytes:
     return subprocess.run(["age", "--decrypt", "--identity", IDENTITY, BUCKET / name], stdout=subprocess.PIPE, check=True).stdout
 
 
-def committed(role: str) -> bytes | None:
+def committed(role: str) -> bytes:
     """The plaintext of an object that backup.json commits (§ Base backup: documents)."""
-    for each in (each for each in SUMMARY["objects"] if each["role"] == role):
-        check(hashlib.sha256((BUCKET / each["key"]).read_bytes()).hexdigest() == each["sha256"], each["key"])
-        return Decompressor().decompress(unsealed(each["key"]))
-    return None
+    each = next(each for each in SUMMARY["objects"] if each["role"] == role)
+    check(hashlib.sha256((BUCKET / each["key"]).read_bytes()).hexdigest() == each["sha256"], each["key"])
+    return Decompressor().decompress(unsealed(each["key"]))
 
 
 @cache
@@ -72,9 +71,8 @@ def frame(kind: int, pack: str, offset: int, stored_bytes: int, plain_bytes: int
     if SUMMARY["recipients"]:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  only sealed backups need it
 
-        run = pack[:24]
-        key, repository = data_key(run)
-        associated = b"clbkfrm1" + struct.pack("<IQ", kind, number) + repository + run.encode()
+        key, repository = data_key(pack[:24])
+        associated = b"clbkfrm1" + struct.pack("<IQ", kind, number) + repository + pack[:24].encode()
         data = AESGCM(key).decrypt(bytes(4) + number.to_bytes(8, "big"), data, associated)
     plain = Decompressor().decompress(data)
     check(len(plain) == plain_bytes, f"packs/{pack}, frame {number}")
@@ -119,7 +117,7 @@ def contents(line: dict[str, Any]) -> Iterator[bytes]:
 
 def restore(line: dict[str, Any]) -> None:
     """One line of the manifest."""
-    path, leads_to = (line.get(n) or os.fsdecode(base64.b64decode(line.get(n + "_base64", ""))) for n in ("path", "target"))
+    path = line.get("path") or os.fsdecode(base64.b64decode(line["path_base64"]))
     outside = line["kind"] == "outside"
     check(path.startswith("/") == outside and not {"", ".", ".."} & set(path.removeprefix("/").split("/")), f"the path {path}")
     target = Path(f"{TARGET}.outside{path}") if outside else TARGET / path
@@ -127,8 +125,9 @@ def restore(line: dict[str, Any]) -> None:
     if line["kind"] == "folder":
         target.mkdir(mode=0o700)
     elif line["kind"] == "tablespace":
-        Path(leads_to).mkdir(mode=0o700, parents=True)  # as the server had it: it must not exist
-        target.symlink_to(leads_to)
+        place = Path(f"{TARGET}.tablespaces", target.name)
+        place.mkdir(mode=0o700, parents=True)
+        target.symlink_to(place)
     else:
         with target.open("xb") as file:
             file.writelines(contents(line))
@@ -136,14 +135,15 @@ def restore(line: dict[str, Any]) -> None:
         target.chmod(line["mode"])
 
 
-BUCKET, ID, TARGET, IDENTITY = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), "".join(sys.argv[4:5])
+BUCKET, ID, TARGET, IDENTITY = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]).absolute(), "".join(sys.argv[4:5])
 SUMMARY = json.loads((BUCKET / "base" / ID / "backup.json").read_bytes())
 TARGET.mkdir(mode=0o700)
-head, *lines, foot = (committed("manifest") or b"").splitlines()
+head, *lines, foot = committed("manifest").splitlines()
 check(json.loads(head)["id"] == ID and json.loads(foot)["lines"] == len(lines), "the manifest")
 for line in lines:
     restore(json.loads(line))
-for role, name in (("label", "backup_label"), ("tablespace_map", "tablespace_map"), ("server_manifest", "backup_manifest")):
-    if (content := committed(role)) is not None:
-        (TARGET / name).write_bytes(content)
+(TARGET / "backup_label").write_bytes(committed("label"))
+(TARGET / "backup_manifest").write_bytes(committed("server_manifest"))
+if places := sorted(Path(f"{TARGET}.tablespaces").glob("*")):  # instead of the server's own, by which they lay elsewhere
+    (TARGET / "tablespace_map").write_text("".join(f"{place.name} {place}\n" for place in places))
 print(f"{len(lines)} files and folders in {TARGET}; recovery begins with the segment {SUMMARY['first_segment']}")

@@ -34,8 +34,8 @@ class Crew:
 
     def submit(self, task: Task) -> None:
         """Have *task* done as soon as a thread is free; the first failure of any task is raised here instead."""
-        self.wait(lambda: len(self._waiting) + self._running < self._limit)
-        with self._changed:
+        with self._changed:  # throughout, or two who wait for room would both take it
+            self.wait(lambda: len(self._waiting) + self._running < self._limit)
             self._waiting.append(task)
             self._changed.notify_all()
 

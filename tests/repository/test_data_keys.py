@@ -6,13 +6,17 @@ import threading
 import pytest
 
 from clipper_backup.clock import SystemClock, VirtualClock
-from clipper_backup.errors import AccessError, IntegrityError, ObjectExistsError, StoreError, StoreUnavailableError
+from clipper_backup.config import load
+from clipper_backup.errors import AccessError, IntegrityError, ObjectExistsError, StoreError, StoreUnavailableError, UsageError
 from clipper_backup.format.base_documents import DataKey
 from clipper_backup.format.documents import encode
 from clipper_backup.format.frames import FrameKind
 from clipper_backup.format.physical_names import KEYS_FOLDER, PackKey, data_key_key
 from clipper_backup.format.sealing import Identity, seal, unseal
+from clipper_backup.ops.base.create import create_base
+from clipper_backup.ops.events import ignore
 from clipper_backup.ops.keys import Sealer
+from clipper_backup.ops.work import Work
 from clipper_backup.repository.data_keys import DataKeys, begin_frames
 from clipper_backup.repository.pack_writer import RunWriter
 from clipper_backup.store.faulty import FaultyStore
@@ -146,6 +150,16 @@ def test_no_plaintext_when_sealing_is_on() -> None:
     assert runs.restore(again)["small"] == secret[:1500]
     with pytest.raises(AccessError):
         Runs(clock=runs.clock, store=runs.store, identities=[Identity.make()]).restore(run)
+
+
+@pytest.mark.rule(86)
+@pytest.mark.parametrize("given", [{"ENCRYPTION_IDENTITY_FILE": "/secret"}, {"ENCRYPTION_RECIPIENTS": "age1nobody"}], ids=str)
+def test_nothing_is_written_when_there_is_nobody_to_seal_to(given: dict[str, str]) -> None:
+    store = memory()
+    settings = load({}, {"BACKUP_URL": "file:///unused", "PGHOST": "/nowhere", **given}).settings
+    with pytest.raises(UsageError, match="ENCRYPTION_RECIPIENTS"):
+        create_base(Work(settings, store, SystemClock(), ignore))
+    assert list(store.list("")) == []
 
 
 def test_a_pack_tells_that_it_is_sealed_and_nobody_opens_it_as_if_it_were_not() -> None:

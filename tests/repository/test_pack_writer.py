@@ -380,6 +380,17 @@ def forged(runs: Runs, first: Run, **columns: Any) -> Run:
     return Run(first.run, {"one": FilePart(first.parts["one"].size_bytes, maps=(reference,))}, document, sealed=False)
 
 
+def test_what_no_frame_can_be_is_not_even_read() -> None:
+    runs = Runs(small_bytes=0, threads=1)
+    first = runs.backup({"one": pages_of(1, 2, 3)})
+    for column, value in (("stored_bytes", 1 << 29), ("plain_bytes", 1 << 29), ("offsets", 0)):
+        table = runs.maps(first)[0].table
+        column_of = getattr(table, column).copy()
+        column_of[0] = value
+        with pytest.raises(IntegrityError, match="no frame has"):
+            runs.restore(forged(runs, first, table=replace(table, **{column: column_of})))
+
+
 @pytest.mark.rule(36)
 @pytest.mark.parametrize("another_page_changed", [True, False])
 def test_forged_page_hash_is_found_by_restore(another_page_changed: bool) -> None:

@@ -41,6 +41,8 @@ KEY_BYTES = 32
 TAG_BYTES = 16
 DIGEST_BYTES = 16
 
+_OVERHEAD_BYTES_MAX = 256
+"""Of a frame without content: zstd's header and the tag, with room to spare."""
 _LEVEL = 1
 """Of zstd. Above it a core compresses slower than a disk or a network of today writes."""
 _ASSOCIATED = struct.Struct("<8sIQ16s24s")
@@ -66,6 +68,13 @@ class Reference:
     number: int
     digest: bytes
 
+    @property
+    def possible(self) -> bool:
+        """Whether a frame can lie there: more bytes than zstd makes of what it cannot compress are not even read."""
+        stored_max = self.plain_bytes + self.plain_bytes // 128 + _OVERHEAD_BYTES_MAX
+        inside = PACK_HEADER_BYTES <= self.offset <= PACK_BYTES_MAX - self.stored_bytes
+        return inside and self.plain_bytes <= PLAIN_BYTES_MAX and 0 < self.stored_bytes <= stored_max
+
     def to_json(self) -> list[str | int]:
         """As it stands in a manifest."""
         name = f"{self.pack.run}/{self.pack.number:08d}"
@@ -78,13 +87,12 @@ class Reference:
             case [str(name), int(offset), int(stored_bytes), int(plain_bytes), int(number), str(digest)] if (
                 (pack := _pack(name)) is not None
                 and not any(isinstance(each, bool) for each in value)
-                and offset >= PACK_HEADER_BYTES
-                and 0 < stored_bytes <= PACK_BYTES_MAX - offset
-                and 0 <= plain_bytes <= PLAIN_BYTES_MAX
+                and plain_bytes >= 0
                 and 0 <= number < 2**64
                 and _HEX_128.fullmatch(digest)
+                and (found := cls(pack, offset, stored_bytes, plain_bytes, number, bytes.fromhex(digest))).possible
             ):
-                return cls(pack, offset, stored_bytes, plain_bytes, number, bytes.fromhex(digest))
+                return found
         raise IntegrityError(f"not a reference: {str(value)[:200]}")
 
     def __str__(self) -> str:
@@ -173,6 +181,13 @@ def _nonce(number: int) -> bytes:
     return bytes(4) + number.to_bytes(8, "big")
 
 
+def check_possible(reference: Reference) -> None:
+    """IntegrityError unless a frame can lie where *reference* leads."""
+    if not reference.possible:
+        sizes = f"{reference.stored_bytes} bytes that open to {reference.plain_bytes}"
+        raise IntegrityError(f"{reference} is said to have {sizes}: no frame has")
+
+
 def open_frame(stored: Bytes, reference: Reference, kind: FrameKind, cipher: FrameCipher | None) -> bytes:
     """The plaintext of the frame that *reference* names, opened by its run's *cipher* where the run seals.
 
@@ -181,8 +196,7 @@ def open_frame(stored: Bytes, reference: Reference, kind: FrameKind, cipher: Fra
     """
     if memoryview(stored).nbytes != reference.stored_bytes or digest_of(stored) != reference.digest:
         raise IntegrityError(f"{reference} does not hold the bytes that were stored (BLAKE3 differs)")
-    if reference.plain_bytes > PLAIN_BYTES_MAX:
-        raise IntegrityError(f"{reference} is said to have {reference.plain_bytes} bytes: no frame has so many")
+    check_possible(reference)
     try:
         packed = stored if cipher is None else cipher.open(stored, kind, reference.number)
     except InvalidTag:

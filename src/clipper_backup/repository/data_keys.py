@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from clipper_backup.errors import IntegrityError, ObjectMissingError, StoreError
+from clipper_backup.errors import AccessError, IntegrityError, ObjectMissingError, StoreError
 from clipper_backup.format.base_documents import DataKey
 from clipper_backup.format.documents import decode, encode
 from clipper_backup.format.frames import KEY_BYTES, Bytes, FrameCipher, FrameKind
@@ -79,14 +79,20 @@ class DataKeys:
         """*opened* makes of a sealed object's chunks what they were before, with the identities at hand."""
         self._store, self._repository_id, self._opened = store, repository_id, opened
         self._lock = threading.Lock()
-        self._ciphers: dict[BackupId, FrameCipher] = {}
+        self._ciphers: dict[BackupId, FrameCipher | AccessError] = {}
 
     def cipher(self, run: BackupId) -> FrameCipher:
         """What opens the frames of a run. AccessError when no identity fits, IntegrityError when the key is lost or another."""
         with self._lock:
             if run not in self._ciphers:
-                self._ciphers[run] = self._open(run)
-            return self._ciphers[run]
+                try:
+                    self._ciphers[run] = self._open(run)
+                except AccessError as error:  # nor will it open the next time
+                    self._ciphers[run] = error
+            found = self._ciphers[run]
+        if isinstance(found, AccessError):
+            raise found
+        return found
 
     def _open(self, run: BackupId) -> FrameCipher:
         name = data_key_key(run)

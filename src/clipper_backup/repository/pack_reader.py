@@ -20,6 +20,7 @@ from clipper_backup.format.frames import (
     FrameKind,
     Reference,
     Small,
+    check_possible,
     digest_of,
     open_frame,
     stretches,
@@ -108,11 +109,14 @@ class PackReader:
         return None if self._keys is None else self._keys.cipher(pack.run)
 
     def _frame(self, reference: Reference, kind: FrameKind) -> bytes:
+        cipher = self._cipher(reference.pack)
         (stored,) = self._ranges(reference.pack, [reference])
-        return open_frame(stored, reference, kind, self._cipher(reference.pack))
+        return open_frame(stored, reference, kind, cipher)
 
     def _ranges(self, pack: PackKey, references: Sequence[Reference]) -> Iterator[bytes]:
         """What is stored of frames of one pack, which rise by offset."""
+        for each in references:
+            check_possible(each)
         ranges = coalesced([(each.offset, each.stored_bytes) for each in references])
         try:
             found = self._store.get_ranges(str(pack), ranges)

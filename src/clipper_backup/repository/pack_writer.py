@@ -182,6 +182,7 @@ class RunWriter:
         self._uploads.stop()  # first: a thread may wait for room there
         self._crew.end()
         self._uploads.end()
+        self._free.clear()  # who keeps us keeps no buffers
 
     # -- small files
 
