@@ -8,10 +8,12 @@ import time
 import msgspec
 import pytest
 
+from clipper_backup.format.sealing import seal
 from clipper_backup.repository.restore_plan import PLAN, keep_plan
 from clipper_backup.values import Timeline
 from clipper_backup.wal_names import Segment
 from fixtures.cli import PROGRAM, Outcome, RunCli, StartCli
+from fixtures.keys import Key
 from fixtures.wal_archive import MIB, plain_of, segment_name
 from fixtures.wal_restore import WalPlace
 from fixtures.wal_world import end_reading_ahead
@@ -164,3 +166,23 @@ def test_it_starts_light(wal_place: WalPlace, run_cli: RunCli) -> None:
     assert code_and_modules[0] == "0"
     assert "clipper_backup.ops.wal.fetch" in code_and_modules
     assert set(code_and_modules) & HEAVY == set()
+
+
+@pytest.mark.rule(56)
+def test_what_is_sealed_needs_its_key(wal_place: WalPlace, run_cli: RunCli, keys: dict[str, Key]) -> None:
+    store = wal_place.archive.store
+    key = wal_place.archive.key(segment_name(1, 3))
+    store.put(f"{key}.age", b"".join(seal([store.get(key)], [keys["operator"].public])))
+    store.delete([key])
+    for settings, code, said in (
+        ({}, 212, "there is no identity to open it"),
+        ({"ENCRYPTION_IDENTITY_FILE": str(keys["stranger"].path)}, 212, "is sealed to other keys"),
+        ({"ENCRYPTION_IDENTITY_FILE": str(keys["recovery"].path.with_name("gone"))}, 215, "there is no key file"),
+        ({"ENCRYPTION_IDENTITY_FILE": str(keys["operator"].path)}, 0, ""),
+    ):
+        folder = wal_place.folder / f"sealed {code} {len(said)}"
+        keep_plan(folder, msgspec.structs.replace(wal_place.plan, settings={**wal_place.settings(), **settings}))
+        outcome = run_cli("wal", "fetch", "--restore-folder", str(folder), segment_name(1, 3), str(wal_place.target))
+        assert outcome.code == code, outcome
+        assert said in outcome.stderr
+    assert wal_place.target.read_bytes() == plain_of(Segment(Timeline(1), 3, MIB))

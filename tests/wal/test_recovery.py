@@ -161,12 +161,14 @@ def unreadable(folder: Path) -> None:
         shutil.chown(folder / PLAN, 0, 0)
 
 
-HARMS = {
+ARCHIVES = {
     "middle segment gone": Harm("is missing from the archive, and", world=lambda world: world.lose(middle(world))),
     "of another cluster": Harm("its system is 7", world=of_another_cluster),
     "truncated": Harm("ends too early", world=truncated),
     "repository gone": Harm("no repository at", world=lambda world: shutil.rmtree(world.repository)),
     "store down": Harm("127.0.0.1", plan=store_down),
+}
+PROGRAMS = {
     "broken library": Harm("half installed", command=with_broken_library),
     "no Python": Harm("/nonexistent/python", command=without_python),
     "no package": Harm("No module named", command=without_package),
@@ -178,9 +180,21 @@ HARMS = {
 @pytest.mark.rule(56)
 @pytest.mark.rule(57)
 @pytest.mark.rule(96)
-@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
-def test_never_promoted(world: World, place: Path, harm: Harm) -> None:
+@pytest.mark.soak(over=["harm"])
+@pytest.mark.parametrize("harm", ARCHIVES)
+def test_never_promoted(world: World, place: Path, harm: str) -> None:
     """Without a target: nothing but our answer keeps PostgreSQL from taking the harm for the end of the WAL."""
+    must_end(world, place, ARCHIVES[harm])
+
+
+@pytest.mark.rule(56)
+@pytest.mark.soak(over=["harm"])
+@pytest.mark.parametrize("harm", PROGRAMS)
+def test_never_promoted_where_the_program_is_broken(world: World, place: Path, harm: str) -> None:
+    must_end(world, place, PROGRAMS[harm])
+
+
+def must_end(world: World, place: Path, harm: Harm) -> None:
     harm.world(world)
     with recovering(world, place, harm.plan(world.plan()), command=harm.command) as recovery:
         harm.folder(recovery.restore_folder)

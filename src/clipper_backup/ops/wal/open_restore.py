@@ -1,7 +1,6 @@
 """What `wal fetch` and `wal serve` work with: the restore's plan, its settings, the archive they name, the spool."""
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +79,8 @@ def open_standby(pg_wal: Path, settings: Settings, clock: Clock, emit: Emit) -> 
 
 def start_reading_ahead(restore: Restore, pg_wal: Path) -> None:
     """Leave a process behind that reads ahead, unless one does; it ends by itself when nobody asks any more."""
+    import subprocess  # noqa: PLC0415  once in a recovery
+
     spool = restore.spool(pg_wal)
     if not spool.ahead_is_running():
         command = [sys.executable, "-m", "clipper_backup", "wal", "fetch"]

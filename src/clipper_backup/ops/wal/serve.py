@@ -17,10 +17,13 @@ _LOOK_SECONDS = 0.01
 _PG_WAL = "pg_wal"
 
 
-def serve(restore: Restore, pgdata: Path, handshake: Path, stop: threading.Event) -> None:
+def serve(
+    restore: Restore, pgdata: Path, handshake: Path, stop: threading.Event, refused: Callable[[Exception], None] | None = None
+) -> None:
     """Answer the requests in *handshake* for the server with the data folder *pgdata*, until *stop* is set.
 
-    ClipperError when a folder is not there, or may not be written by us.
+    *refused* hears why a request was, which ends a recovery. ClipperError when a folder is not there, or may not be written by
+    us.
     """
     pg_wal = pgdata / _PG_WAL
     if not pg_wal.is_dir():
@@ -28,7 +31,7 @@ def serve(restore: Restore, pgdata: Path, handshake: Path, stop: threading.Event
     clock, ended = restore.work.clock, threading.Event()
     spool, ahead = restore.spool(pg_wal), restore.ahead(pg_wal)
     asked = Handshake(handshake, clock, asked_by=pgdata)
-    desk = Desk(asked, pgdata, restore.fetch(pg_wal).answer, restore.work.emit)
+    desk = Desk(asked, pgdata, restore.fetch(pg_wal).answer, restore.work.emit, refused)
     asked.beat()
     spool.open()
 
@@ -61,8 +64,16 @@ def serve(restore: Restore, pgdata: Path, handshake: Path, stop: threading.Event
 class Desk:
     """Answers what is asked in a handshake folder. *fetch* puts a file in place; False is "missing behind the end"."""
 
-    def __init__(self, handshake: Handshake, pgdata: Path, fetch: Callable[[str, Path], bool], emit: Emit) -> None:
+    def __init__(
+        self,
+        handshake: Handshake,
+        pgdata: Path,
+        fetch: Callable[[str, Path], bool],
+        emit: Emit,
+        refused: Callable[[Exception], None] | None = None,
+    ) -> None:
         self._handshake, self._pgdata, self._fetch, self._emit = handshake, pgdata, fetch, emit
+        self._refused = refused or (lambda _: None)
 
     def answer_all(self) -> None:
         """Answer each request that is there.
@@ -84,6 +95,7 @@ class Desk:
         except Exception as error:  # noqa: BLE001  it ends that recovery, not the one who answers the next
             message, hints = (error.message, error.hints) if isinstance(error, ClipperError) else (repr(error), ())
             self._emit(Warned(message, tuple(hints)))
+            self._refused(error)
             code = fetch_code_of(exit_code_of(error), standby=False)
             return [str(code), message, *(f"HINT: {hint}" for hint in hints)]
         return [str(WalEndError.exit_code)]
