@@ -21,6 +21,7 @@ from clipper_backup.postgres.data_folder import DataFolder, WalFile
 from clipper_backup.repository.systems import add_system, list_systems
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from fixtures.clocks import START
 from fixtures.keys import Key, opening, sealed_to
@@ -574,3 +575,23 @@ def test_a_sealed_object_that_cannot_be_seen_to_be_signed_is_put_again(
     assert pushing.names() == [f"{FIRST}.claim", f"{FIRST}.zst.age"]
     assert with_settings(pushing, **signing)(path).state == "archived", "who cannot seal puts a signed one beside"
     assert pushing.names(".zst") == [f"{FIRST}.zst"]
+
+
+# -- every kind of store
+
+
+def test_every_store_takes_them(store: Store, tmp_path: Path) -> None:
+    server = MadeServer(tmp_path / "data", size_bytes=16 * MIB)
+    small, large = server.write(1), server.write(2, written_pages=None)
+    work = replace(Pushing(store).work(), clock=SystemClock())
+    for path in (small, large):
+        assert push(work, path).state == "archived"
+        assert push(work, path).state == "was archived"
+        header, plain = decode_object(store.get_stream(key_of(path.name, ".zst")), path.name)
+        assert b"".join(plain) == path.read_bytes()
+    assert header.previous == claim_link(store, small.name)
+
+
+def claim_link(store: Store, name: str) -> bytes:
+    claim = json.loads(store.get(key_of(name, ".claim")))
+    return link_of(bytes.fromhex(claim["salt"]), bytes.fromhex(claim["digest"]))
