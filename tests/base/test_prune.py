@@ -7,6 +7,7 @@ import pytest
 
 from clipper_backup.clock import SystemClock
 from clipper_backup.format.manifest import File
+from clipper_backup.ops.job_backup import run_postgres_backup
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.setup_database import prepare_database
 from clipper_backup.postgres.backup_role import Wanted
@@ -46,9 +47,16 @@ def test_a_fortnight_of_the_backup_role(cluster: Cluster) -> None:
     for days in (0, 3, 6, 14):
         clock.days = days
         sql(cluster.server, "postgres", f"UPDATE t SET md5 = md5 || '{days}' WHERE n % 100 = 0")
-        taken.append(backed_up(cluster, work).summary)
+        if days < 14:
+            taken.append(backed_up(cluster, work).summary)
+    with cluster.archiving(work):
+        done = run_postgres_backup(work)
+    first = done.pruned
+    assert done.base is not None
+    assert first is not None
+    taken.append(done.base.summary)
     before = {summary.id: {path: content for path, (_, content) in contents_of(work, summary).items()} for summary in taken[2:]}
-    first = prune_physical(work)
+    assert [item.backup_id.text for item in first.going] == [summary.id for summary in taken[:2]]
     assert [listed.backup_id.text for listed in list_base_backups(store) if listed.committed] == [s.id for s in taken[2:]]
     assert first.wal.segments > 0
     assert first.doomed > 0

@@ -10,8 +10,21 @@ import pytest
 
 import clipper_backup
 from fixtures.cli import DEADLINE_SECONDS, SAMPLE, Outcome, RunCli, StartCli, environment, until_asleep
+from fixtures.stores import StorePlace
+from fixtures.wal import MadeServer
 
 HEAVY = {"cyclopts", "rich", "psycopg", "obstore", "prometheus_client", "msgspec", "backports", "dataclasses", "inspect"}
+
+HEAVY_FOR_PUSH = {
+    "numpy",
+    "cryptography",
+    "pyrage",
+    "concurrent.futures",
+    "hashlib",
+    "socket",
+    "difflib",
+    "google_crc32c",
+}
 
 
 def modules_after(run_cli: RunCli, code: str) -> set[str]:
@@ -31,6 +44,15 @@ def test_a_fast_command_runs_without_the_parser(run_cli: RunCli) -> None:
     modules = modules_after(run_cli, "from clipper_backup.cli.main import main; sys.exit = print; main(['--version'])")
     assert "clipper_backup.cli.fast_version" in modules
     assert modules & HEAVY == set()
+
+
+def test_wal_push_starts_light(run_cli: RunCli, local_place: StorePlace, tmp_path: Path) -> None:
+    """PostgreSQL starts it for each segment: whatever it imports is paid for each time."""
+    path = MadeServer(tmp_path / "data").write(1)
+    words = ["wal", "push", str(path), "--backup-url", local_place.url]
+    modules = modules_after(run_cli, f"from clipper_backup.cli.main import main; sys.exit = print; main({words!r})")
+    assert "clipper_backup.repository.wal_archive" in modules
+    assert modules & {*HEAVY, *HEAVY_FOR_PUSH} == {"msgspec", "backports", "dataclasses", "inspect"}
 
 
 def test_help_imports_no_database_and_no_store(run_cli: RunCli) -> None:

@@ -33,6 +33,7 @@ NOT_RUN = {
     "azure container": "makes one in a subscription of Azure",
     "azure identity": "the same",
     "base backup by hand": "tests/base/test_reader.py runs both programs, and starts a server with them",
+    "archive command": "changes the settings of a server of yours; tests/wal/test_archive_server.py archives with both ways",
     "as root": "makes a folder of root's outside of the test's, and gives it to another user",
 }
 """Blocks that cannot run here, by the name in their `not run` note, each with the reason."""

@@ -9,16 +9,22 @@ from typing import Any
 import pytest
 
 from clipper_backup.cli.app import make_app
-from clipper_backup.clock import SystemClock
+from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import load
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.work import Work, open_work
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.store.local import LocalStore
 from fixtures.base import Cluster
 from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
+from fixtures.postgres import sql
 from fixtures.stores import StorePlace
+from fixtures.wal import MadeServer
+from fixtures.wal_archive import segment_name
+from fixtures.wal_look import MadeRepository
+from fixtures.wal_restore import WalPlace
 
 PAGE = (ROOT / "docs/reference/json.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!^### ).*\n)+)", PAGE, re.MULTILINE))
@@ -55,6 +61,10 @@ def answered(document: Any) -> set[str]:
 
 def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
+
+
+ANSWERLESS = {"wal archive", "wal serve"}
+"""Commands that run until they are ended."""
 
 
 @pytest.fixture
@@ -128,7 +138,7 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    below = {command for command in COMMANDS if command.startswith("base ")} | {"settings", "version", "demo"}
+    below = {command for command in COMMANDS if command.startswith(("base ", "wal "))} | {"settings", "version", "demo", *ANSWERLESS}
     assert set(COMMANDS) - set(found) == below, "they are asked below"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
@@ -184,6 +194,26 @@ def test_the_tables_are_what_commands_answer_that_need_no_server(run_cli: RunCli
     assert {field for field in found if not field.startswith("libraries.")} == documented(words[0])
 
 
+def test_the_tables_are_what_looks_at_the_wal_answer(run_cli: RunCli, postgres15: PrivateServer, tmp_path: Path) -> None:
+    ((system_id,),) = sql(postgres15, "postgres", "SELECT system_identifier::text FROM pg_control_system()")
+    made = MadeRepository(VirtualClock(SystemClock().now()), system_id, LocalStore(tmp_path / "repository"))
+    made.archive.segments(1, 3, 5)
+    made.backup(1, 3, 4)
+    made.archive.segment(1, 7)
+    made.clock.advance(1)
+    made.backup(1, 7, 7)
+    environment = {"BACKUP_URL": f"file://{tmp_path / 'repository'}", **login(postgres15)}
+    for command in ("wal status", "wal verify"):
+        outcome = run_cli(*command.split(), "--json", env=environment)
+        assert outcome.code == 14, outcome
+        assert answered(outcome.document) == documented(command)
+
+
+def test_the_table_of_wal_fetch_is_what_it_answers(run_cli: RunCli, wal_place: WalPlace) -> None:
+    answer = run_cli(*wal_place.words(segment_name(1, 6)), "--json", check=True)
+    assert answered(answer.document) == documented("wal fetch")
+
+
 def lines_on_stderr() -> dict[str, set[str]]:
     """Type -> the fields that the page says a line of it has."""
     table = PAGE[PAGE.index("## Lines on stderr") : PAGE.index("## Commands")]
@@ -212,3 +242,10 @@ def test_lines_on_stderr_have_the_fields_of_their_table(
     table["progress"] -= units | {"null"}
     assert {line["type"]: set(line) - {"type"} for line in told} == table
     assert {line["unit"] for line in told if line["type"] == "progress"} <= units
+
+
+def test_the_table_is_what_wal_push_answers(run_cli: RunCli, local_place: StorePlace, tmp_path: Path) -> None:
+    path = MadeServer(tmp_path / "data").write(1)
+    outcome = run_cli("wal", "push", str(path), "--json", env=local_place.environment, check=True)
+    assert answered(outcome.document) == documented("wal push")
+    assert all(documented(command) == set() for command in ANSWERLESS)

@@ -103,7 +103,7 @@ def test_wrong_commands_would_be_found() -> None:
     assert mistake(["COMMAND", "--help"]) is None
     assert mistake(["dump", "restore", "ID", "--into", "x", "--retention-days", "3"]) is None
     assert mistake(["dump", "lists"]) == "there is no command lists"
-    assert mistake(["wal", "push"]) == "there is no command wal"
+    assert mistake(["wal", "pull"]) == "there is no command pull"
     assert mistake(["dump", "restore", "ID", "--intro", "x"]) == "there is no option --intro"
     assert mistake(["dump", "list", "--jobs", "2"]) == "there is no option --jobs"
 

@@ -12,8 +12,8 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.format.documents import HoldMark, decode
 from clipper_backup.ops.base_hold import hold_base, parse_wal_to, release_base
 from clipper_backup.ops.events import Event, Warned
-from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
-from clipper_backup.ops.physical_prune import KEYS_LEASE, PhysicalPrune, prune_physical
+from clipper_backup.ops.lease import KEYS_LEASE, PRUNE_LEASE, take_lease
+from clipper_backup.ops.physical_prune import PhysicalPrune, prune_physical
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.base_backups import list_base_backups, list_packs, needed_packs, read_base_summary, read_packs
 from clipper_backup.store.memory import MemoryStore

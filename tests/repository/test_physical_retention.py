@@ -249,7 +249,7 @@ def product(seen: Seen, now: datetime) -> PhysicalPlan:
 
 @pytest.mark.rule(73)
 @pytest.mark.rule(78)
-@settings(max_examples=3000 if SOAK else 100)
+@settings(max_examples=3000 if SOAK else 60)
 @given(chapters)
 def test_prune_after_pitr(history: list[Chapter]) -> None:
     assert World(product).live_through(history) is None

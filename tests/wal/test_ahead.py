@@ -98,6 +98,12 @@ def test_it_follows_the_line_and_what_is_behind_goes(restoring: Restoring) -> No
         until(lambda: waiting(restoring) == [segment_name(2, 8)])
 
 
+def test_it_wants_nothing_behind_last(restoring: Restoring) -> None:
+    restoring.planned(make_plan(last=(1, 7)))
+    wanted = restoring.ahead()._wanted(Segment(Timeline(1), 5, MIB))
+    assert [segment.number for segment in wanted] == [6, 7]
+
+
 def test_it_reads_no_more_than_may_wait(restoring: Restoring) -> None:
     restoring.archive.segments(1, 3, 4 + AHEAD_SEGMENTS + 5)
     restoring.planned(make_plan())

@@ -153,11 +153,10 @@ def test_clone_cannot_claim_ahead(store: MemoryStore, tmp_path: Path, handshake:
 @pytest.mark.rule(97)
 def test_histories_go_first_ready_or_not(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
     server.write(1)
-    history = server.promote(0x204000, 2)
-    (server.wal / "archive_status" / f"{history.name}.ready").unlink()
-    server.put(
-        "00000007.history", b"# clipper-backup: the history of timeline 7 cannot be read; its number stays taken\n", ready=False
-    )
+    for at, timeline in ((0x204000, 2), (0x208000, 3)):
+        history = server.promote(at, timeline)
+        (server.wal / "archive_status" / f"{history.name}.ready").unlink()
+    server.put("00000007.history", b"# clipper-backup: the history of timeline 7 cannot be read\n", ready=False)
     order: list[str] = []
 
     class Noting(WrapperStore):
@@ -169,11 +168,11 @@ def test_histories_go_first_ready_or_not(store: MemoryStore, server: MadeServer,
     with running(server, Noting(store), handshake) as sidecar:
         assert sidecar.ask(second).returncode == 0
         sidecar.until(lambda: name_of(1) in segments(store))
-    assert [name for name in order if name.startswith("00000002")] == [
-        "00000002.history.claim",
-        "00000002.history.zst",
-        f"{name_of(2, 2)}.claim",
-        f"{name_of(2, 2)}.zst",
+    histories = [f"{timeline:08X}.history{suffix}" for timeline in (2, 3) for suffix in (".claim", ".zst")]
+    assert [name for name in order if name[:8] in {"00000002", "00000003"}] == [
+        *histories,
+        f"{name_of(2, 3)}.claim",
+        f"{name_of(2, 3)}.zst",
     ]
     assert not any("00000007" in name for name in order)
 

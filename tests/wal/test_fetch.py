@@ -447,6 +447,16 @@ def test_a_link_of_another_segment_is_refused(restoring: Restoring) -> None:
         restoring.ask((1, 4))
 
 
+def test_a_link_for_other_bytes_is_refused(restoring: Restoring) -> None:
+    """It was put for another plaintext of that name, whose claim is gone."""
+    restoring.archive.segments(1, 3, 3)
+    restoring.archive.link(1, 4, restoring.archive.links[segment_name(1, 3)])
+    restoring.archive.segment(1, 4, previous=NO_LINK, writer="somebody else")
+    restoring.planned(make_plan(last=(1, 4)))
+    with pytest.raises(IntegrityError, match="speaks of another segment"):
+        restoring.ask((1, 4))
+
+
 def test_the_first_segment_of_a_timeline_fits_to_the_history_alone(restoring: Restoring) -> None:
     restoring.archive.segments(1, 3, 5)
     restoring.archive.segments(2, 5, 6)

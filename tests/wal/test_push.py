@@ -71,12 +71,19 @@ def test_a_segment_is_there_when_it_is_acknowledged(pushing: Pushing, tmp_path: 
 
 
 @pytest.mark.rule(3)
+@pytest.mark.rule(11)
 def test_the_same_once_more_is_success(pushing: Pushing, server: MadeServer) -> None:
     path = server.write(1)
     pushing(path)
     before = {info.key: info.version for info in pushing.store.list("")}
     assert pushing(path).state == "was archived"
     assert {info.key: info.version for info in pushing.store.list("")} == before
+
+
+@pytest.mark.rule(13)
+def test_the_empty_end_of_a_forced_switch_costs_nothing(pushing: Pushing, tmp_path: Path) -> None:
+    pushing(MadeServer(tmp_path / "data", size_bytes=64 * MIB).write(1, written_pages=1))
+    assert pushing.store.head(key_of(f"{1:08X}{1:016X}", ".zst")).size_bytes < 16_384
 
 
 def test_segments_form_a_chain(pushing: Pushing, server: MadeServer) -> None:
@@ -370,6 +377,15 @@ def test_damage_that_is_found_is_told_and_stays(pushing: Pushing, server: MadeSe
         with pytest.raises(IntegrityError, match=key):
             pushing(path)
         assert pushing.store.get(key) == damaged
+
+
+def test_another_whole_object_under_its_name_is_told(pushing: Pushing, server: MadeServer) -> None:
+    first, second = server.write(1), server.write(2)
+    pushing(first)
+    pushing(second)
+    pushing.store.put(key_of(FIRST, ".zst"), pushing.store.get(key_of(SECOND, ".zst")))
+    with pytest.raises(IntegrityError, match=f"{FIRST}.zst does not hold what its claim says"):
+        pushing(first)
 
 
 @pytest.mark.parametrize("claim", [b"", b"rubbish", b"{}", b'{"schema":1,"name":"x"}'])

@@ -28,7 +28,7 @@ _SECONDS = 30
 SEGMENT = "000000010000000000000003"
 
 
-@pytest.fixture(params=SHELLS.values(), ids=SHELLS)
+@pytest.fixture(params=list(SHELLS.values()), ids=list(SHELLS))
 def shell(request: pytest.FixtureRequest) -> Sequence[str]:
     words: Sequence[str] = request.param
     return words

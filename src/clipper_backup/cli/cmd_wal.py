@@ -6,10 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import cmd_wal_fetch, fast_wal
+from clipper_backup.cli import cmd_wal_fetch, cmd_wal_status, fast_wal
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.ops.wal.archive import run_archiver
+from clipper_backup.ops.wal.times import keeping_times
 from clipper_backup.ops.work import open_work
 
 app = group("wal", "The WAL archive: every change between base backups, for recovery to any instant.")
@@ -43,8 +44,11 @@ def archive(
     the answer. Whatever is wrong with one file is told and tried again.
     """
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
-    run_archiver(work, pgdata, handshake, threading.Event())
+    with keeping_times(work, pgdata):
+        run_archiver(work, pgdata, handshake, threading.Event())
 
 
 app.command(cmd_wal_fetch.fetch)
 app.command(cmd_wal_fetch.serve)
+app.command(cmd_wal_status.status)
+app.command(cmd_wal_status.verify)

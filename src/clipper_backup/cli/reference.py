@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from clipper_backup.cli.context import PROGRESS_VARIABLE
-from clipper_backup.cli.exits import error_classes, exit_codes
+from clipper_backup.cli.exits import error_classes, exit_codes, fetch_codes
 from clipper_backup.cli.render import JSON_INTERVAL_SECONDS, TEXT_INTERVAL_SECONDS
 from clipper_backup.cli.report import DEBUG_VARIABLE
 from clipper_backup.config import CONFIG_VARIABLE, DECLARED, Declared
@@ -69,10 +69,13 @@ def exit_codes_page() -> str:
         "The same for every command. Treat a code that is not listed as a failure. With `--json` the last line on stderr says",
         '`{"type": "error", "exit_code": …}` for every code but 0 (see [json.md](json.md)).',
         "",
-        *_table(("code", "meaning"), exit_codes()),
+        *_table(("code", "meaning"), [*exit_codes(), *fetch_codes()]),
         "",
         "130 is SIGINT (Ctrl-C) and 143 is SIGTERM: what was half written has been taken back. A second Ctrl-C does not wait for",
         "that. 141 is a closed pipe, as in `clipper-backup settings | head -1`.",
+        "",
+        "PostgreSQL takes 1 to 125 from its restore_command for the end of the WAL, so `clipper-backup wal fetch` says those codes in",
+        "[another way](../design/repository-wal.md#what-a-restore-reads).",
         "",
         "## Errors",
         "",

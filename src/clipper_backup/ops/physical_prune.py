@@ -9,7 +9,7 @@ from functools import partial
 
 from clipper_backup.errors import ClipperError, IncompleteError, IntegrityError
 from clipper_backup.format import physical_names as names
-from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
+from clipper_backup.ops.lease import KEYS_LEASE, PRUNE_LEASE, take_lease
 from clipper_backup.ops.work import Work, skew, step
 from clipper_backup.repository import base_prune
 from clipper_backup.repository.base_intents import GRACE
@@ -24,8 +24,6 @@ from clipper_backup.repository.wal_prune import GoingWal, delete_wal, going_wal
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import BackupId, show_bytes, show_seconds
 
-KEYS_LEASE = "keys"
-"""Of whoever writes keys of runs anew: `key rotate`, and refreshing."""
 _MOST_SKEW = timedelta(hours=1)
 _FOLDERS = {folder.rstrip("/") for folder in (names.BASE_FOLDER, names.PACKS_FOLDER, names.WAL_FOLDER, names.PRUNE_FOLDER)}
 

@@ -16,6 +16,8 @@ from clipper_backup.values import show_seconds
 from clipper_backup.wal_names import Segment
 
 _POLL_SECONDS = 1.0
+_ASK_SECONDS = 30.0
+"""Between two questions to the server's archiver, each of which is a connection."""
 _READERS = 16
 
 
@@ -31,15 +33,18 @@ def wait_for_wal(work: Work, catalog: WalCatalog, first: Segment, last: Segment,
     seconds = work.settings.base_wal_wait_seconds
     deadline = work.clock.monotonic() + seconds
     count = last.number - first.number + 1
-    told = None
+    told = why = None
+    ask_at = work.clock.monotonic()
     with step(work, "wal", f"wait for {count} segments of WAL, {first} to {last}, in the archive") as running:
         while missing := unarchived(catalog, first, last):
             running.progress(count - len(missing), count, "segments")
-            why = failing()
+            overdue = work.clock.monotonic() >= deadline
+            if overdue or work.clock.monotonic() >= ask_at:
+                why, ask_at = failing(), work.clock.monotonic() + _ASK_SECONDS
             if why is not None and why != told:
                 work.emit(Warned(why, ("the server's log has the words of archive_command",)))
                 told = why
-            if work.clock.monotonic() >= deadline:
+            if overdue:
                 raise WalGapError(
                     f"{len(missing)} of the {count} segments that the base backup needs did not reach the archive within"
                     f" {show_seconds(seconds)}, the first of them is {missing[0]}" + (f"; {why}" if why else ""),

@@ -1,0 +1,78 @@
+"""`wal status` and `wal verify`: what of the archive could be restored, and whether it is what it must be."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from clipper_backup.cli.context import Context
+from clipper_backup.errors import IncompleteError, IntegrityError, MissingError, WalGapError
+
+if TYPE_CHECKING:
+    from clipper_backup.repository.wal_survey import Hole
+
+
+def status(
+    *,
+    no_server: Annotated[bool, Parameter(help="do not ask PostgreSQL what waits to be archived")] = False,
+    context: Context,
+) -> None:
+    """What of the WAL archive could be restored now, what waits, and what would be lost with the server's host.
+
+    Exit 14 when a gap lies in the window of PITR_WINDOW_DAYS, 15 when no base backup leads to its end, 3 when somebody should
+    look. A server that does not answer is no error. Links are taken from time maps, and compared where none tells; `wal verify`
+    compares all.
+    """
+    from clipper_backup.cli.show_wal import status_document, status_text  # noqa: PLC0415  `wal push` imports this group
+    from clipper_backup.ops.wal.status import wal_status  # noqa: PLC0415  the same
+    from clipper_backup.ops.work import open_work  # noqa: PLC0415  the same
+
+    work = open_work(context.settings, context.clock, context.emit, read_only=True)
+    found = wal_status(work, ask_server=not no_server)
+    context.answer(status_document(found, work.store.url), status_text(found, work.store.url))
+    _raise_gaps(found.seen.gaps)
+    if found.seen.window is None:
+        raise MissingError(
+            "nothing can be restored to the end of the WAL: no good base backup has all of its WAL in the archive",
+            hints=["`clipper-backup base create` takes one; `clipper-backup base list` says what is wrong with each"],
+        )
+    if found.problems:
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        raise IncompleteError(found.problems[0] + more)
+
+
+def verify(
+    *,
+    read_data: Annotated[bool, Parameter(help="read every file too, open it, and compare it with its claim")] = False,
+    context: Context,
+) -> None:
+    """Compare every claim and link of the WAL archive; exit 14 when a gap lies in the window of PITR_WINDOW_DAYS, 13 for damage.
+
+    Two requests for each segment, or with --read-data all of it. Nothing is written.
+    """
+    from clipper_backup.cli.show_wal import verify_document, verify_text  # noqa: PLC0415  `wal push` imports this group
+    from clipper_backup.ops.wal.verify import verify_wal  # noqa: PLC0415  the same
+    from clipper_backup.ops.work import open_work  # noqa: PLC0415  the same
+
+    work = open_work(context.settings, context.clock, context.emit, read_only=True)
+    found = verify_wal(work, read_data=read_data)
+    context.answer(verify_document(found, work.store.url), verify_text(found))
+    _raise_gaps(found.seen.gaps)
+    if found.damage:
+        more = f" (and {len(found.damage) - 1} more)" if len(found.damage) > 1 else ""
+        raise IntegrityError(
+            found.damage[0] + more, hints=["with versioning on, the bucket may still hold what was there before"]
+        )
+    if problems := found.seen.problems:
+        raise IncompleteError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+
+
+def _raise_gaps(gaps: "list[Hole]") -> None:
+    if gaps:
+        more = f" (and {len(gaps) - 1} more gaps)" if len(gaps) > 1 else ""
+        raise WalGapError(
+            f"the WAL has a gap at {gaps[0].first}: {gaps[0].why}{more}",
+            hints=[
+                "instants behind it, up to the stop of the next base backup, cannot be restored: take one at once",
+                "a segment that still lies in the server's pg_wal closes it: `clipper-backup wal push`",
+            ],
+        )

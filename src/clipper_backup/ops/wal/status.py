@@ -1,0 +1,82 @@
+"""`wal status`: what of the archive could be restored now, what waits on the server, and what would be lost with its host."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from clipper_backup.errors import ClipperError
+from clipper_backup.ops.wal.look import Looker, WalSeen
+from clipper_backup.ops.work import Work, login_of
+from clipper_backup.postgres.archiver_facts import ArchiverFacts, read_archiver
+from clipper_backup.values import Lsn, Timeline, show_seconds
+
+_READY_SECONDS = 300
+"""A file that waits for longer has been asked for several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What would be lost if the server's host died now: the WAL from `archived_to` on, up to `bytes` of it.
+
+    `since`: every transaction that ended at this time or before is archived; None when that is not known.
+    """
+
+    archived_to: Lsn
+    bytes: int
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WalStatus:
+    """The archive, and the server. `server` is None when it was not asked or did not answer: `unreached` says why then."""
+
+    seen: WalSeen
+    server: ArchiverFacts | None
+    unreached: str | None
+    loss: Loss | None
+    problems: tuple[str, ...]
+
+
+def wal_status(work: Work, *, ask_server: bool) -> WalStatus:
+    """Look at the archive and, where *ask_server* says so, at the server; one that does not answer is no error."""
+    seen = Looker(work, whole=False).look()
+    server, unreached = None, None
+    if ask_server:
+        try:
+            server = read_archiver(login_of(work.settings))
+        except ClipperError as error:
+            unreached = error.message
+    ours = server is not None and any(system.entry.system_id == server.system_id for system in seen.systems)
+    loss = None if server is None or not ours else _loss(seen, server)
+    return WalStatus(seen, server, unreached, loss, (*seen.problems, *_of_server(server, ours=ours)))
+
+
+def _loss(seen: WalSeen, server: ArchiverFacts) -> Loss | None:
+    if server.lsn is None or server.timeline is None:
+        return None
+    archived_to = _archived_to(seen, server.system_id, server.timeline)
+    since = seen.window.to if seen.window is not None and seen.window.timeline == server.timeline else None
+    return Loss(archived_to, max(0, server.lsn - archived_to), since)
+
+
+def _archived_to(seen: WalSeen, system_id: str, timeline: Timeline) -> Lsn:
+    """Up to where that timeline's WAL can be followed from the last backup, or from its begin."""
+    for system in seen.systems:
+        for each in system.timelines if system.entry.system_id == system_id else ():
+            if each.timeline == timeline and each.survey is not None and each.survey.runs:
+                return Lsn((each.survey.runs[-1].last + 1) * system.entry.segment_bytes)
+    return Lsn(0)
+
+
+def _of_server(server: ArchiverFacts | None, *, ours: bool) -> list[str]:
+    if server is None:
+        return []
+    if not ours:
+        return [f"the server is the system {server.system_id}, of which this repository holds no WAL"]
+    found = [] if server.archives else ["archive_mode is off: nothing that the server writes is archived"]
+    if server.failing:
+        found.append(f"the archiver fails at {server.last_failed}: {server.failed} times so far; PostgreSQL's log says why")
+    if server.ready and server.ready_since is not None:
+        waited = (server.now - server.ready_since).total_seconds()
+        if waited > _READY_SECONDS:
+            found.append(f"{server.ready} files wait to be archived, the oldest for {show_seconds(waited)}")
+    return found

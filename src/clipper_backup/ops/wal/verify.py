@@ -1,0 +1,143 @@
+"""`wal verify`: every claim and link of the archive compared; with *read_data* every file read, opened and compared too."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from clipper_backup.errors import IntegrityError, ObjectMissingError, StoreError
+from clipper_backup.format import physical_names as keys
+from clipper_backup.format.base_documents import Claim, SystemEntry
+from clipper_backup.format.documents import decode
+from clipper_backup.format.names import SEALED
+from clipper_backup.format.wal_objects import ObjectKind, check_header, decode_object, place_of, signed_by
+from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.wal.look import Looker, SystemSeen, WalSeen
+from clipper_backup.ops.work import Step, Work, step
+from clipper_backup.postgres.history import parse_history
+from clipper_backup.repository.wal_archive import ancestors_in
+from clipper_backup.store.protocol import ObjectInfo
+from clipper_backup.values import show_bytes
+from clipper_backup.wal_names import Kind, classify
+
+_FILES_AT_ONCE = 4
+_STORED = (keys.STORED, keys.STORED + SEALED)
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found. `stored_bytes` of `files` are there, and were `read` or only looked at.
+
+    `damage` says of each file that is not what it must be what is wrong with it.
+    """
+
+    seen: WalSeen
+    files: int
+    stored_bytes: int
+    read: bool
+    damage: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of the archive, as a listing shows it."""
+
+    entry: SystemEntry
+    name: str
+    objects: Mapping[str, ObjectInfo]
+
+    @property
+    def stored(self) -> list[ObjectInfo]:
+        """Its object; two where it lies there plain and sealed."""
+        return [info for suffix, info in self.objects.items() if suffix in _STORED]
+
+
+def verify_wal(work: Work, *, read_data: bool) -> Verified:
+    """Verify the whole archive. AccessError when what is to be read is sealed to others; damage is no error here."""
+    looker = Looker(work, whole=True)
+    with step(work, "links", "compare claims and links") as running:
+        seen = looker.look()
+        running.done = f"{len(seen.gaps)} gaps in the window"
+    files = stored_bytes = 0
+    damage: list[str] = []
+    with (
+        step(work, "files", "read every file" if read_data else "look at every file") as running,
+        ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="files") as pool,
+    ):
+        verifier = _Verifier(work, looker.repository_id, running, read_data=read_data)
+        for listed in (listed for system in seen.systems for listed in _folders(work, system)):
+            damage += filter(None, pool.map(verifier.problem, listed))
+            files += sum(bool(file.stored) for file in listed)
+            stored_bytes += sum(info.size_bytes for file in listed for info in file.stored)
+        running.done = f"{files} files, {show_bytes(stored_bytes)}" + (", all read" if read_data else "")
+    return Verified(seen, files, stored_bytes, read_data, damage)
+
+
+def _folders(work: Work, system: SystemSeen) -> Iterator[list[_File]]:
+    """Every file of a system's archive, folder by folder: no other command lists a whole timeline."""
+    system_id = system.entry.system_id
+    below = [keys.timeline_folder(system_id, each.timeline) for each in system.timelines]
+    folders = (f"{timeline}{name}/" for timeline in below for name in work.store.folders(timeline))
+    for folder in (keys.histories_folder(system_id), *folders):
+        found: dict[str, dict[str, ObjectInfo]] = {}
+        for info in work.store.list(folder):
+            if (key := keys.parse_archive_key(info.key)) is not None:
+                found.setdefault(key.name, {})[key.suffix] = info
+        yield [_File(system.entry, name, objects) for name, objects in found.items()]
+
+
+class _Verifier:
+    def __init__(self, work: Work, repository_id: bytes, running: Step, *, read_data: bool) -> None:
+        self._work, self._repository_id, self._running = work, repository_id, running
+        self._read_data = read_data
+        self._opener = opener_of(work.settings, work.settings.encryption_recipients)
+        self._passed = 0
+
+    def problem(self, file: _File) -> str | None:
+        """What is wrong with a file; None when nothing is."""
+        if keys.CLAIM not in file.objects and file.stored and _PARTIAL not in file.name:
+            return f"{file.name} has no claim: nobody can say that it is what was archived"
+        try:
+            claim = self._claim(file)
+            for info in file.stored if self._read_data else ():
+                self._read(file, info.key, claim)
+                self._passed += info.size_bytes
+                self._running.progress(self._passed, None)
+        except ObjectMissingError:  # pruned meanwhile
+            return None
+        except (IntegrityError, StoreError) as error:
+            if error.temporary:
+                raise
+            return error.message
+        return None
+
+    def _claim(self, file: _File) -> Claim | None:
+        if keys.CLAIM not in file.objects:
+            return None
+        key = file.objects[keys.CLAIM].key
+        claim = decode(self._work.store.get(key), Claim, key)
+        if (claim.name, claim.system_id) != (file.name, file.entry.system_id):
+            raise IntegrityError(f"{key} is damaged: it is the claim of {claim.name} of system {claim.system_id}")
+        if classify(file.name) is Kind.HISTORY:
+            ancestors_in(claim)
+        return claim
+
+    def _read(self, file: _File, key: str, claim: Claim | None) -> None:
+        """Read an object to its end, and compare it with its place and its claim."""
+        header, plain = decode_object(self._opener(self._work.store.get_stream(key), key), key)
+        place = place_of(file.name.partition("-")[0], file.entry.segment_bytes)
+        system_id = int(file.entry.system_id)
+        check_header(header, place, system_id=system_id, repository_id=self._repository_id, name=key)
+        if self._work.trusted and signed_by(header, self._work.trusted) is None:
+            raise IntegrityError(f"{key} is not signed by any of SIGNATURE_KEYS: a restore takes it with --unsigned alone")
+        history = place.kind is ObjectKind.HISTORY
+        content = b"".join(chunk for chunk in plain if history)
+        if claim is None:
+            named = file.name.partition(_PARTIAL)[2]
+            if not header.digest.hex().startswith(named):
+                raise IntegrityError(f"{key} does not hold what its name says")
+            return
+        if (header.salt.hex(), header.digest.hex(), header.previous.hex()) != (claim.salt, claim.digest, claim.previous):
+            raise IntegrityError(f"{key} does not hold what its claim says")
+        if history and parse_history(content, file.name) != ancestors_in(claim):
+            raise IntegrityError(f"{key} names other ancestors than its claim")
