@@ -74,13 +74,8 @@ def exit_codes_page() -> str:
         "130 is SIGINT (Ctrl-C) and 143 is SIGTERM: what was half written has been taken back. A second Ctrl-C does not wait for",
         "that. 141 is a closed pipe, as in `clipper-backup settings | head -1`.",
         "",
-<<<<<<< HEAD
-        "PostgreSQL takes 1 to 125 from its restore_command for the end of the WAL, so `wal fetch` says those codes in",
-        "[another way](../design/repository-wal.md#what-a-restore-reads).",
-=======
         "PostgreSQL takes 1 to 125 from its restore_command for the end of the WAL, so `clipper-backup wal fetch` says those",
         "codes in [another way](../design/repository-wal.md#what-a-restore-reads).",
->>>>>>> base
         "",
         "## Errors",
         "",
