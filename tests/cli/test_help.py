@@ -127,7 +127,12 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
             "--dump-fingerprint or --dump-jobs or --dump-compression-level",
             " prune",
         ),
-        ("dump create --jobs 2", "clipper-backup dump create has no option --jobs", "--dump-jobs or --archive-jobs", " dump create"),
+        (
+            "dump create --jobs 2",
+            "clipper-backup dump create has no option --jobs",
+            "--dump-jobs or --archive-jobs",
+            " dump create",
+        ),
         ("settings --set-onl", "clipper-backup settings has no option --set-onl", "--set-only", " settings"),
         (
             "settings --retention-dais=3",

@@ -138,7 +138,12 @@ def remove_rubbish(repository: Path) -> None:
 def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) -> None:
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     assert found == {command: documented(command) for command in found}
-    below = {command for command in COMMANDS if command.startswith(("base ", "wal "))} | {"settings", "version", "demo", *ANSWERLESS}
+    below = {command for command in COMMANDS if command.startswith(("base ", "wal "))} | {
+        "settings",
+        "version",
+        "demo",
+        *ANSWERLESS,
+    }
     assert set(COMMANDS) - set(found) == below, "they are asked below"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
