@@ -1,6 +1,6 @@
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.local import LocalStore
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
+from clipper_backup.store.wrapper import WrapperStore
 from fixtures.clocks import START
 
 
@@ -138,3 +139,25 @@ def test_a_create_whose_answer_got_lost_made_it(memory: MemoryStore, clock: Virt
     with pytest.raises(StoreUnavailableError):
         open_or_create_repository(FaultyStore(memory, "put:1:lost", clock), clock, "a test")
     assert open_or_create_repository(memory, clock, "a test") == open_repository(memory)
+
+
+@pytest.mark.parametrize("key", ["systems/0001.json", "wal/1/00000001.history", "keys/20261122-020000-7f3a9c2e.age"])
+def test_one_that_is_lost_is_not_made_anew_over_anything_of_ours(memory: MemoryStore, clock: VirtualClock, key: str) -> None:
+    memory.put(key, b"x")
+    for opening in openings(memory, clock):
+        with pytest.raises(IntegrityError, match=f"objects below {key.partition('/')[0]}/, and its repository.json is gone"):
+            opening()
+    assert [info.key for info in memory.list("")] == [key]
+
+
+def test_whoever_comes_second_finds_what_the_first_has_gone_on_to_write(memory: MemoryStore, clock: VirtualClock) -> None:
+    """Between the second's look for repository.json and for other objects, the first made both."""
+
+    class Racing(WrapperStore):
+        def folders(self, prefix: str) -> Sequence[str]:
+            if not list(memory.list("systems/")):
+                open_or_create_repository(memory, clock, "the first")
+                memory.put("systems/0001.json", b"x")
+            return self._inner.folders(prefix)
+
+    assert open_or_create_repository(Racing(memory), clock, "the second").created_by == "the first"

@@ -195,3 +195,37 @@ def test_wal_of_each_major_version_is_taken(postgres: PrivateServer) -> None:
     assert (pushed.name, pushed.state) == (name, "archived")
     (system,) = list_systems(pushing.store)
     assert system.server_major == major_of(postgres)
+
+
+@pytest.mark.rule(6)
+@pytest.mark.rule(8)
+def test_a_promoted_standby_archives_its_timeline(server_folder: Path) -> None:
+    """Its history, and a segment whose first pages are its ancestor's: as PostgreSQL writes them."""
+    settings = {**FAST, "archive_mode": "on", "archive_command": "false", "wal_keep_size": "1GB", "autovacuum": "off"}
+    binaries = server_binaries(15)
+    with PrivateServer(server_folder / "one", binaries, environment={"PATH": os.environ["PATH"]}, settings=settings) as one:
+        one.initdb(sync=False, wal_segment_mib=1)
+        folder = server_folder / "two"
+        shutil.copytree(one.data, folder / "data")
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, *owner_of(one.data))
+        one.start()
+        write_wal(one, 2)
+        sql(one, "postgres", "CREATE TABLE seen ()")
+        sql(one, "postgres", "CHECKPOINT")
+        (folder / "data/standby.signal").touch()
+        copying = settings | {"restore_command": f"cp {one.data}/pg_wal/%f %p", "hot_standby": "on"}
+        with PrivateServer(folder, binaries, environment={"PATH": os.environ["PATH"]}, settings=copying) as two:
+            two.start()
+            until(lambda: sql(two, "postgres", "SELECT to_regclass('seen')") != [(None,)], two.log_tail)
+            sql(two, "postgres", "SELECT pg_promote()")
+            last = write_wal(two, 2)
+            wal = two.data / "pg_wal"
+            pushing = Pushing(MemoryStore(SystemClock()))
+            names = sorted(path.name for path in wal.glob(f"{2:08X}*") if path.name <= last or path.name.endswith(".history"))
+            assert [pushing(wal / name).name for name in names] == names
+            first = next(info.key for info in pushing.store.list("wal/") if info.key.endswith(f"{names[1]}.zst"))
+            head = b"".join(decode_object(pushing.store.get_stream(first), first)[1])
+            assert (names[0], head[4]) == (f"{2:08X}.history", 1), "its first pages are its ancestor's"
+            two.kill9()
+        one.kill9()
