@@ -22,7 +22,7 @@ from fixtures.postgres import private_folder
 from fixtures.wal_restore import Restoring, make_plan
 from fixtures.wal_world import ROWS, World, recovering
 
-SHIM = ROOT / "infrastructure/k8s/components/wal-archive/restore.sh"
+SHIM = ROOT / "infrastructure/k8s/components/wal-restore/restore.sh"
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 _SECONDS = 30
 SEGMENT = "000000010000000000000003"
@@ -205,7 +205,7 @@ def test_the_script_shows_the_setting_as_it_is() -> None:
     """Its first lines, against what we write ourselves."""
     shown = re.search(r"^# restore_command = '(.*)'$", SHIM.read_text(), re.MULTILINE)
     assert shown is not None
-    assert shown[1] == restore_command(["sh", "/clipper-backup/shims/restore.sh", "/clipper-backup/restoring"])
+    assert shown[1] == restore_command(["sh", "/clipper-backup/restore.sh", "/clipper-backup/handshake"])
 
 
 # -- with PostgreSQL

@@ -1,8 +1,7 @@
 #!/bin/sh
-# restore_command = 'sh /clipper-backup/shims/restore.sh /clipper-backup/restoring "%f" "%p"; case $? in 0) ;; 44) exit 1 ;; *) exit 255 ;; esac'
+# restore_command = 'sh /clipper-backup/restore.sh /clipper-backup/handshake "%f" "%p"; case $? in 0) ;; 44) exit 1 ;; *) exit 255 ;; esac'
 #
-# Asks `clipper-backup wal serve`, which runs beside this server, for one file, and waits for the answer to this request. The
-# folder is not the one of archive.sh.
+# Asks `clipper-backup wal serve`, which runs beside this server, for one file, and waits for the answer to this request.
 # Ends like `clipper-backup wal fetch`: 0, the file is in place; 44, missing behind the end; more than 200, anything else. The
 # `case` makes 1 of 44, and 255 of everything that is no answer, also of 2, with which a shell ends that does not find this
 # file: PostgreSQL takes 1 to 125 for the end of the WAL and opens with what it has; more than that ends it.
