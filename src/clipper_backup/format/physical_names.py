@@ -44,7 +44,6 @@ _PACK_KEY = rf"packs/({_ID})/([0-9]{{8}})"
 _KEY_KEY = rf"keys/({_ID})\.age"
 _PRUNE_KEY = rf"prune/({_ID})\.json"
 _SYSTEM_KEY = r"systems/([0-9]{4})\.json"
-_TIME_MAP_KEY = r"wal/([1-9][0-9]{0,19})/([0-9A-F]{8})/times/([0-9A-F]{24})-([0-9A-F]{24})-([0-9A-F]{16})\.zst"
 _SNAPSHOT_KEY = r"snapshots/([^/]+)\.json"
 _SYSTEM = "[1-9][0-9]{0,19}"
 _HISTORY_KEY = rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)"
@@ -156,12 +155,6 @@ def timeline_folder(system_id: str, timeline: Timeline) -> str:
 def times_folder(system_id: str, timeline: Timeline) -> str:
     """Where the time maps of a timeline lie, with its `/`."""
     return f"{timeline_folder(system_id, timeline)}times/"
-
-
-def parse_time_map_key(key: str) -> tuple[str, str] | None:
-    """The names of the first and the last segment of a time map; None when the key is none of ours."""
-    match = re.fullmatch(_TIME_MAP_KEY, key)
-    return (match[3], match[4]) if match and match[3][:8] == match[4][:8] == match[2] else None
 
 
 def is_snapshot_key(key: str) -> bool:

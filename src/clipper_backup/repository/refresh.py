@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from clipper_backup.errors import ClipperError, IntegrityError, LeaseLostError, LockedError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.names import HOLDS_FOLDER, REPOSITORY
+from clipper_backup.format.time_maps import parse_map_key
 from clipper_backup.repository.base_state import PackState
 from clipper_backup.repository.physical_retention import BackupSeen, Pin, Seen, spans_of
 from clipper_backup.repository.wal_catalog import Listed, WalCatalog
@@ -82,7 +83,7 @@ def _without_keys(store: Store, state: PackState, seen: Seen, catalogs: Mapping[
         yield from _objects(catalog.histories().values())
         for timeline in catalog.timelines():
             folder = names.times_folder(catalog.system_id, timeline)
-            yield from (info for info in store.list(folder) if names.parse_time_map_key(info.key) is not None)
+            yield from (info for info in store.list(folder) if parse_map_key(info.key, catalog.segment_bytes) is not None)
     held = [backup for backup in seen.backups if backup.held]
     for backup in held:
         # verify.json is written anew by whoever verifies, under no lease: an old one must not come back over it.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from clipper_backup.errors import UsageError
 from clipper_backup.format import physical_names as names
+from clipper_backup.format.time_maps import parse_map_key
 from clipper_backup.repository.physical_retention import PhysicalPlan, TimelineOf
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.store.protocol import ObjectInfo, Store
@@ -92,10 +93,10 @@ def _maps(store: Store, catalog: WalCatalog, of: TimelineOf, plan: PhysicalPlan)
     """The time maps that speak of nothing but segments which do not stay."""
     going = GoingWal()
     for info in store.list(names.times_folder(catalog.system_id, of.timeline)):
-        segments = names.parse_time_map_key(info.key)
-        numbers = [] if segments is None else [_number(name, catalog.segment_bytes) for name in segments]
-        first, last = (*numbers, None, None)[:2]
-        if first is not None and last is not None and info.modified_at < plan.young_from and not plan.keeps_any(of, first, last):
+        name = parse_map_key(info.key, catalog.segment_bytes)
+        if name is None or info.modified_at >= plan.young_from:
+            continue
+        if not plan.keeps_any(of, name.first.number, name.last.number):
             going.maps.append(info.key)
             going.stored_bytes += info.size_bytes
     return going
