@@ -20,6 +20,10 @@ from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.server import PrivateServer
+from clipper_backup.repository.base_backups import read_base_summary
+from clipper_backup.repository.lines import Line
+from clipper_backup.repository.stops import Stop, StopAt, find_stop
+from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.store.local import LocalStore
 from clipper_backup.values import BackupId, Lsn, Timeline
 from clipper_backup.wal_names import Segment
@@ -222,6 +226,24 @@ def test_wal_that_is_damaged_ends_the_recovery_with_what_is_wrong(world: World, 
     assert not (place / "data/postmaster.pid").exists()
 
 
+def xid_within_the_first_backup(world: World) -> int:
+    """Of a transaction that was committed while it was taken: recovery may not stop before a backup's end."""
+    summary = read_base_summary(world.work.store, BackupId.parse(world.backups[0]))
+    size = summary.sizes.segment_bytes
+    reader = WalReader(
+        world.work.store,
+        repository_id=summary.repository_id,
+        system_id=summary.system_id,
+        segment_bytes=size,
+        opener=lambda chunks, _: iter(chunks),
+    )
+    begin, end = Lsn.parse(summary.start_lsn), Lsn.parse(summary.stop_lsn)
+    found = find_stop(reader, Line.of(Timeline(1), []), StopAt(time=summary.begun_at), begin)
+    assert isinstance(found, Stop)
+    assert begin <= found.record.start < end
+    return found.record.xid
+
+
 @pytest.mark.rule(59)
 @pytest.mark.rule(60)
 def test_targets_that_cannot_be_reached_are_refused(world: World, place: Path) -> None:
@@ -243,6 +265,8 @@ def test_targets_that_cannot_be_reached_are_refused(world: World, place: Path) -
         with pytest.raises(MissingError, match=words) as caught:
             planned(world, place, target)
         assert any(hint in said for said in caught.value.hints), caught.value.hints
+    with pytest.raises(MissingError, match="it is not there"):
+        planned(world, place, Target("xid", xid=xid_within_the_first_backup(world)))
     second = BackupId.parse(world.backups[1])
     with pytest.raises(UsageError, match="ended at"):
         planned(world, place, Target("lsn", lsn=first.lsn), backup=second)

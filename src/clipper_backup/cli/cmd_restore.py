@@ -61,8 +61,10 @@ def restore(
         context.clock.now(), time=to_time, lsn=to_lsn, xid=to_xid, name=to_name, immediate=immediate, exclusive=exclusive
     )
     check_port(port)
-    if (port is not None or standby) and start is standby:
-        raise UsageError("--port needs --start, and a standby is started by whoever runs it: neither goes with --standby")
+    if port is not None and not start:
+        raise UsageError("--port needs --start")
+    if standby and start:
+        raise UsageError("--standby does not go with --start", hints=["it recovers for ever: whoever runs it starts it"])
     if accept_gap and target.kind != "latest":
         raise UsageError("--accept-gap goes with no target", hints=["it ends before the first gap, wherever that is"])
     if standby and target.kind != "latest":
