@@ -668,6 +668,7 @@ def test_a_standby_follows_the_newest_timeline(restoring: Restoring) -> None:
         restoring.ask_as_standby((1, 5))
     assert restoring.ask_as_standby((2, 6)) is None
     assert restoring.ask_as_standby("00000003.history") is None
+    assert list(restoring.pg_wal.iterdir()) == [], "nothing is left there"
 
 
 def test_a_standby_compares_links_with_the_claim_before(restoring: Restoring) -> None:

@@ -9,7 +9,7 @@ from clipper_backup.format import physical_names as keys
 from clipper_backup.format.names import SEALED
 from clipper_backup.format.wal_objects import NO_LINK, Header, ObjectKind, check_header, decode_object, place_of, signed_by
 from clipper_backup.postgres.history import is_made, parse_history
-from clipper_backup.store.protocol import ObjectInfo, Store
+from clipper_backup.store.protocol import Store
 from clipper_backup.values import Timeline
 from clipper_backup.wal_names import Segment, history_name
 
@@ -99,15 +99,6 @@ class WalReader:
         if (found.salt, found.digest) != (header.salt, header.digest):
             raise IntegrityError(f"{key} speaks of another segment than the one that lies beside it")
         return found.previous
-
-    def stored(self, name: str) -> ObjectInfo | None:
-        """What a listing would show of the object of a file; None when there is none."""
-        for suffix in self._suffixes:
-            try:
-                return self.store.head(keys.archive_key(self.system_id, name, suffix))
-            except ObjectMissingError:
-                continue
-        return None
 
     def _open(self, name: str, *, whole: bool) -> Opened | None:
         for suffix in self._suffixes:

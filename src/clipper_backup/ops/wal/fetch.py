@@ -212,6 +212,13 @@ class PlannedFetch(_Archive):
 class StandbyFetch(_Archive):
     """Answers for a standby, which has no plan: it follows the newest timeline, and asks again whatever it is told."""
 
+    def answer(self, name: str, target: Path) -> bool:
+        """See above; nothing is left in pg_wal, since nobody reads ahead for it."""
+        try:
+            return super().answer(name, target)
+        finally:
+            self._spool.leave()
+
     def _segment(self, segment: Segment, target: Path) -> bool:
         self._must_lie_on(self._catalog.line(self._catalog.newest_timeline()), segment)
         opened = self._reader.segment(segment)
