@@ -164,6 +164,15 @@ def test_a_claim_without_its_object_goes_once_it_is_old(store: MemoryStore, cloc
     assert segments(store, suffix=names.CLAIM)[0] == 1
 
 
+def test_an_old_claim_whose_object_came_within_the_window_stays_with_it(store: MemoryStore, clock: SteppedClock) -> None:
+    put_segments(store, 0, 0, claims_only=True)
+    days(clock, 1)
+    live_for(store, clock, 14, first=10)
+    store.put(names.archive_key(SYSTEM, Segment(Timeline(1), 0, SIZE).name, names.STORED), b"segment")
+    prune_physical(work_on(store, clock))
+    assert (segments(store)[0], segments(store, suffix=names.CLAIM)[0]) == (0, 0)
+
+
 def test_after_pitr_the_line_that_was_left_stays_for_the_window(store: MemoryStore, clock: SteppedClock) -> None:
     left = live_for(store, clock, 12)
     put_history(store, 2, [(1, 40 * SIZE + 7)])

@@ -429,6 +429,14 @@ def test_of_a_line_that_was_left_all_goes_once_the_window_has_passed() -> None:
     assert stays(young, 8) == list(range(2, 9))
 
 
+def test_backups_of_an_older_system_do_not_end_a_newer_ones_line() -> None:
+    """A server that was upgraded, and the old one that somebody started again: a person must decide."""
+    newer = replace(ONE, system=2, written_at=NOW - 20 * DAY)
+    backups = [replace(backup(21, 1), system=2), backup(10, 20), backup(1, 30)]
+    plan = product(Seen({1: SIZE, 2: SIZE}, [ONE, newer], backups), NOW)
+    assert [plan.keeps(newer.of, number, BEGIN) for number in (0, 1, 2, 3)] == [False, True, True, True]
+
+
 def test_young_wal_stays_wherever_it_lies() -> None:
     plan = planned(backup(10, 20), backup(1, 30))
     assert plan.keeps(ONE.of, 1, NOW - 8 * DAY)
