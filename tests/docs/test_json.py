@@ -144,10 +144,12 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
     assert set(COMMANDS) - set(found) == below, "they are asked below"
     (told,) = answers["dump create"][0].lines
     assert (told["type"], told["message"].partition(" at ")[0]) == ("warning", "a new repository was made")
-    for outcomes in answers.values():
+    for command, outcomes in answers.items():
         for outcome in outcomes:
             assert outcome.document["schema"] == 1
-            assert outcome.lines in ([], [told]), "only warnings and errors belong on stderr"
+            assert outcome.lines in ([], [told]) or command == "job postgres-backup", "only warnings and errors belong on stderr"
+    (off,) = answers["job postgres-backup"][0].lines
+    assert (off["type"], off["message"].partition(":")[0]) == ("warning", "point-in-time recovery is off")
 
     # What does not apply is null, never left out.
     (listed,) = (outcome.document["items"] for outcome in answers["dump list"])
@@ -240,7 +242,7 @@ def test_lines_on_stderr_have_the_fields_of_their_table(
         told = run_cli(*words, env=environment, check=True).lines
     told += run_cli("dump", "list", "--json", env={"BACKUP_URL": "file:///does/not/exist"}).lines
     table = lines_on_stderr()
-    units = table["progress"] & {"bytes", "rows", "tables", "dumps", "objects"}
+    units = table["progress"] & {"bytes", "rows", "tables", "dumps", "objects", "segments", "packs"}
     table["progress"] -= units | {"null"}
     assert {line["type"]: set(line) - {"type"} for line in told} == table
     assert {line["unit"] for line in told if line["type"] == "progress"} <= units
