@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.demo ## the whole story on this machine: back up a real PostgreSQL, lose it, restore it, prove it
+demo: $(VENV)/.demo ## the whole story on this machine: back up a real PostgreSQL, harm it, go back to the instant before, lose it, restore it
 	@$(BIN)/clipper-backup demo
 
 test: $(VENV)/.dev packages $(VENV)/.azurite ## everything that must hold: lint, types, contracts, all tests (15 minutes on 2 cores at most)
