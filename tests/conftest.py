@@ -8,9 +8,9 @@ pytest_plugins = [
     "fixtures.memory",
     "fixtures.monitoring",
     "fixtures.postgres",
-    "fixtures.properties",
-    "fixtures.stores",
     "fixtures.sweeps",
+    "fixtures.properties",  # after what it imports
+    "fixtures.stores",
     "fixtures.wal_restore",
     "fixtures.wal_world",
     "fixtures.buckets",
