@@ -29,6 +29,8 @@ from fixtures.base import SECRET, Cluster, backed_up, contents_of, work_for
 from fixtures.keys import Key, opening, sealed_to
 from fixtures.postgres import connect, private_folder, server_binaries, sql
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 def committed(store: Store) -> list[str]:
     return [str(listed.backup_id) for listed in list_base_backups(store) if listed.committed]

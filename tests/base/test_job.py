@@ -19,6 +19,8 @@ from clipper_backup.store.wrapper import WrapperStore
 from fixtures.base import Cluster, Kept, work_for
 from fixtures.postgres import client_environment, fresh_database
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 def committed(store: Store) -> tuple[int, int]:
     """How many dumps there are, and how many base backups."""

@@ -19,6 +19,8 @@ from clipper_backup.values import BackupId
 from fixtures.base import Cluster, backed_up, work_for
 from fixtures.keys import Key, make_keys, opening, sealed_to
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 @pytest.fixture(scope="module")
 def taken(archived15: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, BaseSummary, dict[str, Key]]:

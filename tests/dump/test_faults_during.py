@@ -21,6 +21,8 @@ from fixtures.dump import (
 from fixtures.postgres import running_server, sql
 from fixtures.proxy import How, TcpProxy
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 COPYING = "wait_event = 'ClientWrite' AND query LIKE 'COPY public.bulk%'"
 
 

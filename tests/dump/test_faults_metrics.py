@@ -17,6 +17,8 @@ from fixtures.dump import (
 )
 from fixtures.monitoring import RunningPushgateway, Series
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 JOB = ("job", "postgres-backup")
 
 

@@ -12,6 +12,8 @@ from fixtures.cli import RunCli
 from fixtures.dump import WORKING_PREFIX, drop_databases, recommit
 from fixtures.postgres import client_environment, fresh_database, sql
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 COLOURS = 12
 TREE = f"""
 CREATE TYPE colour AS ENUM ({", ".join(f"'c{n}'" for n in range(COLOURS))});

@@ -10,6 +10,8 @@ from clipper_backup.format.sealing import Identity
 from fixtures.dump import FAULTS, Site, begun_dumps, check_told, committed_dumps, ended
 from fixtures.postgres import server_binaries, sql
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("fault", ["get_stream:1:flip", "get_stream:1:after=700:flip"])

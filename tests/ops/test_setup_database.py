@@ -19,6 +19,8 @@ from clipper_backup.values import Secret
 from fixtures.cli import RunCli
 from fixtures.postgres import client_environment, fresh_database, fresh_role, sql
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 PASSWORD = "tell nobody: ünïcode"
 
 

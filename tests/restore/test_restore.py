@@ -48,6 +48,8 @@ from fixtures.restore import (
 from fixtures.server_program import server_environment, server_program
 from fixtures.sweeps import chosen
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 @pytest.fixture
 def world(restore_world: World, place: Path) -> World:

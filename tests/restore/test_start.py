@@ -26,6 +26,8 @@ from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Lsn, Timeline
 from fixtures.postgres import connect, private_folder, server_binaries, sql
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 SOURCE = ServerSettings(
     max_connections=30,
     max_worker_processes=4,

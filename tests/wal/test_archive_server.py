@@ -26,6 +26,8 @@ from fixtures.postgres import FAST, PASSWORD, connect, major_of, server_binaries
 from fixtures.stores import StorePlace
 from fixtures.wal import MIB, Pushing
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 SHIM = ROOT / "infrastructure/k8s/components/wal-archive/archive.sh"
 _SECONDS = 150
 """PostgreSQL waits a minute after three failures in a row."""

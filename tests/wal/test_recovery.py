@@ -19,6 +19,8 @@ from clipper_backup.wal_names import Segment
 from fixtures.postgres import private_folder
 from fixtures.wal_world import CHILD_ROWS, ROWS, World, fetching, recovering
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 @pytest.fixture
 def place() -> Iterator[Path]:
