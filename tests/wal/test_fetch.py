@@ -118,6 +118,22 @@ def test_without_last_something_later_makes_it_a_gap(restoring: Restoring, later
         restoring.ask((1, 4))
 
 
+@pytest.mark.rule(96)
+@pytest.mark.parametrize("lost", [4, 5, 6])
+def test_what_the_plan_saw_and_is_gone_is_a_gap(restoring: Restoring, lost: int) -> None:
+    """To the end of what is there: all of the end may be lost since, so that nothing lies behind it."""
+    restoring.archive.segments(1, 3, 6)
+    restoring.planned(make_plan(seen=(1, 6)))
+    for number in range(lost, 7):
+        restoring.archive.lose(segment_name(1, number), keys.STORED, keys.CLAIM)
+    for number in range(lost, 7):
+        with pytest.raises(WalGapError, match="all was there up to 000000010000000000000006"):
+            restoring.ask((1, number))
+    assert restoring.ask((1, 7)) is None
+    restoring.archive.segment(1, 7)
+    assert restoring.ask((1, 7)) == plain(1, 7), "archived since"
+
+
 @pytest.mark.parametrize(("left", "gap"), [(5 * MIB, True), (5 * MIB + 1, True), (5 * MIB - 1, False)])
 def test_without_last_a_history_that_left_behind_it_makes_it_a_gap(restoring: Restoring, left: int, gap: bool) -> None:
     """Segment 4 ends at 5 MiB: who left there or later had it whole."""

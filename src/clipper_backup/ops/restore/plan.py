@@ -82,7 +82,8 @@ class Plan:
     """What will be done. `last` is the segment behind which nothing is needed, None: to the end of what is there.
 
     `stop` is the record at which recovery stops; `last_commit_at`, of a restore to the latest, when the last transaction ended
-    that is archived, None where none was found near the end. `tablespaces` is where each goes, by OID; `sizes` are bytes by
+    that is archived, None where none was found near the end, and `ends_at` is where the last record that is archived ends.
+    `tablespaces` is where each goes, by OID; `sizes` are bytes by
     place.
     """
 
@@ -95,6 +96,7 @@ class Plan:
     last: Segment | None
     stop: Stop | None
     last_commit_at: datetime | None
+    ends_at: Lsn | None
     tablespaces: Mapping[int, Path]
     sizes: Mapping[Path, int]
     found: Found
@@ -186,6 +188,7 @@ class Planner:
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
         gone = size_of([request.data, *found.tablespaces]) if found.state in {"unfinished", "cluster"} else {}
         check_space({**sizes, **room}, gone)
+        last_commit_at, ends_at = self._ends(line, wal) if ends else (None, None)
         return Plan(
             repository_id=self._repository_id,
             summary=summary,
@@ -195,7 +198,8 @@ class Planner:
             wal=wal,
             last=last,
             stop=stop,
-            last_commit_at=self._last_commit(line, wal) if ends else None,
+            last_commit_at=last_commit_at,
+            ends_at=ends_at,
             tablespaces=tablespaces,
             sizes=sizes,
             found=found,
@@ -307,13 +311,22 @@ class Planner:
             )
         return wal, reached if wal.gap is not None else last
 
-    def _last_commit(self, line: Line, wal: WalRange) -> datetime | None:
-        records = LineRecords(line, self._open)
+    def _ends(self, line: Line, wal: WalRange) -> tuple[datetime | None, Lsn | None]:
+        """When the last transaction ended, and where the last record ends; each None when none does in the last segments.
+
+        A record that goes on behind the last segment is none: recovery stops before it, segments earlier when it is large.
+        """
+        records, ends_at = LineRecords(line, self._open), None
         for segment in reversed(wal.segments[-_ENDS_LOOKED_AT:]):
-            ends = [record.at for record in records.of(segment) or () if record.kind in {Kind.COMMIT, Kind.ABORT}]
-            if (newest := max((at for at in ends if at is not None), default=None)) is not None:
-                return as_moment(newest)
-        return None
+            last, newest = None, None
+            for record in records.of(segment, every_from=0 if ends_at is None else None) or ():
+                last = record.end
+                if record.kind in {Kind.COMMIT, Kind.ABORT} and record.at is not None:
+                    newest = max(newest or record.at, record.at)
+            ends_at = ends_at or last
+            if newest is not None:
+                return as_moment(newest), ends_at
+        return None, ends_at
 
     def _places(self, summary: BaseSummary) -> tuple[dict[int, Path], dict[Path, int]]:
         """Where tablespaces go, and how many bytes go where: the manifest is read to its end, so it is whole (M1)."""

@@ -146,6 +146,9 @@ class PlannedFetch(_Archive):
             return True
         if self._last is not None:
             raise self._gap(segment, f"recovery needs the WAL up to {self._last}")
+        seen = self._plan.seen_segment
+        if seen is not None and segment.number <= seen.number:
+            raise self._gap(segment, f"when the restore was planned, all was there up to {seen}")
         later = self._later(segment)
         if later is not None:
             raise self._gap(segment, later)
