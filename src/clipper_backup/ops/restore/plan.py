@@ -81,10 +81,10 @@ class Request:
 class Plan:
     """What will be done. `last` is the segment behind which nothing is needed, None: to the end of what is there.
 
-    `stop` is the record at which recovery stops; `last_commit_at`, of a restore to the latest, when the last transaction ended
-    that is archived, None where none was found near the end, and `ends_at` is where the last record that is archived ends.
-    `tablespaces` is where each goes, by OID; `sizes` are bytes by
-    place.
+    `passed_over` are newer timelines that hold nothing, where nobody named one. `stop` is the record at which recovery stops;
+    `last_commit_at`, of a restore to the latest, when the last transaction ended that is archived, and `ends_at` is where the
+    last archived record ends: None where none was found near the end. `tablespaces` is where each goes, by OID; `sizes` are
+    bytes by place.
     """
 
     repository_id: str
@@ -95,6 +95,7 @@ class Plan:
     wal: WalRange
     last: Segment | None
     stop: Stop | None
+    passed_over: Sequence[Timeline]
     last_commit_at: datetime | None
     ends_at: Lsn | None
     tablespaces: Mapping[int, Path]
@@ -164,10 +165,8 @@ class Planner:
         """Decide everything. MissingError, WalGapError or UsageError when the target cannot be reached, or not there."""
         request, target = self._request, self._request.target
         found = look_at(request.data, request.account, system_id=self._system_id, replace=request.replace)
-        line = self._catalog.line(request.timeline or self._catalog.newest_timeline())
+        line, passed_over = self._find_line()
         ends = target.kind == "latest"
-        if ends and not request.standby:
-            line = self._settled(line)
         candidates = on_line(self._entries, line, self._system_id)
         stop: Stop | None = None
         try:
@@ -176,7 +175,7 @@ class Planner:
             else:
                 entry, stop = self._find_stop(candidates, line)
         except MissingError as error:
-            raise MissingError(error.message, hints=[*error.hints, *self._unusable()]) from error
+            raise MissingError(error.message, hints=[*self._beside(line), *error.hints, *self._unusable()]) from error
         summary = entry.summary
         assert summary is not None  # noqa: S101  `on_line` left the others out
         last = self._last(summary, stop)
@@ -198,6 +197,7 @@ class Planner:
             wal=wal,
             last=last,
             stop=stop,
+            passed_over=passed_over,
             last_commit_at=last_commit_at,
             ends_at=ends_at,
             tablespaces=tablespaces,
@@ -205,20 +205,33 @@ class Planner:
             found=found,
         )
 
-    def _settled(self, line: Line) -> Line:
-        """The line whose timeline holds something: a timeline without a segment goes back to its parent's part."""
-        while line.timeline > 1 and self._catalog.newest(line.timeline) is None:
-            begin = line.parts[-1].begin
-            parent = self._catalog.line(line.parts[-2].timeline)
-            amid = parent.segment(begin // self._segment_bytes, self._segment_bytes)
-            if begin % self._segment_bytes and self._catalog.segments(amid.timeline, amid.folder).get(amid) is not None:
-                raise WalGapError(
-                    f"timeline {int(line.timeline)} began at {begin}, and nothing of it is archived: {amid} is of timeline"
-                    f" {int(parent.timeline)} and may go on otherwise behind that",
-                    hints=[f"exactly to where it began: --timeline {int(parent.timeline)} --to-lsn {begin} --exclusive"],
-                )
-            line = parent
-        return line
+    def _find_line(self) -> tuple[Line, list[Timeline]]:
+        """That of the timeline that was named, else of the newest one that holds something; and the newer ones that do not."""
+        named, target = self._request.timeline, self._request.target
+        if named is None:
+            summaries = [entry.summary for entry in self._entries if entry.summary is not None]
+            of_backups = {Timeline(each.timeline) for each in summaries if each.system_id == self._system_id}
+            newest = self._catalog.newest_timeline(of_backups)
+            newer = [each for each in self._catalog.timelines() if each > newest]
+            return self._catalog.line(newest), [each for each in newer if self._catalog.newest(each) is None]
+        line = self._catalog.line(named)
+        if named > 1 and target.kind == "latest" and not self._request.standby and self._catalog.newest(named) is None:
+            parent, begin = line.parts[-2].timeline, line.parts[-1].begin
+            raise WalGapError(
+                f"nothing of timeline {int(named)} is archived, which began at {begin}",
+                hints=[
+                    f"to the end of timeline {int(parent)}, which it comes from: --timeline {int(parent)}",
+                    f"no further than where it began: --timeline {int(parent)} --to-lsn {begin} --exclusive",
+                ],
+            )
+        return line, []
+
+    def _beside(self, line: Line) -> list[str]:
+        """Hints: the timelines whose WAL a restore along *line* does not see, or not all of it."""
+        return [
+            f"timeline {int(end.timeline)} has WAL of its own up to {end}: --timeline {int(end.timeline)}"
+            for end in self._catalog.beside(line)
+        ]
 
     def _line_at(self, line: Line, end: Lsn) -> Line:
         """The line of the timeline on which recovery is that stops at *end*: that is the one PostgreSQL is told."""
@@ -303,7 +316,8 @@ class Planner:
         needed = Segment.parse(summary.last_segment, self._segment_bytes)
         reached = wal.segments[-1] if wal.segments else None
         if wal.gap is not None and (last is not None or not self._request.accept_gap):
-            raise wal.gap.error()
+            error = wal.gap.error()
+            raise WalGapError(error.message, hints=[*self._beside(line), *error.hints])
         if reached is None or reached.number < needed.number:
             raise WalGapError(
                 f"the WAL of the base backup {summary.id} itself is not all there: it needs {first} to {needed}",
