@@ -266,13 +266,21 @@ def test_targets_that_cannot_be_reached_are_refused(world: World, place: Path) -
             "the newest instant that can be named",
         ),
         (Target("lsn", lsn=Lsn(1 << 40)), "it is not there", "name no target"),
+        (Target("lsn", lsn=Lsn(1 << 40)), "it is not there", "the last LSN that can be named"),
         (Target("xid", xid=last.xid + 1000), "it is not there", "name no target"),
+        (Target("xid", xid=last.xid + 1000), "it is not there", "of a subtransaction"),
         (Target("name", name="moment 9"), "it is not there", "name no target"),
     )
     for target, words, hint in refused:
         with pytest.raises(MissingError, match=words) as caught:
             planned(world, place, target)
         assert any(hint in said for said in caught.value.hints), caught.value.hints
+        for said in caught.value.hints:
+            if said.startswith("the last LSN"):
+                nearest = Lsn.parse(said.split()[8].rstrip(","))
+                planned(world, place, Target("lsn", lsn=nearest))
+                with pytest.raises(MissingError):
+                    planned(world, place, Target("lsn", lsn=Lsn(nearest + 1)))
     with pytest.raises(MissingError, match="it is not there"):
         planned(world, place, Target("xid", xid=xid_within_the_first_backup(world)))
     second = BackupId.parse(world.backups[1])

@@ -22,7 +22,7 @@ from clipper_backup.ops.restore.target_dir import Found, check_space, check_tabl
 from clipper_backup.ops.restore.targets import Target, show_moment
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.account import Account
-from clipper_backup.postgres.wal_records import Kind, as_moment
+from clipper_backup.postgres.wal_records import Kind, Record, as_moment
 from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry, part_of, plain_part, read_entries
 from clipper_backup.repository.line_records import LineRecords
 from clipper_backup.repository.lines import Line
@@ -256,7 +256,7 @@ class Planner:
                 try:
                     entry = choose_backup(left, target, stop=target.lsn, wanted=wanted)
                 except MissingError as error:
-                    raise refused or (error if nearest is None else self._unreachable(nearest)) from None
+                    raise refused or (error if nearest is None else self._unreachable(line, nearest)) from None
                 summary = entry.summary
                 assert summary is not None  # noqa: S101  `on_line` left the others out
                 try:
@@ -269,18 +269,30 @@ class Planner:
                 if isinstance(found, NoStop):
                     nearest = nearest or found
                 if wanted is not None or (isinstance(found, NoStop) and target.kind in {"time", "lsn"}):
-                    raise refused or self._unreachable(found if isinstance(found, NoStop) else NoStop(None, None))
+                    raise refused or self._unreachable(line, found if isinstance(found, NoStop) else NoStop(None, None))
                 left = left[: left.index(entry)]
 
-    def _unreachable(self, found: NoStop) -> MissingError:
+    def _unreachable(self, line: Line, found: NoStop) -> MissingError:
         """Rule 60: PostgreSQL refuses to end before a target that it did not see."""
         target = self._request.target
         known = [] if found.newest_end is None else [f"the newest instant that can be named: {show_moment(found.newest_end)}"]
+        if target.kind == "lsn" and (last := self._last_record(line)) is not None:
+            known.append(f"the last LSN that can be named: --to-lsn {last.start}, where the last archived record begins")
+        if target.kind == "xid":
+            known.append("of a subtransaction, name the transaction it was part of; one that was only prepared has not ended")
         what = "no transaction ended behind it" if target.kind == "time" else "it is not there"
         return MissingError(
             f"{target.describe()} cannot be reached in the WAL that is archived: {what}",
             hints=[*known, "to the end of what is archived: name no target"],
         )
+
+    def _last_record(self, line: Line) -> Record | None:
+        """The last record in the newest segment of the line's timeline; None where none ends in it."""
+        newest, last = self._catalog.newest(line.timeline), None
+        if newest is not None and line.holds(newest):
+            for last in LineRecords(line, self._open).of(newest, every_from=0) or ():  # noqa: B007  its last one is what counts
+                pass
+        return last
 
     def _unusable(self) -> list[str]:
         """What to say of backups that were not looked at because their summaries cannot be read, or are not trusted."""
