@@ -36,8 +36,9 @@ class RestorePlan(Document, kw_only=True, frozen=True):
 
     `timeline` is the target; with its `ancestors` (timeline and LSN, as its history has them) it gives the line. `first` is the
     segment of the backup's start LSN; `last` the one with the last byte of the record at which recovery stops, None for "to the
-    end": then `seen` is the last one that was there when the plan was made, and recovery does not end before it. `settings` are what `wal fetch` needs besides the defaults, by name, as text; secrets are not among them, but the
-    names of their files may be; `environment` is the same of variables that are no settings of ours.
+    end": then `seen` is the last one that was there when the plan was made, and recovery does not end before it. `settings` are
+    what `wal fetch` needs besides the defaults, by name, as text; secrets are not among them, but the names of their files may
+    be; `environment` is the same of variables that are no settings of ours.
     """
 
     schema: int = SCHEMA

@@ -34,7 +34,8 @@ _ENDS_LOOKED_AT = 8
 class TimelineSeen:
     """One timeline: its first and last archived segment, and when that one was written, by the store's clock.
 
-    `holds`: whether there is a segment or a base backup of it. `problem`: why its line is not known. `waiting`: claims behind the last segment, whose objects have not come.
+    `problem`: why its line is not known. `waiting`: claims behind the last segment, whose objects have not come. `holds`:
+    whether there is a segment or a base backup of it.
     """
 
     timeline: Timeline
