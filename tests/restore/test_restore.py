@@ -99,7 +99,7 @@ def test_a_target_gives_what_the_server_held_there(world: World, place: Path) ->
 @pytest.mark.rule(69)
 @pytest.mark.rule(98)
 def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> None:
-    """The second one finds the first one's timeline taken, without anything on it."""
+    """The second one finds the first one's timeline taken, and passes it over, whatever the target: nothing is on it."""
     for timeline in (2, 3):
         folder = place / str(timeline)
         folder.mkdir()
@@ -108,11 +108,19 @@ def test_latest_twice_never_uses_a_timeline_again(world: World, place: Path) -> 
             assert content == at(world, 3).content
             assert started.timeline == timeline
             assert result.archived
+            assert result.plan.line.timeline == 1
+            assert result.plan.passed_over == [Timeline(number) for number in range(2, timeline)]
             assert world.work.store.get(keys.history_key(result.plan.summary.system_id, Timeline(timeline), keys.STORED))
             with session_in(started) as connection:
                 settings: dict[str, str] = dict(connection.execute("SELECT name, setting FROM pg_settings").fetchall())
             assert (settings["listen_addresses"], settings["archive_mode"]) == ("", "off")
             assert started.socket_folder.stat().st_mode & 0o777 == 0o700
+    for target in (Target("xid", xid=at(world, 3).xid), Target("name", name="moment 3"), Target("immediate")):
+        _, plan = planned(world, place, target)
+        assert (plan.line.timeline, plan.summary.id) == (1, world.backups[1])
+    with pytest.raises(WalGapError, match="nothing of timeline 3 is archived") as caught:
+        planned(world, place, Target("latest"), timeline=Timeline(3))
+    assert caught.value.hints[0].endswith(": --timeline 1")
 
 
 @pytest.mark.rule(62)
@@ -260,13 +268,21 @@ def test_targets_that_cannot_be_reached_are_refused(world: World, place: Path) -
             "the newest instant that can be named",
         ),
         (Target("lsn", lsn=Lsn(1 << 40)), "it is not there", "name no target"),
+        (Target("lsn", lsn=Lsn(1 << 40)), "it is not there", "the last LSN that can be named"),
         (Target("xid", xid=last.xid + 1000), "it is not there", "name no target"),
+        (Target("xid", xid=last.xid + 1000), "it is not there", "of a subtransaction"),
         (Target("name", name="moment 9"), "it is not there", "name no target"),
     )
     for target, words, hint in refused:
         with pytest.raises(MissingError, match=words) as caught:
             planned(world, place, target)
         assert any(hint in said for said in caught.value.hints), caught.value.hints
+        for said in caught.value.hints:
+            if said.startswith("the last LSN"):
+                nearest = Lsn.parse(said.split()[8].rstrip(","))
+                planned(world, place, Target("lsn", lsn=nearest))
+                with pytest.raises(MissingError):
+                    planned(world, place, Target("lsn", lsn=Lsn(nearest + 1)))
     with pytest.raises(MissingError, match="it is not there"):
         planned(world, place, Target("xid", xid=xid_within_the_first_backup(world)))
     second = BackupId.parse(world.backups[1])

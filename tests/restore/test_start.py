@@ -139,7 +139,8 @@ class Copy:
         work_folder = self.folder / "work"
         work_folder.mkdir(mode=0o700)
         account.own(work_folder)
-        return Starting(self.data, work_folder, account, 15, target, self.source.begin, self.source.last)
+        must_reach = self.source.last if target.kind == "latest" else None
+        return Starting(self.data, work_folder, account, 15, target, self.source.begin, self.source.last, must_reach)
 
 
 @pytest.fixture
@@ -208,8 +209,9 @@ def test_wal_that_is_refused_ends_it(copy: Copy) -> None:
 
 @pytest.mark.rule(68)
 def test_wal_that_ends_early_is_found(copy: Copy) -> None:
-    gone = segment_of(copy.source.moments[2].lsn)
+    """The last segment alone, so that it stops about where that begins."""
+    gone = segment_of(Lsn(copy.source.last - 1))
     starting = copy.prepare(Target("latest"), f'test "%f" = {gone} && exit 1; cp {copy.source.archive}/%f %p')
-    with pytest.raises(IntegrityError, match=r"recovery ended at .* there is WAL behind"):
+    with pytest.raises(IntegrityError, match=rf"recovery ended at .* the last archived record ends at {copy.source.last}"):
         start_recovered(work(), starting)
     assert not (copy.data / "postmaster.pid").exists()

@@ -118,6 +118,22 @@ def test_without_last_something_later_makes_it_a_gap(restoring: Restoring, later
         restoring.ask((1, 4))
 
 
+@pytest.mark.rule(96)
+@pytest.mark.parametrize("lost", [4, 5, 6])
+def test_what_the_plan_saw_and_is_gone_is_a_gap(restoring: Restoring, lost: int) -> None:
+    """To the end of what is there: all of the end may be lost since, so that nothing lies behind it."""
+    restoring.archive.segments(1, 3, 6)
+    restoring.planned(make_plan(seen=(1, 6)))
+    for number in range(lost, 7):
+        restoring.archive.lose(segment_name(1, number), keys.STORED, keys.CLAIM)
+    for number in range(lost, 7):
+        with pytest.raises(WalGapError, match="all was there up to 000000010000000000000006"):
+            restoring.ask((1, number))
+    assert restoring.ask((1, 7)) is None
+    restoring.archive.segment(1, 7)
+    assert restoring.ask((1, 7)) == plain(1, 7), "archived since"
+
+
 @pytest.mark.parametrize(("left", "gap"), [(5 * MIB, True), (5 * MIB + 1, True), (5 * MIB - 1, False)])
 def test_without_last_a_history_that_left_behind_it_makes_it_a_gap(restoring: Restoring, left: int, gap: bool) -> None:
     """Segment 4 ends at 5 MiB: who left there or later had it whole."""
@@ -682,6 +698,43 @@ def test_a_standby_compares_links_with_the_claim_before(restoring: Restoring) ->
 def test_a_standby_is_given_no_made_history(restoring: Restoring) -> None:
     restoring.archive.history(2, (1, 5 * MIB), stored=False)
     assert restoring.ask_as_standby("00000002.history") is None
+
+
+@pytest.mark.rule(98)
+@pytest.mark.parametrize("status", ["ready   ", "standby "])
+def test_a_standby_stays_when_a_restore_was_opened_beside_it(restoring: Restoring, status: str) -> None:
+    """It must not follow the timeline of that restore, and not take its number either when it is promoted."""
+    restoring.archive.segments(1, 3, 4)
+    restoring.archive.history(2, (1, 5 * MIB + 7))
+    restoring.archive.segments(1, 5, 7)
+    running = restoring.folder / "postmaster.pid"
+    written = ["7", str(restoring.folder), "1795000000", "5432", "/tmp", "", " 1 2"]
+    running.write_text("\n".join([*written, "starting", ""]))
+    assert restoring.ask_as_standby("00000002.history") is None
+    running.write_text("\n".join([*written, status, ""]))
+    for number in range(3, 8):
+        assert restoring.ask_as_standby((1, number)) == plain(1, number)
+    assert restoring.ask_as_standby("00000002.history") == made_history(Timeline(2))
+    assert restoring.ask_as_standby("00000003.history") is None, "the number that it takes when it is promoted"
+
+    kept = restoring.pg_wal / "00000002.history"  # PostgreSQL keeps it
+    kept.write_bytes(made_history(Timeline(2)))
+    running.unlink()
+    assert restoring.ask_as_standby("00000002.history") is None
+    assert not kept.exists()
+    kept.write_bytes(b"1\t0/500007\twhat PostgreSQL wrote\n")
+    assert restoring.ask_as_standby("00000002.history") is None
+    assert kept.exists()
+
+
+def test_a_standby_follows_over_numbers_that_hold_nothing(restoring: Restoring) -> None:
+    """PostgreSQL looks no further than the first number that is not there."""
+    restoring.archive.segments(1, 3, 5)
+    tested = restoring.archive.history(2, (1, 4 * MIB))
+    restoring.archive.history(3, (1, 6 * MIB))
+    restoring.archive.segment(3, 6)
+    assert restoring.ask_as_standby("00000002.history") == tested
+    assert restoring.ask_as_standby((3, 6)) == plain(3, 6)
 
 
 # -- exit codes

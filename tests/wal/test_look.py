@@ -142,6 +142,15 @@ def test_lines_are_followed_across_a_switch(made: MadeRepository) -> None:
     assert _holes(made) == [(segment_name(1, 5), 1, True), (segment_name(2, 6), 1, True)]
 
 
+def test_the_window_is_not_of_a_timeline_that_holds_nothing(made: MadeRepository) -> None:
+    """A restore that was opened beside the living server leaves such a one; the next restore passes it over, too."""
+    _filled(made)
+    made.archive.history(2, (1, 6 * MIB + 77))
+    window = made.look().window
+    assert window is not None
+    assert (window.timeline, window.last.name) == (1, segment_name(1, 9))
+
+
 def test_a_timeline_that_nobody_can_name_is_told(made: MadeRepository) -> None:
     _filled(made)
     made.archive.segments(2, 9, 10)

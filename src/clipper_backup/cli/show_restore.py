@@ -37,6 +37,7 @@ def plan_document(request: Request, plan: Plan) -> Document:
             "exclusive": target.exclusive,
         },
         "timeline": int(plan.line.timeline),
+        "timelines_passed_over": [int(timeline) for timeline in plan.passed_over],
         "stop_lsn": None if plan.stop is None else str(plan.stop.record.start),
         "first_segment": plan.first.name,
         "last_segment": None if plan.last is None else plan.last.name,
@@ -65,7 +66,7 @@ def _plan_pairs(request: Request, plan: Plan) -> list[tuple[str, str]]:
     items = [
         ("target", plan.target.describe() if not request.standby else "a standby, which follows the archive"),
         ("backup", f"{summary.id}, ended {show_moment(summary.stopped_at)}, LSN {summary.stop_lsn}"),
-        ("timeline", str(int(plan.line.timeline))),
+        ("timeline", _timeline(plan)),
         ("WAL", f"{len(plan.wal.segments)} segments, {plan.wal.segments[0]} to {plan.wal.segments[-1]}, all there"),
     ]
     if plan.problem:
@@ -84,6 +85,13 @@ def _plan_pairs(request: Request, plan: Plan) -> list[tuple[str, str]]:
     if plan.forecast_seconds > _GRACE_SECONDS / 2:
         items.append(("hold", f"it may take longer than a prune waits: first `clipper-backup hold {summary.id}`"))
     return items
+
+
+def _timeline(plan: Plan) -> str:
+    number = str(int(plan.line.timeline))
+    if not plan.passed_over:
+        return number
+    return f"{number}; newer, without WAL or a base backup: {', '.join(str(int(each)) for each in plan.passed_over)}"
 
 
 def _loss(plan: Plan) -> str:

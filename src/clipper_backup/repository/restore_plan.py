@@ -36,8 +36,9 @@ class RestorePlan(Document, kw_only=True, frozen=True):
 
     `timeline` is the target; with its `ancestors` (timeline and LSN, as its history has them) it gives the line. `first` is the
     segment of the backup's start LSN; `last` the one with the last byte of the record at which recovery stops, None for "to the
-    end". `settings` are what `wal fetch` needs besides the defaults, by name, as text; secrets are not among them, but the
-    names of their files may be; `environment` is the same of variables that are no settings of ours.
+    end": then `seen` is the last one that was there when the plan was made, and recovery does not end before it. `settings` are
+    what `wal fetch` needs besides the defaults, by name, as text; secrets are not among them, but the names of their files may
+    be; `environment` is the same of variables that are no settings of ours.
     """
 
     schema: int = SCHEMA
@@ -53,6 +54,7 @@ class RestorePlan(Document, kw_only=True, frozen=True):
     ancestors: list[tuple[Annotated[int, msgspec.Meta(ge=1)], LsnText]]
     first: str
     last: str | None
+    seen: str | None = None
     unsigned: bool = False
     settings: dict[str, str]
     environment: dict[str, str] = msgspec.field(default_factory=dict)
@@ -76,6 +78,11 @@ class RestorePlan(Document, kw_only=True, frozen=True):
     def last_segment(self) -> Segment | None:
         """The last one; None to the end of what is there."""
         return None if self.last is None else Segment.parse(self.last, self.segment_bytes)
+
+    @property
+    def seen_segment(self) -> Segment | None:
+        """The last one that was there when this was planned; None when `last` says where it ends."""
+        return None if self.seen is None else Segment.parse(self.seen, self.segment_bytes)
 
 
 register(RestorePlan)

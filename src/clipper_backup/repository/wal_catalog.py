@@ -3,7 +3,7 @@
 It only looks, and never at more than it must: histories lie in one folder, segments in one for each 4 GiB of WAL.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -84,9 +84,19 @@ class WalCatalog:
         """The line of a timeline. MissingError and IntegrityError as for `ancestors`."""
         return Line.of(timeline, self.ancestors(timeline))
 
-    def newest_timeline(self) -> Timeline:
-        """The one with the highest number of those whose history was claimed; 1 without any."""
-        return max((timeline for timeline, listed in self.histories().items() if listed.claim is not None), default=Timeline(1))
+    def newest_timeline(self, of_backups: Container[Timeline] = frozenset()) -> Timeline:
+        """The highest one whose history was claimed and that holds something: a segment, or a base backup; 1 without any.
+
+        A history alone is what a restore leaves that was opened and did not archive. *of_backups* are those of base backups.
+        """
+        claimed = [timeline for timeline, listed in self.histories().items() if listed.claim is not None]
+        holding = (each for each in sorted(claimed, reverse=True) if each in of_backups or self.newest(each) is not None)
+        return next(holding, Timeline(1))
+
+    def beside(self, line: Line) -> list[Segment]:
+        """Where each timeline ends that has WAL beside *line*: behind where the line leaves it, or none of it lies there."""
+        ends = [self.newest(timeline) for timeline in self.timelines()]
+        return [end for end in ends if end is not None and not line.holds(end)]
 
     def is_taken(self, timeline: Timeline) -> bool:
         """Whether a server ever had this number: it left a history, the claim of one, WAL, or a base backup."""

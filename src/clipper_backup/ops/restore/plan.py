@@ -22,7 +22,7 @@ from clipper_backup.ops.restore.target_dir import Found, check_space, check_tabl
 from clipper_backup.ops.restore.targets import Target, show_moment
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.account import Account
-from clipper_backup.postgres.wal_records import Kind, as_moment
+from clipper_backup.postgres.wal_records import Kind, Record, as_moment
 from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry, part_of, plain_part, read_entries
 from clipper_backup.repository.line_records import LineRecords
 from clipper_backup.repository.lines import Line
@@ -81,9 +81,10 @@ class Request:
 class Plan:
     """What will be done. `last` is the segment behind which nothing is needed, None: to the end of what is there.
 
-    `stop` is the record at which recovery stops; `last_commit_at`, of a restore to the latest, when the last transaction ended
-    that is archived, None where none was found near the end. `tablespaces` is where each goes, by OID; `sizes` are bytes by
-    place.
+    `passed_over` are newer timelines that hold nothing, where nobody named one. `stop` is the record at which recovery stops;
+    `last_commit_at`, of a restore to the latest, when the last transaction ended that is archived, and `ends_at` is where the
+    last archived record ends: None where none was found near the end. `tablespaces` is where each goes, by OID; `sizes` are
+    bytes by place.
     """
 
     repository_id: str
@@ -94,7 +95,9 @@ class Plan:
     wal: WalRange
     last: Segment | None
     stop: Stop | None
+    passed_over: Sequence[Timeline]
     last_commit_at: datetime | None
+    ends_at: Lsn | None
     tablespaces: Mapping[int, Path]
     sizes: Mapping[Path, int]
     found: Found
@@ -162,10 +165,8 @@ class Planner:
         """Decide everything. MissingError, WalGapError or UsageError when the target cannot be reached, or not there."""
         request, target = self._request, self._request.target
         found = look_at(request.data, request.account, system_id=self._system_id, replace=request.replace)
-        line = self._catalog.line(request.timeline or self._catalog.newest_timeline())
+        line, passed_over = self._find_line()
         ends = target.kind == "latest"
-        if ends and not request.standby:
-            line = self._settled(line)
         candidates = on_line(self._entries, line, self._system_id)
         stop: Stop | None = None
         try:
@@ -174,7 +175,7 @@ class Planner:
             else:
                 entry, stop = self._find_stop(candidates, line)
         except MissingError as error:
-            raise MissingError(error.message, hints=[*error.hints, *self._unusable()]) from error
+            raise MissingError(error.message, hints=[*self._beside(line), *error.hints, *self._unusable()]) from error
         summary = entry.summary
         assert summary is not None  # noqa: S101  `on_line` left the others out
         last = self._last(summary, stop)
@@ -186,6 +187,7 @@ class Planner:
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
         gone = size_of([request.data, *found.tablespaces]) if found.state in {"unfinished", "cluster"} else {}
         check_space({**sizes, **room}, gone)
+        last_commit_at, ends_at = self._ends(line, wal) if ends else (None, None)
         return Plan(
             repository_id=self._repository_id,
             summary=summary,
@@ -195,26 +197,41 @@ class Planner:
             wal=wal,
             last=last,
             stop=stop,
-            last_commit_at=self._last_commit(line, wal) if ends else None,
+            passed_over=passed_over,
+            last_commit_at=last_commit_at,
+            ends_at=ends_at,
             tablespaces=tablespaces,
             sizes=sizes,
             found=found,
         )
 
-    def _settled(self, line: Line) -> Line:
-        """The line whose timeline holds something: a timeline without a segment goes back to its parent's part."""
-        while line.timeline > 1 and self._catalog.newest(line.timeline) is None:
-            begin = line.parts[-1].begin
-            parent = self._catalog.line(line.parts[-2].timeline)
-            amid = parent.segment(begin // self._segment_bytes, self._segment_bytes)
-            if begin % self._segment_bytes and self._catalog.segments(amid.timeline, amid.folder).get(amid) is not None:
-                raise WalGapError(
-                    f"timeline {int(line.timeline)} began at {begin}, and nothing of it is archived: {amid} is of timeline"
-                    f" {int(parent.timeline)} and may go on otherwise behind that",
-                    hints=[f"exactly to where it began: --timeline {int(parent.timeline)} --to-lsn {begin} --exclusive"],
-                )
-            line = parent
-        return line
+    def _find_line(self) -> tuple[Line, list[Timeline]]:
+        """That of the timeline that was named, else of the newest one that holds something; and the newer ones that do not."""
+        named, target = self._request.timeline, self._request.target
+        if named is None:
+            summaries = [entry.summary for entry in self._entries if entry.summary is not None]
+            of_backups = {Timeline(each.timeline) for each in summaries if each.system_id == self._system_id}
+            newest = self._catalog.newest_timeline(of_backups)
+            newer = [each for each in self._catalog.timelines() if each > newest]
+            return self._catalog.line(newest), [each for each in newer if self._catalog.newest(each) is None]
+        line = self._catalog.line(named)
+        if named > 1 and target.kind == "latest" and not self._request.standby and self._catalog.newest(named) is None:
+            parent, begin = line.parts[-2].timeline, line.parts[-1].begin
+            raise WalGapError(
+                f"nothing of timeline {int(named)} is archived, which began at {begin}",
+                hints=[
+                    f"to the end of timeline {int(parent)}, which it comes from: --timeline {int(parent)}",
+                    f"no further than where it began: --timeline {int(parent)} --to-lsn {begin} --exclusive",
+                ],
+            )
+        return line, []
+
+    def _beside(self, line: Line) -> list[str]:
+        """Hints: the timelines whose WAL a restore along *line* does not see, or not all of it."""
+        return [
+            f"timeline {int(end.timeline)} has WAL of its own up to {end}: --timeline {int(end.timeline)}"
+            for end in self._catalog.beside(line)
+        ]
 
     def _line_at(self, line: Line, end: Lsn) -> Line:
         """The line of the timeline on which recovery is that stops at *end*: that is the one PostgreSQL is told."""
@@ -239,7 +256,7 @@ class Planner:
                 try:
                     entry = choose_backup(left, target, stop=target.lsn, wanted=wanted)
                 except MissingError as error:
-                    raise refused or (error if nearest is None else self._unreachable(nearest)) from None
+                    raise refused or (error if nearest is None else self._unreachable(line, nearest)) from None
                 summary = entry.summary
                 assert summary is not None  # noqa: S101  `on_line` left the others out
                 try:
@@ -252,18 +269,30 @@ class Planner:
                 if isinstance(found, NoStop):
                     nearest = nearest or found
                 if wanted is not None or (isinstance(found, NoStop) and target.kind in {"time", "lsn"}):
-                    raise refused or self._unreachable(found if isinstance(found, NoStop) else NoStop(None, None))
+                    raise refused or self._unreachable(line, found if isinstance(found, NoStop) else NoStop(None, None))
                 left = left[: left.index(entry)]
 
-    def _unreachable(self, found: NoStop) -> MissingError:
+    def _unreachable(self, line: Line, found: NoStop) -> MissingError:
         """Rule 60: PostgreSQL refuses to end before a target that it did not see."""
         target = self._request.target
         known = [] if found.newest_end is None else [f"the newest instant that can be named: {show_moment(found.newest_end)}"]
+        if target.kind == "lsn" and (last := self._last_record(line)) is not None:
+            known.append(f"the last LSN that can be named: --to-lsn {last.start}, where the last archived record begins")
+        if target.kind == "xid":
+            known.append("of a subtransaction, name the transaction it was part of; one that was only prepared has not ended")
         what = "no transaction ended behind it" if target.kind == "time" else "it is not there"
         return MissingError(
             f"{target.describe()} cannot be reached in the WAL that is archived: {what}",
             hints=[*known, "to the end of what is archived: name no target"],
         )
+
+    def _last_record(self, line: Line) -> Record | None:
+        """The last record in the newest segment of the line's timeline; None where none ends in it."""
+        newest, last = self._catalog.newest(line.timeline), None
+        if newest is not None and line.holds(newest):
+            for last in LineRecords(line, self._open).of(newest, every_from=0) or ():  # noqa: B007  its last one is what counts
+                pass
+        return last
 
     def _unusable(self) -> list[str]:
         """What to say of backups that were not looked at because their summaries cannot be read, or are not trusted."""
@@ -299,7 +328,8 @@ class Planner:
         needed = Segment.parse(summary.last_segment, self._segment_bytes)
         reached = wal.segments[-1] if wal.segments else None
         if wal.gap is not None and (last is not None or not self._request.accept_gap):
-            raise wal.gap.error()
+            error = wal.gap.error()
+            raise WalGapError(error.message, hints=[*self._beside(line), *error.hints])
         if reached is None or reached.number < needed.number:
             raise WalGapError(
                 f"the WAL of the base backup {summary.id} itself is not all there: it needs {first} to {needed}",
@@ -307,13 +337,22 @@ class Planner:
             )
         return wal, reached if wal.gap is not None else last
 
-    def _last_commit(self, line: Line, wal: WalRange) -> datetime | None:
-        records = LineRecords(line, self._open)
+    def _ends(self, line: Line, wal: WalRange) -> tuple[datetime | None, Lsn | None]:
+        """When the last transaction ended, and where the last record ends; each None when none does in the last segments.
+
+        A record that goes on behind the last segment is none: recovery stops before it, segments earlier when it is large.
+        """
+        records, ends_at = LineRecords(line, self._open), None
         for segment in reversed(wal.segments[-_ENDS_LOOKED_AT:]):
-            ends = [record.at for record in records.of(segment) or () if record.kind in {Kind.COMMIT, Kind.ABORT}]
-            if (newest := max((at for at in ends if at is not None), default=None)) is not None:
-                return as_moment(newest)
-        return None
+            last, newest = None, None
+            for record in records.of(segment, every_from=0 if ends_at is None else None) or ():
+                last = record.end
+                if record.kind in {Kind.COMMIT, Kind.ABORT} and record.at is not None:
+                    newest = max(newest or record.at, record.at)
+            ends_at = ends_at or last
+            if newest is not None:
+                return as_moment(newest), ends_at
+        return None, ends_at
 
     def _places(self, summary: BaseSummary) -> tuple[dict[int, Path], dict[Path, int]]:
         """Where tablespaces go, and how many bytes go where: the manifest is read to its end, so it is whole (M1)."""

@@ -33,7 +33,9 @@ _ERRORS: Mapping[int, type[ClipperError]] = {error.exit_code: error for error in
 
 @dataclass(frozen=True, slots=True)
 class Starting:
-    """What is to be started. `begin` and `end` are the plan's WAL; of the latest, `end` is the start of its last segment.
+    """What is to be started. `begin` and `end` are the plan's WAL, for its progress; `end` is the start of its last segment.
+
+    Of the latest, `must_reach` is where the last archived record ends; None where that is not known, and for other targets.
 
     `command` is the restore_command for this start alone; `refused` says why WAL was refused, when it was. Without a *port*
     a free one is taken.
@@ -46,6 +48,7 @@ class Starting:
     target: Target
     begin: Lsn
     end: Lsn
+    must_reach: Lsn | None = None
     command: str | None = None
     refused: Callable[[], ClipperError | None] = lambda: None
     port: int | None = None
@@ -181,9 +184,8 @@ def _ended_at(server: PrivateServer, starting: Starting, log: RecoveryLog) -> St
     history = starting.data / "pg_wal" / history_name(log.new_timeline)
     stopped_at = parse_history(history.read_bytes(), history.name)[-1].left_at
     short = starting.target.kind in {"time", "lsn", "xid", "name"} and log.stopping is None
-    # Only of the latest: before a target, recovery stops where the record before it ends, perhaps a segment earlier.
-    if short or (starting.target.kind == "latest" and stopped_at < starting.end):
-        reason = "its target was not reached" if short else f"there is WAL behind {starting.end}"
+    if short or (starting.must_reach is not None and stopped_at < starting.must_reach):
+        reason = "its target was not reached" if short else f"the last archived record ends at {starting.must_reach}"
         raise IntegrityError(
             f"recovery ended at {stopped_at}, and {reason}: the WAL there cannot be read",
             hints=[f"its log: {server.log}", "`clipper-backup wal verify` looks at the WAL that is archived"],

@@ -5,14 +5,15 @@ not the file itself is an error, and ends PostgreSQL.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from clipper_backup.clock import Clock
 from clipper_backup.errors import IntegrityError, ObjectMissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.ops.wal.spool import Spool, hand_over
-from clipper_backup.postgres.history import made_history, parse_history
+from clipper_backup.postgres.history import is_made, made_history, parse_history
+from clipper_backup.postgres.postmaster import is_up
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.restore_plan import Linked, RestorePlan, Turn, links_of, must_fit
 from clipper_backup.repository.wal_catalog import WalCatalog
@@ -146,6 +147,9 @@ class PlannedFetch(_Archive):
             return True
         if self._last is not None:
             raise self._gap(segment, f"recovery needs the WAL up to {self._last}")
+        seen = self._plan.seen_segment
+        if seen is not None and segment.number <= seen.number:
+            raise self._gap(segment, f"when the restore was planned, all was there up to {seen}")
         later = self._later(segment)
         if later is not None:
             raise self._gap(segment, later)
@@ -237,5 +241,22 @@ class StandbyFetch(_Archive):
             must_fit(segment, self._catalog.link_of(claim), self._reader.previous(segment, opened.header))
 
     def _history(self, timeline: Timeline, target: Path) -> bool:
+        if timeline > self._catalog.newest_timeline() and timeline in self._catalog.timelines():
+            return self._nobody_follows(timeline, target)
         data = self._reader.history(timeline)
         return self._missing() if data is None else self._hand_out(history_name(timeline), data, target)
+
+    def _nobody_follows(self, timeline: Timeline, target: Path) -> bool:
+        """Of a number that is taken, and holds nothing: "there is none" for a server that starts, for it would go there.
+
+        One that is up learns that it is taken, for it may be about to be promoted. What is made names no ancestors, so that the
+        server stays where it is otherwise; but it keeps the file in pg_wal, where it must not find it when it starts again.
+        """
+        name, pg_wal = history_name(timeline), target.parent
+        if is_up(pg_wal.parent):
+            return self._hand_out(name, made_history(timeline), target)
+        kept = pg_wal / name
+        with suppress(FileNotFoundError):
+            if is_made(kept.read_bytes()):
+                kept.unlink()
+        return self._missing()

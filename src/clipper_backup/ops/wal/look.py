@@ -34,7 +34,8 @@ _ENDS_LOOKED_AT = 8
 class TimelineSeen:
     """One timeline: its first and last archived segment, and when that one was written, by the store's clock.
 
-    `problem`: why its line is not known. `waiting`: claims behind the last segment, whose objects have not come.
+    `problem`: why its line is not known. `waiting`: claims behind the last segment, whose objects have not come. `holds`:
+    whether there is a segment or a base backup of it.
     """
 
     timeline: Timeline
@@ -43,6 +44,7 @@ class TimelineSeen:
     written_at: datetime | None
     waiting: int
     survey: LineSurvey | None
+    holds: bool
     problem: str | None = None
 
 
@@ -68,9 +70,9 @@ class SystemSeen:
 
     @property
     def current(self) -> TimelineSeen | None:
-        """The newest timeline whose line is known: where a restore to the latest goes."""
+        """The newest timeline that holds something and whose line is known: where a restore to the latest goes."""
         known = [each for each in self.timelines if each.survey is not None]
-        return known[-1] if known else None
+        return next((each for each in reversed(known) if each.holds), known[0] if known else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,8 @@ class Looker:
             stored = {} if last is None else listings.objects(last)
             waiting = 0 if last is None else _waiting(listings, last)
             written_at = max((info.modified_at for info in stored.values()), default=None)
-            seen.append(TimelineSeen(timeline, first, last, written_at, waiting, survey, problem))
+            holds = last is not None or any(each.timeline == timeline for each in backups)
+            seen.append(TimelineSeen(timeline, first, last, written_at, waiting, survey, holds, problem))
         problems = [f"timeline {int(each.timeline)}: {each.problem}" for each in seen if each.problem is not None]
         problems += links.damaged.values()
         return SystemSeen(entry, seen, sorted(listings.twice), links.unlooked, problems)
