@@ -242,5 +242,5 @@ def test_without_either_a_committed_backup_lacks_packs(monkeypatch: pytest.Monke
 def test_a_sleeper_that_does_not_look_lacks_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken on purpose: its intent is dead when it wakes."""
     look_at_nothing(monkeypatch)
-    with pytest.raises((AssertionError, IntegrityError), match="lacks packs|nobody knows which packs"):
+    with pytest.raises((AssertionError, IntegrityError), match=r"lacks packs|nobody knows which packs"):
         test_prune_and_backup_interleaved_at_every_call(World.prune_for_days)
