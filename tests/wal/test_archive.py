@@ -17,15 +17,20 @@ from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format.documents import Repository, encode
 from clipper_backup.format.wal_objects import decode_object
-from clipper_backup.ops.events import Event, Warned
+from clipper_backup.ops.events import Event, Warned, ignore
 from clipper_backup.ops.wal.archive import run_archiver
+from clipper_backup.ops.wal.flights import Flights
+from clipper_backup.ops.wal.open_archive import open_archive
+from clipper_backup.ops.wal.push import Pusher
 from clipper_backup.ops.work import Work
+from clipper_backup.postgres.data_folder import DataFolder
 from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.local import LocalStore
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
+from clipper_backup.wal_names import Kind
 from fixtures.docs import ROOT
 from fixtures.wal import MadeServer, Pushing, segment_bytes
 
@@ -332,6 +337,33 @@ def test_another_repository_in_its_place_is_none(store: MemoryStore, server: Mad
         assert sidecar.ask(later).returncode == 1
         store.put("repository.json", own)
         sidecar.until(lambda: sidecar.ask(later).returncode == 0)
+
+
+def test_nothing_is_written_behind_a_bad_look(store: MemoryStore, server: MadeServer) -> None:
+    """What was claimed in another place must not be linked to, or stored, in ours."""
+    claiming, go = threading.Event(), threading.Event()
+
+    class Held(WrapperStore):
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            claiming.set()
+            go.wait()
+            self._inner.put(key, data, create=create)
+
+    paths = [server.write(number) for number in (1, 2, 3)]
+    folder = DataFolder(server.path, SystemClock())
+    work = replace(Pushing(store).work(), store=Held(store), clock=SystemClock())
+    pusher = Pusher(open_archive(work, folder.layout()), folder, folder.layout())
+    flights = Flights(pusher, ignore, threading.Event(), jobs=2)
+    begun = [flights.begin(path.name, Kind.SEGMENT) for path in paths]
+    claiming.wait()
+    abandoning = threading.Thread(target=flights.abandon)
+    abandoning.start()
+    while not flights._abandoned:
+        time.sleep(0.001)
+    go.set()
+    abandoning.join()
+    assert Pushing(store).names() == [f"{name_of(1)}.claim"], "it was under way"
+    assert {flight.state for flight in begun[1:]} == {"failed"}
 
 
 def test_it_waits_for_its_repository_and_makes_none(server: MadeServer, handshake: Path) -> None:
