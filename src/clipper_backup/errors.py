@@ -63,7 +63,7 @@ class IncompleteError(ClipperError):
 
 
 class NoRepositoryError(ClipperError):
-    """A reading command found no repository.json at the store."""
+    """There is no repository.json at the store, and the command makes none: it reads, or archives WAL."""
 
     exit_code = 10
     meaning = "no repository"

@@ -1,12 +1,15 @@
 """`base create` against real servers: what it stores is what the server had, and what it says of it is true."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from clipper_backup.format.compression import decompress_bytes
 from clipper_backup.format.manifest import File, Outside, Tablespace
 from clipper_backup.ops.base.create import create_base, refuse_damaged
 from clipper_backup.ops.base.delete import check_base_deletable, delete_base
+from clipper_backup.ops.base.gather import Gathering
 from clipper_backup.ops.base.read import base_catalog, base_details
 from clipper_backup.ops.base.verify import verify_base
 from clipper_backup.ops.work import Work
@@ -190,6 +194,47 @@ def test_tablespaces_and_configuration_elsewhere_are_in_it(archived15: Cluster) 
     ((entry, content),) = [each for each in contents.values() if isinstance(each[0], Outside)]
     assert (entry.named, content) == (os.fsencode(outside), Path(outside).read_bytes())
     assert plain_of(work, summary, "tablespace_map") == b"%s %s\n" % (link.named[10:], os.fsencode(place))
+
+
+@contextlib.contextmanager
+def moved_away(path: Path, elsewhere: Path) -> Iterator[None]:
+    """A link is in its place, as of somebody who needed room."""
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    try:
+        yield
+    finally:
+        path.unlink()
+        elsewhere.rename(path)
+
+
+@pytest.mark.rule(17)
+def test_what_lies_behind_a_link_is_in_it_or_there_is_no_backup(archived: Cluster) -> None:
+    data, work = archived.server.data, work_for(archived)
+    elsewhere = archived.server.directory / "elsewhere"
+    for needed in ("base/1", "pg_xact"):
+        with (
+            moved_away(data / needed, elsewhere),
+            pytest.raises(ServerError, match=f"the server leaves out {needed}: a link") as refused,
+        ):
+            create_base(work)
+        assert "tablespace" in refused.value.hints[1]
+    assert committed(work.store) == []
+    with moved_away(data / "pg_ident.conf", elsewhere):
+        summary = backed_up(archived, work).summary
+    entry, content = contents_of(work, summary)[os.fsencode(data / "pg_ident.conf")]
+    assert (type(entry), content) == (Outside, (data / "pg_ident.conf").read_bytes())
+    assert [warning for warning in work.emit.warnings if "pg_ident.conf" in warning]  # type: ignore[attr-defined]  # a Kept
+
+
+def test_a_database_without_its_folder_is_found_whatever_the_server_says() -> None:
+    none: Any = None
+    gathering = Gathering(none, none, none)
+    gathering.databases = {(1663, 1), (1663, 5), (16400, 16500)}
+    before = {1: 1663, 5: 1663, 16500: 16400, 16600: 1663, 16700: 1663}
+    gathering.check_databases(before, {1: 1663, 5: 1663, 16500: 16400, 16600: 16400, 16800: 1663})  # moved, dropped, made
+    with pytest.raises(ServerError, match="the databases with the OIDs 16600, 16700: is it a link"):
+        gathering.check_databases(before, before)
 
 
 @pytest.mark.rule(34)

@@ -11,7 +11,7 @@ import pytest
 import clipper_backup
 from fixtures.cli import DEADLINE_SECONDS, SAMPLE, Outcome, RunCli, StartCli, environment, until_asleep
 from fixtures.stores import StorePlace
-from fixtures.wal import MadeServer
+from fixtures.wal import MadeServer, Pushing
 
 HEAVY = {"cyclopts", "rich", "psycopg", "obstore", "prometheus_client", "msgspec", "backports", "dataclasses", "inspect"}
 
@@ -48,6 +48,7 @@ def test_a_fast_command_runs_without_the_parser(run_cli: RunCli) -> None:
 
 def test_wal_push_starts_light(run_cli: RunCli, local_place: StorePlace, tmp_path: Path) -> None:
     """PostgreSQL starts it for each segment: whatever it imports is paid for each time."""
+    Pushing(local_place.open())  # a repository
     path = MadeServer(tmp_path / "data").write(1)
     words = ["wal", "push", str(path), "--backup-url", local_place.url]
     modules = modules_after(run_cli, f"from clipper_backup.cli.main import main; sys.exit = print; main({words!r})")

@@ -13,7 +13,7 @@ import pytest
 from psycopg import pq
 
 from clipper_backup.errors import AccessError, ServerError
-from clipper_backup.postgres.base_backup import BaseBackup, Member
+from clipper_backup.postgres.base_backup import BaseBackup, Member, is_needed, skipped_path
 from clipper_backup.postgres.replication import Replication, identify
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import Lsn
@@ -240,3 +240,23 @@ def test_waiting_for_the_server_hears_signals(server: PrivateServer) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("said", "path", "needed"),
+    [
+        ('skipping special file "./base/16387"', "base/16387", True),
+        ('skipping special file or directory "./pg_xact"', "pg_xact", True),
+        ('skipping special file "/srv/space/PG_15_202209061/16387"', "/srv/space/PG_15_202209061/16387", True),
+        ("überspringe besondere Datei »./base«", "base", True),
+        ("überspringe besondere Datei „./global/1262“", "global/1262", True),
+        ("omission du fichier spécial « ./base/5 »", "base/5", True),
+        ('пропускается специальный файл "./base/5" ...', "base/5", True),
+        ('skipping special file "./log"', "log", False),
+        ('skipping special file "./base.old/1"', "base.old/1", False),
+        ("something else", None, None),
+    ],
+)
+def test_what_the_server_skips_is_understood_in_any_language(said: str, path: str | None, needed: bool | None) -> None:
+    assert skipped_path(said) == path
+    assert path is None or is_needed(path) is needed

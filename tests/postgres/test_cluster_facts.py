@@ -39,7 +39,7 @@ def test_a_role_that_may_not_see_all_is_told_what_is_missing(postgres: PrivateSe
         facts = cluster_facts(login)
         assert [text for text in facts.left_out if "pg_read_all_settings" in text]
         left_out: list[str] = []
-        assert outside_files(login, left_out) == []
+        assert outside_files(login, left_out, ()) == []
         assert [text for text in left_out if "pg_read_all_settings" in text]
         sql(postgres, "postgres", f"GRANT pg_read_all_settings TO {role}")
         assert not [text for text in cluster_facts(login).left_out if "pg_read_all_settings" in text]
@@ -64,9 +64,12 @@ def test_configuration_outside_pgdata_is_read_with_what_it_includes(major: int) 
             (outside / "hba").write_text("local all all trust\nlocal replication all trust\n")
             server.start()
             left_out: list[str] = []
-            files = outside_files(login_to(server), left_out)
+            held = {"pg_ident.conf", "postgresql.auto.conf"}
+            files = outside_files(login_to(server), left_out, held)
             assert {Path(file.path): file.content for file in files} == {
                 path: path.read_bytes() for path in (outside / "postgresql.conf", outside / "more.conf", outside / "hba")
             }
             assert all(abs(file.modified_at.timestamp() - Path(file.path).stat().st_mtime) < 1 for file in files)
             assert left_out == []
+            behind_a_link = outside_files(login_to(server), left_out, held - {"pg_ident.conf"})
+            assert {file.path for file in behind_a_link} - {file.path for file in files} == {str(server.data / "pg_ident.conf")}

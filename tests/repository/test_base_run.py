@@ -29,7 +29,7 @@ from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import BackupId
-from fixtures.base_repository import PARTS, packs_document, put_backup, put_packs, summary_of
+from fixtures.base_repository import PARTS, packs_document, put_backup, put_packs, put_repository, summary_of
 from fixtures.clocks import START, SteppedClock
 
 HOUR = 3600.0
@@ -79,7 +79,9 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 def store(clock: VirtualClock) -> MemoryStore:
-    return MemoryStore(clock)
+    made = MemoryStore(clock)
+    put_repository(made)
+    return made
 
 
 def committed(store: Store) -> list[BackupId]:
@@ -236,6 +238,10 @@ def lose_object(store: Store, run: Made) -> None:
     store.delete([names.base_key(run.intent.backup_id, names.MANIFEST)])
 
 
+def lose_repository(store: Store, run: Made) -> None:
+    store.delete(["repository.json"])
+
+
 def lose_intent(store: Store, run: Made) -> None:
     store.delete([names.base_key(run.intent.backup_id, names.BASE_INTENT)])
 
@@ -249,6 +255,7 @@ HARMS: dict[str, tuple[Callable[[Store, Made], None], str]] = {
     "its key is gone": (lose_key, r"\.age is not there"),
     "an object is gone": (lose_object, "manifest.zst is missing"),
     "its intent is gone": (lose_intent, "is gone"),
+    "its repository is gone": (lose_repository, "is no longer the repository that it was: repository.json is gone"),
 }
 
 

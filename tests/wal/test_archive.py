@@ -15,12 +15,22 @@ import pytest
 from clipper_backup.clock import SystemClock
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IntegrityError
-from clipper_backup.ops.events import Event, Warned
+from clipper_backup.format.documents import Repository, encode
+from clipper_backup.format.wal_objects import decode_object
+from clipper_backup.ops.events import Event, Warned, ignore
 from clipper_backup.ops.wal.archive import run_archiver
+from clipper_backup.ops.wal.flights import Flights
+from clipper_backup.ops.wal.open_archive import open_archive
+from clipper_backup.ops.wal.push import Pusher
+from clipper_backup.ops.work import Work
+from clipper_backup.postgres.data_folder import DataFolder
+from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.store.faulty import FaultyStore
+from clipper_backup.store.local import LocalStore
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
+from clipper_backup.wal_names import Kind
 from fixtures.docs import ROOT
 from fixtures.wal import MadeServer, Pushing, segment_bytes
 
@@ -84,7 +94,9 @@ def running(server: MadeServer, store: Store, handshake: Path) -> Iterator[Sidec
 
 @pytest.fixture
 def store() -> MemoryStore:
-    return MemoryStore(SystemClock())
+    made = MemoryStore(SystemClock())
+    open_or_create_repository(made, SystemClock(), "a test")
+    return made
 
 
 @pytest.fixture
@@ -281,13 +293,100 @@ def test_an_emptied_handshake_folder_is_made_anew(store: MemoryStore, server: Ma
 def test_what_failed_is_tried_again_in_order(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
     paths = [server.write(number) for number in range(1, 7)]
     # Repository and system are there after two; then claims and objects fail for a while, as in an outage.
-    with running(server, FaultyStore(store, "put:5-14:unavailable", SystemClock()), handshake) as sidecar:
+    with running(server, FaultyStore(store, "put:4-13:unavailable", SystemClock()), handshake) as sidecar:
         for path in paths:
             while (done := sidecar.ask(path)).returncode != 0:
                 assert "scripted fault" in done.stderr
             assert path.name in segments(store), "acknowledged is what is there"
     claims = Pushing(store).names(".claim")
     assert claims == [f"{path.name}.claim" for path in paths]
+
+
+@pytest.mark.rule(1)
+def test_what_went_to_another_place_is_never_acknowledged(server: MadeServer, tmp_path: Path, handshake: Path) -> None:
+    """A volume that is unmounted leaves an empty folder: the same path, and no repository."""
+    folder, volume = tmp_path / "repository", tmp_path / "volume"
+    store = LocalStore(folder)
+    open_or_create_repository(store, SystemClock(), "a test")
+    paths = [server.write(number) for number in (1, 2)]
+    with running(server, store, handshake) as sidecar:
+        assert sidecar.ask(paths[0]).returncode == 0
+        sidecar.until(lambda: segments(store) == [name_of(1), name_of(2)])
+        folder.rename(volume)
+        folder.mkdir()
+        paths += [server.write(number) for number in (3, 4)]
+        refused = sidecar.ask(paths[2])
+        assert (refused.returncode, "is no longer the repository that it was" in refused.stderr) == (1, True), refused
+        assert sidecar.ask(paths[3]).returncode == 1
+        folder.rename(tmp_path / "elsewhere")
+        volume.rename(folder)
+        sidecar.until(lambda: segments(store) == [name_of(number) for number in (1, 2, 3, 4)])
+        assert [sidecar.ask(path).returncode for path in paths[1:]] == [0, 0, 0]
+    links = [decode_object(store.get_stream(info.key), info.key)[0] for info in store.list("wal/") if info.key.endswith(".zst")]
+    assert [header.previous for header in links[1:]] == [header.link for header in links[:-1]]
+
+
+@pytest.mark.rule(1)
+def test_another_repository_in_its_place_is_none(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
+    paths = [server.write(number) for number in (1, 2)]
+    own = store.get("repository.json")
+    with running(server, store, handshake) as sidecar:
+        assert sidecar.ask(paths[0]).returncode == 0
+        store.put("repository.json", encode(Repository(id="0" * 32, created_at=SystemClock().now(), created_by="another")))
+        later = server.write(3)
+        assert sidecar.ask(later).returncode == 1
+        store.put("repository.json", own)
+        sidecar.until(lambda: sidecar.ask(later).returncode == 0)
+
+
+def test_nothing_is_written_behind_a_bad_look(store: MemoryStore, server: MadeServer) -> None:
+    """What was claimed in another place must not be linked to, or stored, in ours."""
+    claiming, go = threading.Event(), threading.Event()
+
+    class Held(WrapperStore):
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            claiming.set()
+            go.wait()
+            self._inner.put(key, data, create=create)
+
+    paths = [server.write(number) for number in (1, 2, 3)]
+    folder = DataFolder(server.path, SystemClock())
+    work = replace(Pushing(store).work(), store=Held(store), clock=SystemClock())
+    pusher = Pusher(open_archive(work, folder.layout()), folder, folder.layout())
+    flights = Flights(pusher, ignore, threading.Event(), jobs=2)
+    begun = [flights.begin(path.name, Kind.SEGMENT) for path in paths]
+    claiming.wait()
+    abandoning = threading.Thread(target=flights.abandon)
+    abandoning.start()
+    while not flights._abandoned:
+        time.sleep(0.001)
+    go.set()
+    abandoning.join()
+    assert Pushing(store).names() == [f"{name_of(1)}.claim"], "it was under way"
+    assert {flight.state for flight in begun[1:]} == {"failed"}
+
+
+def test_it_waits_for_its_repository_and_makes_none(server: MadeServer, handshake: Path) -> None:
+    store = MemoryStore(SystemClock())
+    path = server.write(1)
+    stop = threading.Event()
+    events: list[Event] = []
+    work = Work(Settings(), store, SystemClock(), events.append)
+    thread = threading.Thread(target=run_archiver, args=(work, server.path, handshake, stop))
+    thread.start()
+    sidecar = Sidecar(server, store, handshake, events)
+    try:
+        sidecar.until((handshake / "alive").exists)
+        refused = sidecar.ask(path)
+        assert (refused.returncode, "clipper-backup base create" in refused.stderr) == (1, True), refused
+        assert list(store.list("")) == []
+        assert [text for text in sidecar.warnings() if "no repository" in text] == sidecar.warnings()[:1], "told once"
+        open_or_create_repository(store, SystemClock(), "the first base backup")
+        sidecar.until(lambda: segments(store) == [name_of(1)])
+        assert sidecar.ask(path).returncode == 0
+    finally:
+        stop.set()
+        thread.join()
 
 
 @pytest.mark.rule(10)

@@ -99,6 +99,7 @@ def pushing_processes(server: PrivateServer, handshake: Path, place: StorePlace)
 
     PostgreSQL's account may not be able to run our Python; this process is.
     """
+    Pushing(place.open())
     asked, stop, said = Handshake(handshake, SystemClock(), asked_by=server.data), threading.Event(), []
 
     def run() -> None:
@@ -169,6 +170,7 @@ def test_the_sidecar_under_load_killed_and_started_again(
     def start() -> "subprocess.Popen[str]":
         return start_cli(*words, env=local_place.environment, stderr=subprocess.DEVNULL)
 
+    Pushing(local_place.open())
     sidecar = start()
     last = write_wal(server, 6)
     until(lambda: any((server.data / "pg_wal/archive_status").glob("*.done")), lambda: ready(server))

@@ -13,11 +13,20 @@ import pytest
 
 from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import load
-from clipper_backup.errors import ClipperError, IntegrityError, MissingError, StoreUnavailableError, UsageError, exit_code_of
+from clipper_backup.errors import (
+    ClipperError,
+    IntegrityError,
+    MissingError,
+    NoRepositoryError,
+    StoreUnavailableError,
+    UsageError,
+    exit_code_of,
+)
 from clipper_backup.format.wal_objects import ObjectKind, decode_object, link_of, signed_by
 from clipper_backup.ops.wal.push import push
 from clipper_backup.postgres.control_file import State
 from clipper_backup.postgres.data_folder import DataFolder, WalFile
+from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.repository.systems import add_system, list_systems
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.memory import MemoryStore
@@ -101,10 +110,10 @@ def test_segments_form_a_chain(pushing: Pushing, server: MadeServer) -> None:
 @pytest.mark.rule(3)
 def test_claim_alone_is_no_success(pushing: Pushing, server: MadeServer) -> None:
     path = server.write(1)
-    broken = Pushing(FaultyStore(pushing.store, "put:4:unavailable", pushing.clock), pushing.clock)
+    broken = Pushing(FaultyStore(pushing.store, "put:3:unavailable", pushing.clock), pushing.clock)
     with pytest.raises(StoreUnavailableError):
         broken(path)
-    assert pushing.names() == [f"{FIRST}.claim"], "repository, system and claim came before the put that failed"
+    assert pushing.names() == [f"{FIRST}.claim"], "system and claim came before the put that failed"
     assert pushing(path).state == "archived", "who has the same plaintext goes on"
     assert pushing.names() == [f"{FIRST}.claim", f"{FIRST}.zst"]
 
@@ -152,6 +161,7 @@ def race(store: MemoryStore, paths: list[Path]) -> list[str]:
 def test_two_primaries_at_the_same_moment(tmp_path: Path) -> None:
     for attempt in range(5):
         store = MemoryStore(SystemClock())
+        open_or_create_repository(store, SystemClock(), "a test")
         servers = [MadeServer(tmp_path / f"{attempt}-{seed}", seed=seed) for seed in ("one", "other")]
         ended = race(store, [server.write(1) for server in servers])
         assert "archived" in ended
@@ -253,7 +263,29 @@ def test_a_file_that_is_not_there_and_a_folder_that_is_none(pushing: Pushing, se
         pushing(tmp_path / FIRST)
 
 
-# -- systems
+# -- repository and systems
+
+
+@pytest.mark.rule(1)
+def test_no_repository_is_made_and_none_of_another_id_will_do(pushing: Pushing, server: MadeServer) -> None:
+    """What PostgreSQL may forget lies in the repository that was there before, and is there still."""
+    path = server.write(1)
+
+    class Leaving(WrapperStore):
+        """The volume goes while the file is on its way."""
+
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            self._inner.put(key, data, create=create)
+            if key.endswith(".zst"):
+                self._inner.delete(["repository.json"])
+
+    with pytest.raises(IntegrityError, match="is no longer the repository that it was"):
+        Pushing(Leaving(pushing.store), pushing.clock)(path)
+    empty = MemoryStore(pushing.clock)
+    with pytest.raises(NoRepositoryError) as refused:
+        push(replace(pushing.work(), store=empty), path)
+    assert "`clipper-backup base create`" in refused.value.hints[1]
+    assert list(empty.list("")) == []
 
 
 @pytest.mark.rule(10)
@@ -261,6 +293,7 @@ def test_a_file_that_is_not_there_and_a_folder_that_is_none(pushing: Pushing, se
 def test_first_write_by_two_systems_has_one_winner(tmp_path: Path) -> None:
     for attempt in range(5):
         store = MemoryStore(SystemClock())
+        open_or_create_repository(store, SystemClock(), "a test")
         servers = [MadeServer(tmp_path / f"{attempt}-{system}", system=system) for system in (SYSTEM, SYSTEM + 1)]
         ended = race(store, [server.write(1) for server in servers])
         assert "archived" in ended

@@ -18,8 +18,9 @@ from fixtures.wal import MIB, MadeServer, Pushing
 def kill_points(tmp_path: Path, files: list[Path]) -> list[tuple[int, str]]:
     """Each call that pushing the last of *files* makes, before and after it took place."""
     local = LocalStore(tmp_path / "counted")
+    pushing = Pushing(local)
     for path in files[:-1]:
-        Pushing(local)(path)
+        pushing(path)
     counting = FaultyStore(local, "", SystemClock())
     Pushing(counting)(files[-1])
     return [(number, effect) for number in range(1, counting.calls + 1) for effect in ("kill", "killed")]
@@ -36,12 +37,12 @@ def test_kill_at_every_store_call_of_push(tmp_path: Path, run_cli: RunCli, kind:
         files.append(server.write(2))
     for number, effect in chosen(kill_points(tmp_path, files), 2):
         root = tmp_path / f"{number}-{effect}"
+        pushing = Pushing(LocalStore(root))
         place = {"BACKUP_URL": f"file://{root}", "STORE_RETRY_SECONDS": "0"}
         for path in files[:-1]:
             run_cli("wal", "push", str(path), env=place, check=True)
         faults = environment({**place, "CLIPPER_BACKUP_FAULTS": f"*:{number}:{effect}"})
         died = subprocess.run([*PROGRAM, "wal", "push", files[-1]], env=faults, capture_output=True, check=False)
-        pushing = Pushing(LocalStore(root))
         # Threads ask too: the one that is struck may come after the answer to what matters, never before it.
         assert died.returncode == -signal.SIGKILL, (number, effect, died.stderr)
         claims = {name.removesuffix(".claim") for name in pushing.names(".claim")}

@@ -27,6 +27,14 @@ _DATA_CORRUPTED = "XX001"
 _BAD_PAGE = re.compile(r"checksum verification failed in file .*, block ([0-9]+): calculated")
 _BAD_PAGES = re.compile(r"file .* has a total of ([0-9]+) checksum verification failure")
 """basebackup.c, five pages of a file at most, then how many it has. In another language only that some page is bad is known."""
+_QUOTES = "\"'\u00ab\u00bb\u201c\u201d\u201e"
+_SKIPPED = re.compile(rf"[{_QUOTES}]\s?(.+?)\s?[{_QUOTES}]")
+_SKIPS_IN = "sendDir"
+"""What that function of basebackup.c warns of is what it leaves out, in whatever language: links that are no tablespaces."""
+_NEEDED = frozenset(
+    {"PG_VERSION", "base", "global", "pg_commit_ts", "pg_logical", "pg_multixact", "pg_tblspc", "pg_twophase", "pg_xact"}
+)
+"""What of PGDATA no cluster starts without. Temporary files, and what is made anew at a start, are skipped without a warning."""
 _KINDS: dict[bytes, Literal["file", "folder", "link"]] = {b"0": "file", b"\0": "file", b"5": "folder", b"2": "link"}
 
 
@@ -84,6 +92,7 @@ class BaseBackup:
         self._current = b""
         self.damaged: dict[bytes, Damage] = {}
         self.warnings: list[str] = []
+        self._lost: list[str] = []
         quoted = label.replace("'", "''")
         replication.connection.add_notice_handler(self._noticed)
         with translated(_DOING):
@@ -106,11 +115,13 @@ class BaseBackup:
         """Everything in the server's order, tablespaces first; a file's content in pieces, at once and to its end.
 
         `backup_label` and `tablespace_map` are among them, `global/pg_control` comes last. ServerError when the session breaks,
-        or when the server ends the backup: it was promoted, shut down, or the file is gone that it was reading.
+        or when the server ends the backup: it was promoted, shut down, or the file is gone that it was reading; and when it
+        leaves out what the cluster needs.
         """
         with translated(_DOING):
             while (folder := self._stream.next_archive()) is not None:
                 while (header := self._stream.take(_BLOCK)) != bytes(_BLOCK):
+                    self._check_nothing_lost()
                     member = _member(header, folder)
                     self._current = member.path
                     content = self._content(member.size_bytes)
@@ -144,6 +155,7 @@ class BaseBackup:
                         raise error_from_result(result)
                     if not self.damaged:
                         self.damaged[b""] = Damage(1)
+        self._check_nothing_lost()
         if stop is None:
             raise ServerError(f"{_DOING}: the server did not say where it ends")
         if stop.timeline != self.start.timeline:
@@ -153,17 +165,40 @@ class BaseBackup:
             )
         return stop
 
+    def _check_nothing_lost(self) -> None:
+        if self._lost:
+            raise ServerError(
+                f"the server leaves out {', '.join(self._lost)}: a link, or no file at all, which no base backup holds",
+                hints=[
+                    "stop the server, put in place of the link what it leads to, and start it again",
+                    "to keep data elsewhere, make a tablespace there: those are backed up",
+                ],
+            )
+
     def _noticed(self, said: psycopg.errors.Diagnostic) -> None:
         # It comes between the messages with the content of the file that it is about.
         text = said.message_primary or ""
         if said.severity_nonlocalized == "WARNING":
             self.warnings.append(text)
+            if said.source_function == _SKIPS_IN and (path := skipped_path(text)) is not None and is_needed(path):
+                self._lost.append(path)
         if (page := _BAD_PAGE.match(text)) is not None:
             damage = self.damaged.setdefault(self._current, Damage())
             damage.pages.append(int(page[1]))
             damage.count += 1
         elif (total := _BAD_PAGES.match(text)) is not None:
             self.damaged.setdefault(self._current, Damage()).count = int(total[1])
+
+
+def skipped_path(text: str) -> str | None:
+    """The path in the server's warning that it skips something: from PGDATA on, absolute in a tablespace."""
+    found = _SKIPPED.search(text)
+    return None if found is None else found[1].removeprefix("./")
+
+
+def is_needed(path: str) -> bool:
+    """Whether a cluster without it is none."""
+    return path.startswith("/") or path.split("/", 1)[0] in _NEEDED
 
 
 def _tablespaces(result: PGresult) -> tuple[Sequence[TablespaceInfo], int]:

@@ -1,9 +1,10 @@
 """What a restore on another machine must know of a cluster, asked before its base backup: sizes, settings, libraries, collations.
 
-Also its configuration outside PGDATA, which no base backup holds (rule 17). What the role may not see is left out and said.
+Also its configuration outside PGDATA or behind links, which no base backup holds (rule 17). What the role may not see is left
+out and said.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -137,6 +138,13 @@ def archiver_failure(login: Login) -> str | None:
     return str(found[0][0]) if found else None
 
 
+def databases_placed(login: Login) -> dict[int, int]:
+    """The OID of each database, and of the tablespace that it lies in; without those whose DROP was not finished."""
+    with closing(connect(login)) as connection, translated("asking for the server's databases"):
+        found = rows(connection, "SELECT oid::bigint, dattablespace::bigint FROM pg_database WHERE datconnlimit <> -2")
+    return {int(oid): int(tablespace) for oid, tablespace in found}
+
+
 def server_now(login: Login) -> datetime:
     """The server's clock, by which commits are timed."""
     with closing(connect(login)) as connection, translated("asking the server for its time"):
@@ -216,19 +224,23 @@ def _of_database(login: Login, name: str, left_out: list[str]) -> tuple[Sequence
         return None
 
 
-def outside_files(login: Login, left_out: list[str]) -> list[OutsideFile]:
-    """The configuration files outside PGDATA, by path; what cannot be read is said in *left_out*."""
+def outside_files(login: Login, left_out: list[str], inside: Container[str]) -> list[OutsideFile]:
+    """The configuration files outside PGDATA, by path; what cannot be read is said in *left_out*.
+
+    *inside* are the files of PGDATA that the backup holds: what is not among them lies elsewhere, behind a link.
+    """
     with closing(connect(login)) as connection:
-        return [*_outside(connection, left_out)]
+        return [*_outside(connection, left_out, inside)]
 
 
-def _outside(connection: Connection, left_out: list[str]) -> Iterator[OutsideFile]:
+def _outside(connection: Connection, left_out: list[str], inside: Container[str]) -> Iterator[OutsideFile]:
     directory, paths = _configuration(connection, left_out)
     if directory is None:
         left_out.append("configuration outside PGDATA: this role may not see where it is, it needs pg_read_all_settings")
         return
     for path in sorted(paths):
-        if PurePosixPath(path).is_relative_to(directory):
+        below = PurePosixPath(path).is_relative_to(directory)
+        if below and str(PurePosixPath(path).relative_to(directory)) in inside:
             continue
         try:
             found = rows(
@@ -243,7 +255,8 @@ def _outside(connection: Connection, left_out: list[str]) -> Iterator[OutsideFil
             raise query_error(f"reading {path}", error) from error
         content, modified_at = found[0]
         if content is None or modified_at is None:
-            left_out.append(f"{path}: the server names it, and it does not exist")
+            if not below:
+                left_out.append(f"{path}: the server names it, and it does not exist")
         elif len(content) > _FILE_BYTES_MAX:
             left_out.append(f"{path}: it has more than {_FILE_BYTES_MAX} bytes, so it is no configuration file")
         else:

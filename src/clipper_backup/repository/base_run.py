@@ -27,6 +27,7 @@ from clipper_backup.repository.base_intents import LiveIntent
 from clipper_backup.repository.data_keys import Sealer
 from clipper_backup.repository.dumps import other_bytes
 from clipper_backup.repository.leases import Lease
+from clipper_backup.repository.root import check_same_repository
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import BackupId, show_time
 
@@ -178,6 +179,7 @@ class BaseRun:
     def _check(self, summary: BaseSummary, packs: PacksDocument) -> None:
         """What is looked at before the commit and after it, in the page's order."""
         self._intent.check()
+        check_same_repository(self._store, summary.repository_id)
         records = read_prune_records(self._store)
         runs = {of_run.run for of_run in packs.runs if of_run.sealed} | ({summary.id} if summary.sealed else set())
         is_doomed = doomed_by(records)

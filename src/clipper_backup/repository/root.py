@@ -39,6 +39,22 @@ def open_or_create_repository(store: Store, clock: Clock, software: str) -> Repo
         return open_repository(store, writing=True)
 
 
+def check_same_repository(store: Store, repository_id: str) -> None:
+    """IntegrityError when the store is not, or no longer, the repository of that id: another volume, or none, may lie there."""
+    try:
+        found = decode(store.get(names.REPOSITORY), Repository, names.REPOSITORY).id
+    except ObjectMissingError:
+        found = "gone"
+    if found != repository_id:
+        raise IntegrityError(
+            f"{store.url} is no longer the repository that it was: {names.REPOSITORY} is {found}, not {repository_id}",
+            hints=[
+                "a volume that is not mounted, or another one in its place? A bucket that was emptied?",
+                "nothing that is stored there now is acknowledged",
+            ],
+        )
+
+
 def _look_again(store: Store, missing: ObjectMissingError) -> bytes:
     """What somebody else put there just now, and may have gone on to write more; else the error that says what is wrong."""
     try:

@@ -30,6 +30,7 @@ from clipper_backup.format.physical_names import CLAIM, LINK, STORED, archive_ke
 from clipper_backup.format.wal_objects import NO_LINK, Header, ObjectKind, Place, place_of
 from clipper_backup.postgres.history import Ancestor
 from clipper_backup.postgres.wal_files import ChangedError
+from clipper_backup.repository.root import check_same_repository
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
 from clipper_backup.values import Lsn, Timeline
 
@@ -235,6 +236,10 @@ class WalArchive:
     def is_fresh(self, claimed: Claimed) -> bool:
         """Step 4: whether it may be acknowledged still; else everything is asked again, from step 1."""
         return self._clock.since_boot() - claimed.at < CLAIM_SECONDS
+
+    def check_place(self) -> None:
+        """Step 4 too: IntegrityError when the store is no longer the repository that this archive was opened in."""
+        check_same_repository(self._store, self._repository_id.hex())
 
     def heal(self, late: Claimed, behind: Source, claim: Claim) -> bool:
         """Link *behind*, whose *claim* was made while *late* was not there yet; the caller has proved that both are one server's.

@@ -41,7 +41,7 @@ from clipper_backup.ops.lease import BASE_LEASE, take_lease
 from clipper_backup.ops.scratch import scratch_folder
 from clipper_backup.ops.work import SOFTWARE, Work, repository_of, step, this_process
 from clipper_backup.postgres.base_backup import BaseBackup
-from clipper_backup.postgres.cluster_facts import archiver_failure, outside_files, server_now
+from clipper_backup.postgres.cluster_facts import archiver_failure, databases_placed, outside_files, server_now
 from clipper_backup.postgres.control_file import ControlFile
 from clipper_backup.postgres.replication import Replication
 from clipper_backup.postgres.wal_stream import HeldWal
@@ -241,13 +241,15 @@ class _Making:
         page_bytes = source.facts.page_bytes
         sorter = EntrySorter(self._scratch)
         take = self._adopted(parent, page_bytes)
+        databases = databases_placed(source.login)
         with HeldWal(source.login) as held:
             with RunWriter(
                 work.store, frames, page_bytes, reader=take.reader, adoption=take.adoption, seed=take.seed
             ) as writer:  # fmt: skip
                 gathering = Gathering(writer, None if parent is None else parent.known, sorter)
                 copied = self._copy(run, gathering)
-                for file in outside_files(source.login, self._warnings):
+                gathering.check_databases(databases, databases_placed(source.login))
+                for file in outside_files(source.login, self._warnings, gathering.inside):
                     gathering.take_outside(file)
                 with step(work, "packs", "store the last packs") as running:
                     written = writer.finish()

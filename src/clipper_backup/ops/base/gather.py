@@ -1,6 +1,7 @@
 """The server's files on their way into packs and into the table, where each line waits until its content lies somewhere."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ _OWN = frozenset({LABEL, TABLESPACE_MAP})
 _WAITING_MAX = 4096
 """Files whose place was not known when they were read, before those are looked for that have one by now."""
 _TABLESPACES = b"pg_tblspc"
+_DEFAULT_TABLESPACE = 1663
+_OF_DATABASE = re.compile(rb"(?:base|pg_tblspc/(?P<tablespace>[0-9]+)/[^/]+)/(?P<database>[0-9]+)/PG_VERSION")
+"""A database has this file in the tablespace that is its own."""
 _OUTSIDE_MODE = 0o600
 """The server tells no more of a file outside PGDATA than its size and time."""
 
@@ -32,7 +36,8 @@ class _Waiting:
 class Gathering:
     """Takes the members of a base backup, in the server's order, from one thread.
 
-    `own` is what the server wrote for this backup alone, `control` the content of pg_control.
+    `own` is what the server wrote for this backup alone, `control` the content of pg_control. `databases` are tablespace and
+    OID of each database whose folder was there, `inside` the files of PGDATA that are of no database.
     """
 
     def __init__(self, writer: RunWriter, known: KnownFiles | None, sorter: EntrySorter) -> None:
@@ -42,6 +47,8 @@ class Gathering:
         self._damaged: dict[bytes, Damage] = {}
         self.own: dict[bytes, bytes] = {}
         self.control = b""
+        self.databases: set[tuple[int, int]] = set()
+        self.inside: set[str] = set()
 
     @property
     def damaged_pages(self) -> int:
@@ -87,12 +94,29 @@ class Gathering:
             self._store(member, content)
 
     def _store(self, member: Member, content: Iterable[bytes], *, adopt: bool = True, outside: bool = False) -> None:
+        if not outside:
+            self._note(member.path)
         before = self._known.find(member.path, outside=outside) if adopt and self._known is not None else None
         name = member.path.decode(errors="backslashreplace")
         pending = self._writer.file(name, member.size_bytes, content, None if before is None else before.part)
         self._waiting.append(_Waiting(member, pending, outside))
         if len(self._waiting) >= _WAITING_MAX:
             self._settle(len(self._waiting) - 1)  # of the last one not all damage may be known: that is told behind it
+
+    def _note(self, path: bytes) -> None:
+        if (found := _OF_DATABASE.fullmatch(path)) is not None:
+            self.databases.add((int(found["tablespace"] or _DEFAULT_TABLESPACE), int(found["database"])))
+        elif not path.startswith((b"base/", b"pg_tblspc/")):
+            self.inside.add(path.decode(errors="surrogateescape"))
+
+    def check_databases(self, before: Mapping[int, int], after: Mapping[int, int]) -> None:
+        """ServerError when the folder of a database did not come: *before* and *after* the copy it was there, in one place."""
+        lost = sorted(oid for oid, place in before.items() if after.get(oid) == place and (place, oid) not in self.databases)
+        if lost:
+            raise ServerError(
+                f"the server sent no folder of the databases with the OIDs {', '.join(map(str, lost))}: is it a link?",
+                hints=["base/OID must be a folder in PGDATA; to keep a database elsewhere, make a tablespace there"],
+            )
 
     def _settle(self, count: int) -> None:
         still = []

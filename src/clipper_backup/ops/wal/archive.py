@@ -4,12 +4,18 @@ PostgreSQL's own `.ready` files say what there is to do; a request says which fi
 is about that file, in its present state, alone (rule 101).
 """
 
+import math
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
-from clipper_backup.errors import ClipperError
+from clipper_backup.clock import Clock
+from clipper_backup.errors import ClipperError, IntegrityError, NoRepositoryError, StoreError
 from clipper_backup.ops.events import Warned
+from clipper_backup.ops.wal.asked import Asked
 from clipper_backup.ops.wal.flights import Flight, Flights
 from clipper_backup.ops.wal.handshake import Handshake, Request
 from clipper_backup.ops.wal.open_archive import accept, open_archive
@@ -26,43 +32,117 @@ _SCAN_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
 """After a failure that nobody asks about, so long until the next attempt."""
 _BUSY_SECONDS, _BUSY_LOOK_SECONDS, _IDLE_LOOK_SECONDS = 1.0, 0.002, 0.02
+_LOOK_SECONDS = 2.0
+"""Between two looks for repository.json that nobody waits for."""
 _READY, _HISTORY = ".ready", ".history"
+
+Found = TypeVar("Found")
 
 
 def run_archiver(work: Work, pgdata: Path, handshake: Path, stop: threading.Event) -> None:
     """Archive for the server in *pgdata* and answer in *handshake* until *stop* is set.
 
     An error says that this cannot work: no data folder, no store, another cluster's repository. Whatever is wrong with one
-    file is told, and tried again.
+    file is told, and tried again. Where there is no repository yet, or it went, everybody is told no until it is there.
     """
     folder = DataFolder(pgdata, work.clock)
     layout = folder.layout()
-    archive = open_archive(work, layout)
-    accept(work, layout)
+    desk = Handshake(handshake, work.clock, asked_by=pgdata)
+    try:
+        archive = _once_there(work, desk, stop, lambda: open_archive(work, layout), absent=NoRepositoryError)
+        if archive is not None:
+            accept(work, layout)
+        while archive is not None and not stop.is_set():
+            pusher = Pusher(archive, folder, layout)
+            try:
+                _archive(work, pusher, folder, desk, stop)
+            except IntegrityError:
+                # Whatever was stored since the last good look may lie elsewhere: all of it is begun anew.
+                _once_there(work, desk, stop, archive.check_place, absent=ClipperError)
+    finally:
+        desk.rest()
+
+
+def _archive(work: Work, pusher: Pusher, folder: DataFolder, desk: Handshake, stop: threading.Event) -> None:
+    """Until *stop*; IntegrityError when the store is no longer the repository that it was. Nothing is under way then."""
     changed = threading.Event()
-    flights = Flights(Pusher(archive, folder, layout), work.emit, changed, jobs=work.settings.archive_jobs)
-    coordinator = _Coordinator(work, folder, Handshake(handshake, work.clock, asked_by=pgdata), flights)
+    flights = Flights(pusher, work.emit, changed, jobs=work.settings.archive_jobs)
+    coordinator = _Coordinator(work, folder, desk, flights, _Place(pusher.archive.check_place, work.clock, changed))
     try:
         while not stop.is_set():
             changed.clear()
             coordinator.turn()
             work.clock.wait(changed, _BUSY_LOOK_SECONDS if coordinator.is_busy else _IDLE_LOOK_SECONDS)
+    except IntegrityError:
+        flights.abandon()
+        raise
     finally:
-        coordinator.rest()
         flights.close()
+
+
+def _once_there(
+    work: Work, desk: Handshake, stop: threading.Event, look: Callable[[], Found], *, absent: type[ClipperError]
+) -> Found | None:
+    """What *look* returns once it raises *absent* no more, and a no to whoever asks until then; None after *stop*."""
+    told = ""
+    while not stop.is_set():
+        try:
+            return look()
+        except absent as error:
+            desk.beat()
+            if error.message != told:
+                told = error.message
+                work.emit(Warned(f"nothing is archived: {told}", error.hints))
+            for request in desk.requests():
+                desk.answer(request, ok=False, lines=[error.message, *error.hints])
+        work.clock.wait(stop, _SCAN_SECONDS)
+    return None
+
+
+class _Place:
+    """Whether the store is still the repository that it was, asked only when somebody waits for the answer, and in a thread."""
+
+    def __init__(self, check: Callable[[], None], clock: Clock, changed: threading.Event) -> None:
+        self._check, self._clock, self._changed = check, clock, changed
+        self._seen_at = -math.inf
+        self._asked: Asked[float] | None = None
+
+    def is_seen_since(self, moment: float) -> bool:
+        """Whether a look that began at *moment* or later found it; begins one where not.
+
+        IntegrityError when the last look found something else; StoreError, once, when it found nothing out.
+        """
+        if self._seen_at < moment and self._asked is None:
+            self._asked = Asked(self._look)
+        if self._asked is not None and self._asked.is_answered:
+            asked, self._asked = self._asked, None
+            self._seen_at = asked.answer()
+        return self._seen_at >= moment
+
+    def _look(self) -> float:
+        began = self._clock.monotonic()
+        try:
+            self._check()
+        except (IntegrityError, StoreError):
+            raise
+        except ClipperError as error:
+            raise StoreError(error.message, hints=error.hints) from error
+        finally:
+            self._changed.set()
+        return began
 
 
 class _Coordinator:
     """Looks what there is to do, begins it in PostgreSQL's order, and answers. It never waits for the store."""
 
-    def __init__(self, work: Work, folder: DataFolder, handshake: Handshake, flights: Flights) -> None:
+    def __init__(self, work: Work, folder: DataFolder, handshake: Handshake, flights: Flights, place: _Place) -> None:
         self._work, self._clock, self._folder = work, work.clock, folder
-        self._handshake, self._flights = handshake, flights
+        self._handshake, self._flights, self._place = handshake, flights, place
         self._known: dict[str, Flight] = {}
         self._histories: set[str] = set()
         self._let_go: set[str] = set()
         self._seen: set[str] = set()
-        self._scanned_at = self._asked_at = -_SCAN_SECONDS
+        self._scanned_at = self._asked_at = self._looked_at = -_LOOK_SECONDS
         self._left_over = False
         self._unlisted = ""
 
@@ -71,12 +151,8 @@ class _Coordinator:
         """Whether somebody asked just now, and may ask again at once."""
         return self._clock.monotonic() - self._asked_at < _BUSY_SECONDS
 
-    def rest(self) -> None:
-        """Nobody is here any more."""
-        self._handshake.rest()
-
     def turn(self) -> None:
-        """Look once."""
+        """Look once. IntegrityError when the store is no longer the repository that it was."""
         self._handshake.beat()
         requests = self._handshake.requests()
         now = self._clock.monotonic()
@@ -93,6 +169,15 @@ class _Coordinator:
             self._scan(asked)
         for request in requests:
             self._answer(request)
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Look for what is stored and not asked for yet: a place that came and went meanwhile must not look like ours."""
+        newest = max((flight.ended_at for flight in self._known.values() if flight.state == "stored"), default=-math.inf)
+        with suppress(StoreError):  # told to whoever asks
+            self._place.is_seen_since(newest)
 
     def _scan(self, asked: set[str]) -> None:
         """Begin what is ready and not begun: histories first, .ready or not (rule 97), then by name."""
@@ -137,6 +222,12 @@ class _Coordinator:
             which = "" if failed.name == name else f"{failed.name}, which comes before it, is not archived: "
             self._handshake.answer(request, ok=False, lines=[which + failed.error.message, *failed.error.hints])
         elif name in self._known and all(each.state == "stored" for each in line):
+            try:
+                if not self._place.is_seen_since(self._known[name].ended_at):
+                    return
+            except StoreError as error:
+                self._handshake.answer(request, ok=False, lines=[error.message, *error.hints])
+                return
             flight = self._known.pop(name)
             # One that is another by now is begun anew by the next look, whatever was stored.
             if self._is_that_file(flight):

@@ -16,6 +16,11 @@ class Asked(Generic[Answer]):
         self._thread = threading.Thread(target=self._run, args=(call,), name="asked", daemon=True)
         self._thread.start()
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether `answer` need not wait."""
+        return not self._thread.is_alive()
+
     def answer(self) -> Answer:
         """What it returned; what it raised is raised here."""
         self._thread.join()

@@ -63,9 +63,14 @@ class Flights:
         self._sure: set[Timeline] = set()
         self._last: dict[Timeline, Claimed] = {}
         self._told: dict[str, str] = {}
+        self._abandoned = False
+        self._writing: list[threading.Thread] = []
         for target, count in ((self._read_all, jobs), (self._claim_all, 1), (self._store_all, jobs)):
             for _ in range(count):
-                threading.Thread(target=target, name="archive", daemon=True).start()
+                thread = threading.Thread(target=target, name="archive", daemon=True)
+                thread.start()
+                if target != self._read_all:
+                    self._writing.append(thread)
 
     def begin(self, name: str, kind: Kind) -> Flight:
         """A new one. Those of one timeline are claimed in the order in which they are begun."""
@@ -86,6 +91,13 @@ class Flights:
             self._reads.put(None)
             self._stores.put(None)
         self._claims.put(None)
+
+    def abandon(self) -> None:
+        """The same, and whatever was begun ends without success; nothing is written any more when this returns."""
+        self._abandoned = True
+        self.close()
+        for thread in self._writing:
+            thread.join()
 
     # -- the tasks, each in its threads
 
@@ -150,10 +162,13 @@ class Flights:
         self._stores.put(lambda: self._store(flight, claimed, behind))
 
     def _check_not_behind(self, flight: Flight) -> None:
-        if flight.timeline in self._failed:
+        if self._abandoned or flight.timeline in self._failed:
             raise BehindError(f"what comes before {flight.name} was not archived")
 
     def _store(self, flight: Flight, claimed: Claimed, behind: Claim | None) -> None:
+        if self._abandoned:
+            self._end(flight, BehindError(f"{flight.name} was claimed, and not stored"))
+            return
         try:
             self._pusher.archive.store(claimed)
             self._pusher.heal(claimed, behind)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from clipper_backup.config import Settings
+from clipper_backup.errors import NoRepositoryError
 from clipper_backup.format.base_documents import SystemEntry
 from clipper_backup.ops.keys import opener_of, sealer_of, signer_of
-from clipper_backup.ops.work import SOFTWARE, Work, repository_of, this_process
+from clipper_backup.ops.work import SOFTWARE, Work, this_process
 from clipper_backup.postgres.wal_pages import WalLayout
+from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.systems import accept_system, physical_id
 from clipper_backup.repository.wal_archive import ArchiveKeys, WalArchive
 
@@ -24,8 +26,18 @@ def archive_keys(settings: Settings) -> ArchiveKeys:
 
 
 def open_archive(work: Work, layout: WalLayout) -> WalArchive:
-    """The archive for a server with that *layout*; the first one makes the repository. Nothing may be claimed before `accept`."""
-    repository = repository_of(work)
+    """The archive for a server with that *layout*. Nothing may be claimed before `accept`.
+
+    NoRepositoryError where none is: archiving never makes one, since a volume that is not mounted looks like a new place.
+    """
+    try:
+        repository = open_repository(work.store, writing=True)
+    except NoRepositoryError as error:
+        hints = [
+            "if there should be one: is its volume mounted? Is BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET) right?",
+            "if not: the first `clipper-backup base create` makes it; PostgreSQL keeps its WAL until then",
+        ]
+        raise NoRepositoryError(error.message, hints=hints) from error
     return WalArchive(
         work.store,
         work.clock,

@@ -36,7 +36,7 @@ def push(work: Work, path: Path) -> Pushed:
     """Archive the file at *path*, which is in pg_wal of its data folder.
 
     IntegrityError when the archive has other bytes under its name or is another cluster's, or the file is not what its name
-    says: then another try will not help.
+    says: then another try will not help. NoRepositoryError where none is: it makes none.
     """
     kind = _kind_of(path)
     folder = DataFolder(data_folder_of(path), work.clock)
@@ -45,9 +45,12 @@ def push(work: Work, path: Path) -> Pushed:
     accepted = Asked(lambda: accept(work, layout))
     pusher = Pusher(archive, folder, layout)
     if kind is Kind.SEGMENT:
-        return pusher.push_segment(path.name, accepted)
-    accepted.answer()
-    return pusher.push_other(pusher.source(path.name))
+        pushed = pusher.push_segment(path.name, accepted)
+    else:
+        accepted.answer()
+        pushed = pusher.push_other(pusher.source(path.name))
+    archive.check_place()
+    return pushed
 
 
 def _kind_of(path: Path) -> Kind:
