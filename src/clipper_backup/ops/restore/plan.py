@@ -18,7 +18,7 @@ from clipper_backup.kinds import NONE
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.choose import choose_backup, on_line
 from clipper_backup.ops.restore.recovery import tablespaces_in
-from clipper_backup.ops.restore.target_dir import Found, check_space, check_tablespaces, look_at, size_of
+from clipper_backup.ops.restore.target_dir import Found, check_space, check_tablespaces, emptied, look_at, size_of, version_folder
 from clipper_backup.ops.restore.targets import Target, show_moment
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.account import Account
@@ -105,6 +105,16 @@ class Plan:
         return Segment.parse(self.summary.first_segment, self.summary.sizes.segment_bytes)
 
     @property
+    def version_folder(self) -> str:
+        """Of its tablespaces."""
+        return version_folder(self.summary.versions.server_major, self.summary.versions.catalog)
+
+    @property
+    def emptied(self) -> tuple[Path, ...]:
+        """The folders of tablespaces that are emptied first."""
+        return emptied(self.found, self.tablespaces.values())
+
+    @property
     def plain_bytes(self) -> int:
         """Of all files."""
         return sum(self.sizes.values())
@@ -182,9 +192,11 @@ class Planner:
             line = self._line_at(line, stop.record.end if stop is not None else Lsn.parse(summary.stop_lsn))
         wal, last = self._follow(line, summary, last)
         tablespaces, sizes = self._places(summary)
-        check_tablespaces(request.data, tablespaces, found, request.account)
+        versions = summary.versions
+        version = version_folder(versions.server_major, versions.catalog)
+        check_tablespaces(request.data, tablespaces, found, request.account, version=version)
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
-        gone = size_of([request.data, *found.tablespaces]) if found.state in {"unfinished", "cluster"} else {}
+        gone = size_of([request.data, *emptied(found, tablespaces.values())]) if found.state in {"unfinished", "cluster"} else {}
         check_space({**sizes, **room}, gone)
         return Plan(
             repository_id=self._repository_id,

@@ -22,7 +22,7 @@ from clipper_backup.ops.restore.files import FileWriter, Places
 from clipper_backup.ops.restore.plan import Plan, Request
 from clipper_backup.ops.restore.recovery import Recovery, remapped, write_recovery, write_synced
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
-from clipper_backup.ops.restore.target_dir import begin, finish, look_at, save_wal, work_folder
+from clipper_backup.ops.restore.target_dir import begin, check_tablespaces, finish, look_at, save_wal, work_folder
 from clipper_backup.ops.wal.open_restore import open_restore
 from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.wal.restore_command import restore_command
@@ -81,14 +81,18 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
     with work_folder(request.folder, request.account):
         # Looked at again: minutes may have passed since the plan was made.
         found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
+        check_tablespaces(request.data, plan.tablespaces, found, request.account, version=plan.version_folder)
+        used = list(plan.tablespaces.values())
+        if left := sorted(set(found.tablespaces) - {folder.resolve() for folder in used}):
+            work.emit(Warned(f"tablespaces of what lay there are left as they are: {', '.join(map(str, left))}"))
         saved_in = request.folder / f"{_SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"
         saved = save_wal(request.data, saved_in) if found.state == "cluster" else []
         if saved:
             work.emit(Warned(f"{len(saved)} files of the former server's pg_wal that may not be archived are kept in {saved_in}"))
-        begin(request.data, request.account, list(plan.tablespaces.values()), backup=plan.summary.id)
+        begin(request.data, request.account, found, used, version=plan.version_folder, backup=plan.summary.id)
         _keep_plan(work, request, plan)
         has_outside = _write_files(work, request, plan)
-        finish(request.data)
+        finish(request.data, used)
         result = Restored(
             plan=plan,
             data=request.data,
