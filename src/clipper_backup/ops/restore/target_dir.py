@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,34 +86,34 @@ def _check_parent(data: Path) -> None:
 
 
 def _refuse_running(data: Path) -> None:
-    """UsageError when the server that wrote postmaster.pid still lives.
+    """UsageError when postmaster.pid is there: a server runs, or died.
 
-    Its working folder is its data folder; where that cannot be seen (another user's process) a living process is enough.
+    Which of them cannot be told: a server in another container or on another machine has no number here, or another's.
     """
+    path = data / "postmaster.pid"
     try:
-        first, *_ = (data / "postmaster.pid").read_text(errors="replace").splitlines() or [""]
+        first, *_ = path.read_text(errors="replace").splitlines() or [""]
     except FileNotFoundError:
         return
-    try:
-        pid = abs(int(first))  # negative: a single-user session
-        if pid == 0:
-            return
-        os.kill(pid, 0)
-    except (ValueError, ProcessLookupError, OverflowError):
-        return
-    except PermissionError:
-        pass
-    try:
-        if not Path(f"/proc/{pid}/cwd").samefile(data):
-            return  # the number was given to another program since
-    except FileNotFoundError:
-        return
-    except OSError:
-        pass
+    if _runs_here(data, first):
+        raise UsageError(
+            f"a PostgreSQL server runs in {data}, as process {first.lstrip('-')}",
+            hints=["stop it first, or restore into another folder"],
+        )
     raise UsageError(
-        f"a PostgreSQL server runs in {data}, as process {pid}",
-        hints=["stop it first, or restore into another folder", "if that process is none: remove postmaster.pid there"],
+        f"a PostgreSQL server may run in {data}: it has a postmaster.pid",
+        hints=[
+            "servers in other containers and on other machines cannot be seen from here: stop it, and the file goes",
+            f"when it died, and none runs in any container or machine that has this folder: rm {shlex.quote(str(path))}",
+        ],
     )
+
+
+def _runs_here(data: Path, number: str) -> bool:
+    """Whether a process of that number, as postmaster.pid has it (negative: single-user), has *data* as its working folder."""
+    with contextlib.suppress(OSError, ValueError):
+        return Path(f"/proc/{abs(int(number))}/cwd").samefile(data)
+    return False
 
 
 def _look_at_cluster(data: Path, system_id: str, *, replace: bool) -> Found:
