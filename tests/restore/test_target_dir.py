@@ -11,7 +11,7 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
-from clipper_backup.errors import ClipperError, LockedError, UsageError
+from clipper_backup.errors import ClipperError, UsageError
 from clipper_backup.ops.restore.target_dir import (
     MARKER,
     Found,
@@ -23,7 +23,6 @@ from clipper_backup.ops.restore.target_dir import (
     look_at,
     save_wal,
     size_of,
-    work_folder,
 )
 from clipper_backup.postgres.account import Account
 
@@ -265,10 +264,3 @@ def test_too_little_space_is_refused(tmp_path: Path) -> None:
     check_space({tmp_path / "not/there/yet": free, tmp_path: 1 << 30}, {tmp_path: 2 << 30})
     (tmp_path / "file").write_bytes(bytes(100_000))
     assert size_of([tmp_path])[tmp_path] >= 100_000
-
-
-def test_one_restore_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
-    with work_folder(tmp_path / "work", US):
-        assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
-        with pytest.raises(LockedError), work_folder(tmp_path / "work", US):
-            pass

@@ -20,6 +20,7 @@ from clipper_backup.ops.restore.choose import choose_backup, on_line
 from clipper_backup.ops.restore.recovery import tablespaces_in
 from clipper_backup.ops.restore.target_dir import Found, check_space, check_tablespaces, emptied, look_at, size_of, version_folder
 from clipper_backup.ops.restore.targets import Target, show_moment
+from clipper_backup.ops.restore.work_dir import check_work_folder
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.wal_records import Kind, as_moment
@@ -195,6 +196,7 @@ class Planner:
         versions = summary.versions
         version = version_folder(versions.server_major, versions.catalog)
         check_tablespaces(request.data, tablespaces, found, request.account, version=version)
+        check_work_folder(request.folder, request.account, [request.data, *tablespaces.values(), *found.tablespaces])
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
         gone = size_of([request.data, *emptied(found, tablespaces.values())]) if found.state in {"unfinished", "cluster"} else {}
         check_space({**sizes, **room}, gone)

@@ -22,7 +22,8 @@ from clipper_backup.ops.restore.files import FileWriter, Places
 from clipper_backup.ops.restore.plan import Plan, Request
 from clipper_backup.ops.restore.recovery import Recovery, remapped, write_recovery, write_synced
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
-from clipper_backup.ops.restore.target_dir import begin, check_tablespaces, finish, look_at, save_wal, work_folder
+from clipper_backup.ops.restore.target_dir import begin, check_tablespaces, finish, look_at, save_wal
+from clipper_backup.ops.restore.work_dir import work_folder
 from clipper_backup.ops.wal.open_restore import open_restore
 from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.wal.restore_command import restore_command
@@ -78,11 +79,11 @@ class Restored:
 def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, port: int | None = None) -> Restored:
     """Carry out *plan*. Errors of the store, of damage and of the file system leave an unfinished folder behind."""
     began = work.clock.monotonic()
-    with work_folder(request.folder, request.account):
+    used = list(plan.tablespaces.values())
+    with work_folder(request.folder, request.account, [request.data, *used, *plan.found.tablespaces]):
         # Looked at again: minutes may have passed since the plan was made.
         found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
         check_tablespaces(request.data, plan.tablespaces, found, request.account, version=plan.version_folder)
-        used = list(plan.tablespaces.values())
         if left := sorted(set(found.tablespaces) - {folder.resolve() for folder in used}):
             work.emit(Warned(f"tablespaces of what lay there are left as they are: {', '.join(map(str, left))}"))
         saved_in = request.folder / f"{_SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"

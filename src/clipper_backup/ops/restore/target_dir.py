@@ -6,7 +6,6 @@ restore and its target: who finds another's there, or none, may not empty them, 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipper_backup.errors import ClipperError, IntegrityError, LockedError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError, UsageError
 from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.control_file import ControlFile
 from clipper_backup.values import show_bytes
@@ -207,7 +206,8 @@ def check_tablespaces(data: Path, folders: Mapping[int, Path], found: Found, acc
         inside = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {""}
         ours = folder.resolve() in found.tablespaces
         if others := sorted(inside - {_NEW_MARKER} - ({MARKER, version} if ours else set())):
-            raise UsageError(f"{name} would lie in {folder}, which is not empty: it holds {others[0]}", hints=[hint])
+            left = [f"{MARKER} is of another restore, which was killed or goes on"] if MARKER in others else []
+            raise UsageError(f"{name} would lie in {folder}, which is not empty: it holds {others[0]}", hints=[*left, hint])
         if folder.stat().st_uid != account.uid:
             raise UsageError(f"{name} would lie in {folder}, which belongs to another user", hints=[hint])
         if ours and (user := _server_of(folder, data)) is not None:
@@ -261,26 +261,6 @@ def size_of(folders: Iterable[Path]) -> dict[Path, int]:
             (Path(parent) / name).lstat().st_blocks * 512 for parent, _, names in os.walk(folder) for name in names
         )
     return sizes
-
-
-@contextlib.contextmanager
-def work_folder(folder: Path, account: Account) -> Iterator[None]:
-    """Make the restore folder, for its owner alone, and hold it. LockedError when another restore works there."""
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        account.own(folder)
-        folder.chmod(0o700)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ClipperError(f"cannot make the folder {folder}: {error.strerror}", hints=["name another: --work-dir"]) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(f"another restore works with {folder}", hints=["wait for it, or end it"]) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def save_wal(data: Path, into: Path) -> list[str]:
