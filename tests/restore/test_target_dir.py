@@ -111,8 +111,8 @@ def test_a_running_server_is_refused(tmp_path: Path, process_in: "subprocess.Pop
         with pytest.raises(UsageError, match=f"a PostgreSQL server runs in .*, as process {process_in.pid}"):
             look(tmp_path / "cluster", replace=True)
     process_in.communicate()
-    for first in (process_in.pid, os.getpid(), 0, ""):  # in another container it may have any number, and live
-        pid_file.write_text(f"{first}\n")
+    for number in (str(process_in.pid), str(os.getpid()), "0", ""):  # in another container it may have any number, and live
+        pid_file.write_text(f"{number}\n")
         with pytest.raises(UsageError, match=r"a PostgreSQL server may run in .*: it has a postmaster.pid") as caught:
             look(tmp_path / "cluster", replace=True)
         assert caught.value.hints[-1].endswith(f"rm {pid_file}")

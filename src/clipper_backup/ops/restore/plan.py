@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from clipper_backup.errors import MissingError, UsageError, WalGapError
-from clipper_backup.format.base_documents import BaseSummary
+from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
+from clipper_backup.format.base_documents import BaseSummary, Role
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
 from clipper_backup.format.time_maps import TimeMap
 from clipper_backup.kinds import NONE
@@ -24,7 +24,16 @@ from clipper_backup.ops.restore.work_dir import check_work_folder
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.wal_records import Kind, as_moment
-from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry, part_of, plain_part, read_entries
+from clipper_backup.repository.base_backups import (
+    LOST_HINTS,
+    BaseCatalog,
+    BaseEntry,
+    part_of,
+    plain_part,
+    read_entries,
+    read_packs,
+)
+from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.line_records import LineRecords
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.root import open_repository
@@ -192,6 +201,7 @@ class Planner:
         if stop is not None or target.kind == "immediate":
             line = self._line_at(line, stop.record.end if stop is not None else Lsn.parse(summary.stop_lsn))
         wal, last = self._follow(line, summary, last)
+        self._refuse_unreadable(entry, summary, found)
         tablespaces, sizes = self._places(summary)
         versions = summary.versions
         version = version_folder(versions.server_major, versions.catalog)
@@ -328,6 +338,26 @@ class Planner:
             if (newest := max((at for at in ends if at is not None), default=None)) is not None:
                 return as_moment(newest)
         return None
+
+    def _refuse_unreadable(self, entry: BaseEntry, summary: BaseSummary, found: Found) -> None:
+        """AccessError or IntegrityError where not all of it can be read, as far as that shows without reading its packs.
+
+        A cluster is replaced by a good backup alone: what it holds may be worth more than half a restore.
+        """
+        if entry.problem is not None and found.state == "cluster":
+            raise IntegrityError(
+                f"what lies in {self._request.data} is not replaced by the base backup {summary.id}: {entry.problem}",
+                hints=["restore beside it: --target-dir another folder", *LOST_HINTS],
+            )
+        store, opener = self._work.store, opener_of(self._work.settings, summary.recipients)
+        keys = DataKeys(store, self._repository_id, opener)
+        for of_run in read_packs(store, summary).runs:
+            if of_run.sealed:
+                keys.cipher(BackupId.parse(of_run.run))
+        roles: tuple[Role, ...] = ("label", "server_manifest")  # the others are read for their content
+        for role in roles:
+            for _ in plain_part(store, part_of(summary, role), opener):
+                pass
 
     def _places(self, summary: BaseSummary) -> tuple[dict[int, Path], dict[Path, int]]:
         """Where tablespaces go, and how many bytes go where: the manifest is read to its end, so it is whole (M1)."""
