@@ -12,6 +12,7 @@ import pytest
 
 from clipper_backup.errors import AccessError, IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
+from clipper_backup.format.physical_names import data_key_key, pack_key
 from clipper_backup.ops.restore import targets
 from clipper_backup.ops.restore.plan import Request, make_plan
 from clipper_backup.ops.restore.restore import restore
@@ -327,6 +328,36 @@ def test_what_is_sealed_and_signed_needs_its_keys(archived18: Cluster, place: Pa
     finally:
         os.kill(result.started.pid, signal.SIGQUIT)
         os.waitpid(result.started.pid, 0)
+
+
+@pytest.mark.rule(54)
+def test_a_cluster_is_replaced_by_nothing_but_what_can_be_read(archived18: Cluster, place: Path, keys: dict[str, Key]) -> None:
+    """Refused by the plan, so before anything is removed; beside it a restore goes as far as it can."""
+    store = LocalStore(place / "repository")
+    work = work_for(
+        archived18, store, None, BACKUP_URL=f"file://{place}/repository", **sealed_to(keys), **opening(keys["operator"])
+    )
+    backup = BackupId.parse(backed_up(archived18, work).summary.id)
+    request = Request(place / "data", Target("immediate"), server_account(), program=server_program())
+    restore(work, request, make_plan(work, request))
+    (request.data / "of the former server").touch()
+    key, pack = data_key_key(backup), pack_key(backup, 0)
+    for name, stored in ((key, None), (pack, None), (pack, b""), (key, store.get(key)[:-1] + b"?")):
+        kept = store.get(name)
+        store.delete([name])
+        if stored is not None:
+            store.put(name, stored)
+        with pytest.raises(IntegrityError, match=name):
+            make_plan(work, replace(request, replace=True))
+        beside = replace(request, target_dir=place / "beside")
+        if name == pack:
+            assert pack in str(make_plan(work, beside).problem)
+        else:
+            with pytest.raises(IntegrityError, match=name):
+                make_plan(work, beside)
+        store.put(name, kept)
+    assert (request.data / "of the former server").exists()
+    assert make_plan(work, replace(request, replace=True)).problem is None
 
 
 def test_where_a_tablespace_was_is_taken_unless_told_otherwise(world: World, place: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
-from clipper_backup.errors import ClipperError, LockedError, UsageError
+from clipper_backup.errors import ClipperError, UsageError
 from clipper_backup.ops.restore.target_dir import (
     MARKER,
+    Found,
     begin,
     check_account,
     check_space,
@@ -22,11 +23,11 @@ from clipper_backup.ops.restore.target_dir import (
     look_at,
     save_wal,
     size_of,
-    work_folder,
 )
 from clipper_backup.postgres.account import Account
 
 SYSTEM = "7711155930822877805"
+VERSION = "PG_15_202209061"
 US = Account("us", os.geteuid(), os.getegid())
 
 
@@ -109,10 +110,13 @@ def test_a_running_server_is_refused(tmp_path: Path, process_in: "subprocess.Pop
         pid_file.write_text(f"{first}\n{tmp_path}/cluster\n")
         with pytest.raises(UsageError, match=f"a PostgreSQL server runs in .*, as process {process_in.pid}"):
             look(tmp_path / "cluster", replace=True)
-    pid_file.write_text(f"{os.getpid()}\n")  # this process lives elsewhere: the number is another's now
-    assert look(tmp_path / "cluster", replace=True) == "cluster"
     process_in.communicate()
-    pid_file.write_text(f"{process_in.pid}\n")
+    for number in (str(process_in.pid), str(os.getpid()), "0", ""):  # in another container it may have any number, and live
+        pid_file.write_text(f"{number}\n")
+        with pytest.raises(UsageError, match=r"a PostgreSQL server may run in .*: it has a postmaster.pid") as caught:
+            look(tmp_path / "cluster", replace=True)
+        assert caught.value.hints[-1].endswith(f"rm {pid_file}")
+    pid_file.unlink()
     assert look(tmp_path / "cluster", replace=True) == "cluster"
 
 
@@ -121,48 +125,114 @@ def test_wal_that_was_not_archived_is_saved_first(tmp_path: Path) -> None:
     cluster = make_cluster(tmp_path / "cluster")
     saved = save_wal(cluster, tmp_path / "work/saved")
     assert saved == ["00000002.history", "000000020000000000000008", "000000020000000000000009"]
-    begin(cluster, US, [], backup="b")
+    begin(cluster, US, Found("cluster"), [], version=VERSION, backup="b")
     assert sorted(entry.name for entry in cluster.iterdir()) == [MARKER]
     for name in saved:
         assert (tmp_path / "work/saved" / name).read_bytes() == name.encode()
 
 
+def start(data: Path, *spaces: Path, replace: bool = False) -> Found:
+    """As a restore does it: what it found."""
+    found = look_at(data, US, system_id=SYSTEM, replace=replace)
+    check_tablespaces(data, dict(enumerate(spaces, 16384)), found, US, version=VERSION)
+    begin(data, US, found, spaces, version=VERSION, backup="b")
+    return found
+
+
+def files_in(space: Path) -> None:
+    (space / VERSION / "5").mkdir(parents=True)
+    (space / VERSION / "5/16400").touch()
+
+
 def test_a_killed_restore_can_be_repeated(tmp_path: Path) -> None:
-    """Whatever is there after a kill, the same restore begins anew, and tablespaces of the first try are emptied too."""
+    """Whatever is there after a kill, the same restore begins anew, and its tablespaces are emptied too."""
     data, space = tmp_path / "data", tmp_path / "space"
-    begin(data, US, [space], backup="b")
+    start(data, space)
     assert look(data) == "unfinished"
-    (space / "PG_15_202209061/5").mkdir(parents=True)
+    files_in(space)
     (data / "base").mkdir()
     (data / "base/1").touch()
-    found = look_at(data, US, system_id="another", replace=False)
-    assert found.tablespaces == (space,)
-    check_tablespaces(data, {16384: space}, found, US)
-    begin(data, US, [], backup="b")
+    assert look_at(data, US, system_id="another", replace=False).tablespaces == (space,)
+    start(data)  # elsewhere: it stays as it is, and known
+    assert (space / VERSION).exists()
+    start(data, space)
     assert sorted(entry.name for entry in data.iterdir()) == [MARKER]
-    assert list(space.iterdir()) == []
+    assert [entry.name for entry in space.iterdir()] == [MARKER]
     assert data.stat().st_mode & 0o777 == 0o700
-    finish(data)
+    finish(data, [space])
     assert look(data) == "empty"
+    assert list(space.iterdir()) == []
+
+
+@pytest.mark.rule(53)
+def test_a_tablespace_of_an_unfinished_restore_that_is_anothers_by_now_is_not_emptied(tmp_path: Path) -> None:
+    """The marker of the killed restore still names it."""
+    data, space = tmp_path / "data", tmp_path / "space"
+    start(data, space)
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    with pytest.raises(UsageError, match="which is not empty"):
+        start(copy, space)  # the restore that was copied may still go on
+    (space / MARKER).unlink()
+    files_in(space)
+    assert start(data, tmp_path / "elsewhere").tablespaces == ()
+    with pytest.raises(UsageError, match=f"which is not empty: it holds {VERSION}"):
+        start(data, space)
+    assert (space / VERSION / "5/16400").exists()
 
 
 def test_a_marker_that_was_being_written_is_ours(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / f"{MARKER}.new").write_text("{")
+    data, space = tmp_path / "data", tmp_path / "space"
+    for folder in (data, space):
+        folder.mkdir()
+        (folder / f"{MARKER}.new").write_text("{")
     assert look(data) == "unfinished"
-    begin(data, US, [], backup="b")
+    start(data, space)
     assert sorted(entry.name for entry in data.iterdir()) == [MARKER]
 
 
 def test_tablespaces_of_a_replaced_cluster_are_emptied(tmp_path: Path) -> None:
     cluster, space = make_cluster(tmp_path / "cluster"), tmp_path / "space"
-    (space / "PG_15_202209061/5").mkdir(parents=True)
+    files_in(space)
     (cluster / "pg_tblspc/16384").symlink_to(space)
-    found = look_at(cluster, US, system_id=SYSTEM, replace=True)
-    check_tablespaces(cluster, {16384: space}, found, US)
-    begin(cluster, US, [space], backup="b")
-    assert list(space.iterdir()) == []
+    start(cluster, space, replace=True)
+    assert [entry.name for entry in space.iterdir()] == [MARKER]
+
+
+@pytest.mark.rule(53)
+def test_tablespaces_that_are_put_elsewhere_are_left_alone(tmp_path: Path) -> None:
+    """The target may be a copy of a data folder: its links lead to what the living server has."""
+    cluster, space = make_cluster(tmp_path / "cluster"), tmp_path / "space"
+    files_in(space)
+    (cluster / "pg_tblspc/16384").symlink_to(space)
+    start(cluster, tmp_path / "elsewhere", replace=True)
+    assert (space / VERSION / "5/16400").exists()
+    assert [entry.name for entry in space.iterdir()] == [VERSION]
+
+
+@pytest.mark.rule(53)
+def test_a_tablespace_that_a_running_server_has_too_is_refused(tmp_path: Path, process_in: "subprocess.Popen[bytes]") -> None:
+    living, space = tmp_path / "cluster", tmp_path / "space"
+    files_in(space)
+    (living / "postmaster.pid").write_text(f"{process_in.pid}\n")
+    copy = make_cluster(tmp_path / "copy")
+    for data in (living, copy):
+        (data / "pg_tblspc/16384").symlink_to(space)
+    with pytest.raises(UsageError, match=f"belongs to the server that runs in {living}"):
+        start(copy, space, replace=True)
+    assert (space / VERSION / "5/16400").exists()
+    process_in.communicate()
+    start(copy, space, replace=True)
+
+
+def test_a_tablespace_with_another_versions_files_is_refused(tmp_path: Path) -> None:
+    """pg_upgrade leaves the new server's beside the old one's."""
+    cluster, space = make_cluster(tmp_path / "cluster"), tmp_path / "space"
+    files_in(space)
+    (space / "PG_18_202506291").mkdir()
+    (cluster / "pg_tblspc/16384").symlink_to(space)
+    with pytest.raises(UsageError, match="it holds PG_18_202506291"):
+        start(cluster, space, replace=True)
 
 
 @pytest.mark.rule(35)
@@ -182,8 +252,8 @@ def test_tablespaces_that_cannot_lie_there_are_refused(tmp_path: Path) -> None:
         ({1: tmp_path / "full/file/below"}, "may not be written"),
     ):
         with pytest.raises(UsageError, match=words):
-            check_tablespaces(data, folders, found, US)
-    check_tablespaces(data, {1: tmp_path / "a", 2: tmp_path / "b/c"}, found, US)
+            check_tablespaces(data, folders, found, US, version=VERSION)
+    check_tablespaces(data, {1: tmp_path / "a", 2: tmp_path / "b/c"}, found, US, version=VERSION)
 
 
 @pytest.mark.rule(53)
@@ -194,10 +264,3 @@ def test_too_little_space_is_refused(tmp_path: Path) -> None:
     check_space({tmp_path / "not/there/yet": free, tmp_path: 1 << 30}, {tmp_path: 2 << 30})
     (tmp_path / "file").write_bytes(bytes(100_000))
     assert size_of([tmp_path])[tmp_path] >= 100_000
-
-
-def test_one_restore_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
-    with work_folder(tmp_path / "work", US):
-        assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
-        with pytest.raises(LockedError), work_folder(tmp_path / "work", US):
-            pass

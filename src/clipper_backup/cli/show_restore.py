@@ -80,7 +80,10 @@ def _plan_pairs(request: Request, plan: Plan) -> list[tuple[str, str]]:
         ("size", f"{show_bytes(plan.plain_bytes)} to restore, {show_bytes(plan.wal_bytes)} of WAL to replay"),
         ("takes", f"about {show_seconds(plan.forecast_seconds)} on two cores near the store"),
         ("into", f"{request.data}, which {_STATES[plan.found.state]}"),
-        *(("tablespace", f"{oid} in {folder}") for oid, folder in sorted(plan.tablespaces.items())),
+        *(
+            ("tablespace", f"{oid} in {folder}" + (", which is emptied" if folder in plan.emptied else ""))
+            for oid, folder in sorted(plan.tablespaces.items())
+        ),
     ]
     if plan.forecast_seconds > _GRACE_SECONDS / 2:
         items.append(("hold", f"it may take longer than a prune waits: first `clipper-backup hold {summary.id}`"))

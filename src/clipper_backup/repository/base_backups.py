@@ -3,7 +3,7 @@
 What makes one, and keeps B1 to B5, is `base_run`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -83,6 +83,18 @@ def list_packs(store: Store) -> dict[PackKey, ObjectInfo]:
     """Every pack that a listing shows."""
     listed = ((names.parse_pack_key(info.key), info) for info in store.list(names.PACKS_FOLDER))
     return {pack: info for pack, info in listed if pack is not None}
+
+
+def lost_keys(packs: PacksDocument, present: Collection[BackupId]) -> list[str]:
+    """The data keys it needs that a listing does not show: without one of them its run's packs are noise."""
+    runs = (BackupId.parse(of_run.run) for of_run in packs.runs if of_run.sealed)
+    return [_lost(names.data_key_key(run), None, 0) for run in runs if run not in present]
+
+
+def list_keys(store: Store) -> set[BackupId]:
+    """The runs whose data keys a listing shows."""
+    listed = (names.parse_data_key_key(info.key) for info in store.list(names.KEYS_FOLDER))
+    return {run for run in listed if run is not None}
 
 
 def role_of(part: str) -> Role:
@@ -253,11 +265,12 @@ class BaseEntry:
 
 
 class BaseCatalog:
-    """The base backups of a repository; *trusted* keys must have signed them. Packs are listed once, when first needed."""
+    """The base backups of a repository; *trusted* keys must have signed them. Packs and keys are listed once."""
 
     def __init__(self, store: Store, repository_id: str, trusted: Sequence[str] = ()) -> None:
         self._store, self._repository_id, self._trusted = store, repository_id, trusted
         self._packs: dict[PackKey, ObjectInfo] | None = None
+        self._keys: set[BackupId] | None = None
 
     def entries(self) -> list[BaseEntry]:
         """Every id, by id."""
@@ -285,7 +298,10 @@ class BaseCatalog:
             return shown(lost)
         if self._packs is None:
             self._packs = list_packs(self._store)
-        if lost := lost_packs(read_packs(self._store, summary), self._packs):
+        needed = read_packs(self._store, summary)
+        if self._keys is None and any(of_run.sealed for of_run in needed.runs):
+            self._keys = list_keys(self._store)
+        if lost := [*lost_keys(needed, self._keys or ()), *lost_packs(needed, self._packs)]:
             return shown(lost)
         if mark is not None and mark.damage:
             return f"the last verify found damage: {shown(mark.damage)}"

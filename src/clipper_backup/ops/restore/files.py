@@ -17,7 +17,7 @@ from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format.frames import STRETCH_BYTES, Bytes, FilePart, Reference, Small, stretches
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
 from clipper_backup.ops.restore.recovery import write_synced
-from clipper_backup.ops.restore.target_dir import sync_folder
+from clipper_backup.ops.restore.target_dir import make_folders, sync_folder
 from clipper_backup.postgres.account import Account
 
 THREADS = 3
@@ -175,17 +175,6 @@ def _stretches(part: FilePart) -> Iterator[tuple[Reference, int]]:
 def _mode(entry: Entry) -> int:
     """What of its mode is kept: what it lets its owner read and write, and others no more than it did."""
     return entry.mode & 0o777 | 0o600
-
-
-def make_folders(folder: Path, account: Account) -> None:
-    """Make *folder* and those above it that are missing, for their owner alone."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for each in reversed(missing):
-        each.mkdir(mode=0o700)
-        account.own(each)
 
 
 def flush(folders: Iterable[Path]) -> None:

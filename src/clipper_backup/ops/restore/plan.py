@@ -10,20 +10,30 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from clipper_backup.errors import MissingError, UsageError, WalGapError
-from clipper_backup.format.base_documents import BaseSummary
+from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
+from clipper_backup.format.base_documents import BaseSummary, Role
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
 from clipper_backup.format.time_maps import TimeMap
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.choose import choose_backup, on_line
 from clipper_backup.ops.restore.recovery import tablespaces_in
-from clipper_backup.ops.restore.target_dir import Found, check_space, check_tablespaces, look_at, size_of
+from clipper_backup.ops.restore.target_dir import Found, check_space, check_tablespaces, emptied, look_at, size_of, version_folder
 from clipper_backup.ops.restore.targets import Target, show_moment
+from clipper_backup.ops.restore.work_dir import check_work_folder
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.wal_records import Kind, Record, as_moment
-from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry, part_of, plain_part, read_entries
+from clipper_backup.repository.base_backups import (
+    LOST_HINTS,
+    BaseCatalog,
+    BaseEntry,
+    part_of,
+    plain_part,
+    read_entries,
+    read_packs,
+)
+from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.line_records import LineRecords
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.root import open_repository
@@ -108,6 +118,16 @@ class Plan:
         return Segment.parse(self.summary.first_segment, self.summary.sizes.segment_bytes)
 
     @property
+    def version_folder(self) -> str:
+        """Of its tablespaces."""
+        return version_folder(self.summary.versions.server_major, self.summary.versions.catalog)
+
+    @property
+    def emptied(self) -> tuple[Path, ...]:
+        """The folders of tablespaces that are emptied first."""
+        return emptied(self.found, self.tablespaces.values())
+
+    @property
     def plain_bytes(self) -> int:
         """Of all files."""
         return sum(self.sizes.values())
@@ -182,10 +202,14 @@ class Planner:
         if stop is not None or target.kind == "immediate":
             line = self._line_at(line, stop.record.end if stop is not None else Lsn.parse(summary.stop_lsn))
         wal, last = self._follow(line, summary, last)
+        self._refuse_unreadable(entry, summary, found)
         tablespaces, sizes = self._places(summary)
-        check_tablespaces(request.data, tablespaces, found, request.account)
+        versions = summary.versions
+        version = version_folder(versions.server_major, versions.catalog)
+        check_tablespaces(request.data, tablespaces, found, request.account, version=version)
+        check_work_folder(request.folder, request.account, [request.data, *tablespaces.values(), *found.tablespaces])
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
-        gone = size_of([request.data, *found.tablespaces]) if found.state in {"unfinished", "cluster"} else {}
+        gone = size_of([request.data, *emptied(found, tablespaces.values())]) if found.state in {"unfinished", "cluster"} else {}
         check_space({**sizes, **room}, gone)
         last_commit_at, ends_at = self._ends(line, wal) if ends else (None, None)
         return Plan(
@@ -353,6 +377,26 @@ class Planner:
             if newest is not None:
                 return as_moment(newest), ends_at
         return None, ends_at
+
+    def _refuse_unreadable(self, entry: BaseEntry, summary: BaseSummary, found: Found) -> None:
+        """AccessError or IntegrityError where not all of it can be read, as far as that shows without reading its packs.
+
+        A cluster is replaced by a good backup alone: what it holds may be worth more than half a restore.
+        """
+        if entry.problem is not None and found.state == "cluster":
+            raise IntegrityError(
+                f"what lies in {self._request.data} is not replaced by the base backup {summary.id}: {entry.problem}",
+                hints=["restore beside it: --target-dir another folder", *LOST_HINTS],
+            )
+        store, opener = self._work.store, opener_of(self._work.settings, summary.recipients)
+        keys = DataKeys(store, self._repository_id, opener)
+        for of_run in read_packs(store, summary).runs:
+            if of_run.sealed:
+                keys.cipher(BackupId.parse(of_run.run))
+        roles: tuple[Role, ...] = ("label", "server_manifest")  # the others are read for their content
+        for role in roles:
+            for _ in plain_part(store, part_of(summary, role), opener):
+                pass
 
     def _places(self, summary: BaseSummary) -> tuple[dict[int, Path], dict[Path, int]]:
         """Where tablespaces go, and how many bytes go where: the manifest is read to its end, so it is whole (M1)."""

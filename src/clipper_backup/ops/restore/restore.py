@@ -1,7 +1,7 @@
 """`restore`: from a plan to a data folder, and with `--start` to a server that recovered.
 
-Order: what is unarchived is saved; the folder gets its marker and is emptied; plan, files, labels, recovery settings; sync;
-pg_control; the marker goes. Killed anywhere before its end, the same command begins anew.
+Order: everything that can refuse; what is unarchived is saved; plan; the folder gets its marker and is emptied; files, labels,
+recovery settings; sync; pg_control; the marker goes. Killed anywhere before its end, the same command begins anew.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipper_backup.config import DECLARED
-from clipper_backup.errors import ClipperError
+from clipper_backup.errors import ClipperError, UsageError
 from clipper_backup.kinds import show_url
 from clipper_backup.ops.events import Warned, ignore
 from clipper_backup.ops.keys import opener_of
@@ -22,12 +22,14 @@ from clipper_backup.ops.restore.files import FileWriter, Places
 from clipper_backup.ops.restore.plan import Plan, Request
 from clipper_backup.ops.restore.recovery import Recovery, remapped, write_recovery, write_synced
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
-from clipper_backup.ops.restore.target_dir import begin, finish, look_at, save_wal, work_folder
+from clipper_backup.ops.restore.target_dir import begin, check_tablespaces, finish, look_at, save_wal
+from clipper_backup.ops.restore.work_dir import work_folder
 from clipper_backup.ops.wal.open_restore import open_restore
 from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.wal.restore_command import restore_command
 from clipper_backup.ops.wal.serve import serve
 from clipper_backup.ops.work import SOFTWARE, Work, step
+from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.repository.base_backups import part_of, plain_part, read_entries
 from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.pack_reader import PackReader
@@ -78,17 +80,28 @@ class Restored:
 def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, port: int | None = None) -> Restored:
     """Carry out *plan*. Errors of the store, of damage and of the file system leave an unfinished folder behind."""
     began = work.clock.monotonic()
-    with work_folder(request.folder, request.account):
+    used = list(plan.tablespaces.values())
+    with work_folder(request.folder, request.account, [request.data, *used, *plan.found.tablespaces]):
         # Looked at again: minutes may have passed since the plan was made.
         found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
+        if found.state == "cluster" and plan.found.state != "cluster":
+            raise UsageError(f"{request.data} holds a cluster since the restore was planned", hints=["run it again"])
+        check_tablespaces(request.data, plan.tablespaces, found, request.account, version=plan.version_folder)
+        if left := sorted(set(found.tablespaces) - {folder.resolve() for folder in used}):
+            work.emit(Warned(f"tablespaces of what lay there are left as they are: {', '.join(map(str, left))}"))
+        if plan.problem is not None:
+            work.emit(Warned(f"the base backup {plan.summary.id} is not good: {plan.problem}"))
+        if start:
+            major = plan.summary.versions.server_major
+            find_binaries(tools=("postgres",), exactly=major, bindir=work.settings.pg_bindir, environment=os.environ)
         saved_in = request.folder / f"{_SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"
         saved = save_wal(request.data, saved_in) if found.state == "cluster" else []
         if saved:
             work.emit(Warned(f"{len(saved)} files of the former server's pg_wal that may not be archived are kept in {saved_in}"))
-        begin(request.data, request.account, list(plan.tablespaces.values()), backup=plan.summary.id)
         _keep_plan(work, request, plan)
+        begin(request.data, request.account, found, used, version=plan.version_folder, backup=plan.summary.id)
         has_outside = _write_files(work, request, plan)
-        finish(request.data)
+        finish(request.data, used)
         result = Restored(
             plan=plan,
             data=request.data,

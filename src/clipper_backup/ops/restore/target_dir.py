@@ -1,21 +1,22 @@
 """The folder that a restore fills: what it refuses, what it saves first, and what makes a killed restore repeatable.
 
 A marker lies in the folder from before the first file until all of them are synced. A folder with a marker holds nothing
-that anybody could miss: the next restore empties it and begins anew.
+that anybody could miss: the next restore empties it and begins anew. The folders of tablespaces have one too, which names the
+restore and its target: who finds another's there, or none, may not empty them, whatever the target's own marker says.
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import re
+import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipper_backup.errors import ClipperError, IntegrityError, LockedError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError, UsageError
 from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.control_file import ControlFile
 from clipper_backup.values import show_bytes
@@ -23,8 +24,6 @@ from clipper_backup.wal_names import classify
 
 MARKER = ".clipper-backup-restoring"
 _NEW_MARKER = f"{MARKER}.new"
-_VERSION_FOLDER = re.compile(r"PG_\d+_\d+")
-"""What PostgreSQL makes in a tablespace's folder: its major version and catalog version."""
 _COPY_BYTES = 1 << 20
 
 
@@ -32,7 +31,7 @@ _COPY_BYTES = 1 << 20
 class Found:
     """What lies at the target: nothing, an `unfinished` restore of ours, or a `cluster` that is to be replaced.
 
-    `tablespaces` are the folders outside that belong to what lies there.
+    `tablespaces` are the folders outside that belong to what lies there, by their real paths.
     """
 
     state: Literal["absent", "empty", "unfinished", "cluster"]
@@ -72,7 +71,7 @@ def look_at(data: Path, account: Account, *, system_id: str, replace: bool) -> F
     if not entries:
         return Found("empty")
     if MARKER in entries or entries == [_NEW_MARKER]:
-        return Found("unfinished", _marked_tablespaces(data))
+        return Found("unfinished", tuple(_marked_tablespaces(data)))
     return _look_at_cluster(data, system_id, replace=replace)
 
 
@@ -86,34 +85,34 @@ def _check_parent(data: Path) -> None:
 
 
 def _refuse_running(data: Path) -> None:
-    """UsageError when the server that wrote postmaster.pid still lives.
+    """UsageError when postmaster.pid is there: a server runs, or died.
 
-    Its working folder is its data folder; where that cannot be seen (another user's process) a living process is enough.
+    Which of them cannot be told: a server in another container or on another machine has no number here, or another's.
     """
+    path = data / "postmaster.pid"
     try:
-        first, *_ = (data / "postmaster.pid").read_text(errors="replace").splitlines() or [""]
+        first, *_ = path.read_text(errors="replace").splitlines() or [""]
     except FileNotFoundError:
         return
-    try:
-        pid = abs(int(first))  # negative: a single-user session
-        if pid == 0:
-            return
-        os.kill(pid, 0)
-    except (ValueError, ProcessLookupError, OverflowError):
-        return
-    except PermissionError:
-        pass
-    try:
-        if not Path(f"/proc/{pid}/cwd").samefile(data):
-            return  # the number was given to another program since
-    except FileNotFoundError:
-        return
-    except OSError:
-        pass
+    if _runs_here(data, first):
+        raise UsageError(
+            f"a PostgreSQL server runs in {data}, as process {first.lstrip('-')}",
+            hints=["stop it first, or restore into another folder"],
+        )
     raise UsageError(
-        f"a PostgreSQL server runs in {data}, as process {pid}",
-        hints=["stop it first, or restore into another folder", "if that process is none: remove postmaster.pid there"],
+        f"a PostgreSQL server may run in {data}: it has a postmaster.pid",
+        hints=[
+            "servers in other containers and on other machines cannot be seen from here: stop it, and the file goes",
+            f"when it died, and none runs in any container or machine that has this folder: rm {shlex.quote(str(path))}",
+        ],
     )
+
+
+def _runs_here(data: Path, number: str) -> bool:
+    """Whether a process of that number, as postmaster.pid has it (negative: single-user), has *data* as its working folder."""
+    with contextlib.suppress(OSError, ValueError):
+        return Path(f"/proc/{abs(int(number))}/cwd").samefile(data)
+    return False
 
 
 def _look_at_cluster(data: Path, system_id: str, *, replace: bool) -> Found:
@@ -147,14 +146,50 @@ def _linked_tablespaces(data: Path) -> Iterator[Path]:
             yield link.resolve()
 
 
-def _marked_tablespaces(data: Path) -> tuple[Path, ...]:
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-        return tuple(Path(text) for text in json.loads((data / MARKER).read_text())["tablespaces"])
-    return ()  # killed while it was written: nothing else was
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """What a target's marker says: which restore is unfinished, and the folders of tablespaces that it fills."""
+
+    restore: str
+    tablespaces: tuple[Path, ...] = ()
+
+    @classmethod
+    def read(cls, data: Path) -> "_Marker | None":
+        """None where there is none, or one that was being written: nothing else was, then."""
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+            said = json.loads((data / MARKER).read_text())
+            return cls(str(said["restore"]), tuple(Path(text) for text in said["tablespaces"]))
+        return None
+
+    def in_tablespace(self, data: Path) -> str:
+        """What the marker in a tablespace's folder says."""
+        return json.dumps({"restore": self.restore, "target": str(data)})
 
 
-def check_tablespaces(data: Path, folders: Mapping[int, Path], found: Found, account: Account) -> None:
-    """UsageError when a tablespace cannot lie where *folders* says, by OID: taken, within another, or not ours (rule 35)."""
+def _marked_tablespaces(data: Path) -> Iterator[Path]:
+    """The tablespaces of an unfinished restore that are still its own: others may live there by now."""
+    marker = _Marker.read(data)
+    for folder in marker.tablespaces if marker is not None else ():
+        with contextlib.suppress(OSError):
+            if marker is not None and (folder / MARKER).read_text() == marker.in_tablespace(data):
+                yield folder.resolve()
+
+
+def emptied(found: Found, tablespaces: Iterable[Path]) -> tuple[Path, ...]:
+    """Those of the *tablespaces* that are to be filled in which something lies that may go: no other folder is emptied."""
+    return tuple(folder for folder in dict.fromkeys(tablespaces) if folder.resolve() in found.tablespaces and folder.is_dir())
+
+
+def version_folder(major: int, catalog: int) -> str:
+    """What PostgreSQL makes in a tablespace's folder; other versions' servers may have theirs beside it."""
+    return f"PG_{major}_{catalog}"
+
+
+def check_tablespaces(data: Path, folders: Mapping[int, Path], found: Found, account: Account, *, version: str) -> None:
+    """UsageError when a tablespace cannot lie where *folders* says, by OID: taken, within another, or not ours (rule 35).
+
+    *version* is the one folder that lies in those of what was *found*.
+    """
     places = [(f"tablespace {oid}", folder) for oid, folder in sorted(folders.items())]
     for index, (name, folder) in enumerate(places):
         hint = f"choose another folder: --tablespace {name.removeprefix('tablespace ')}=DIR"
@@ -169,11 +204,33 @@ def check_tablespaces(data: Path, folders: Mapping[int, Path], found: Found, acc
                 raise UsageError(f"{name} would lie in {folder}, and {near} may not be written by us", hints=[hint])
             continue
         inside = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {""}
-        ours = folder.resolve() in {place.resolve() for place in found.tablespaces}
-        if not (ours and all(_VERSION_FOLDER.fullmatch(entry) for entry in inside)) and inside:
-            raise UsageError(f"{name} would lie in {folder}, which is not empty", hints=[hint])
+        ours = folder.resolve() in found.tablespaces
+        if others := sorted(inside - {_NEW_MARKER} - ({MARKER, version} if ours else set())):
+            left = [f"{MARKER} is of another restore, which was killed or goes on"] if MARKER in others else []
+            raise UsageError(f"{name} would lie in {folder}, which is not empty: it holds {others[0]}", hints=[*left, hint])
         if folder.stat().st_uid != account.uid:
             raise UsageError(f"{name} would lie in {folder}, which belongs to another user", hints=[hint])
+        if ours and (user := _server_of(folder, data)) is not None:
+            raise UsageError(f"{name} would lie in {folder}, which belongs to the server that runs in {user}", hints=[hint])
+
+
+def _server_of(folder: Path, data: Path) -> str | None:
+    """The data folder, other than *data*, of a running server that has a tablespace in *folder*, as far as we may look."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            cwd = process / "cwd"  # a server's is its data folder; links are followed as it sees them
+            if not (cwd / "postmaster.pid").exists() or cwd.samefile(data):
+                continue
+            for link in (cwd / "pg_tblspc").iterdir():
+                if link.is_symlink() and _is_same(process / "root" / str(link.readlink()).lstrip("/"), folder):
+                    return str(cwd.readlink())
+    return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return False
 
 
 def check_space(needed: Mapping[Path, int], gained: Mapping[Path, int]) -> None:
@@ -206,26 +263,6 @@ def size_of(folders: Iterable[Path]) -> dict[Path, int]:
     return sizes
 
 
-@contextlib.contextmanager
-def work_folder(folder: Path, account: Account) -> Iterator[None]:
-    """Make the restore folder, for its owner alone, and hold it. LockedError when another restore works there."""
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        account.own(folder)
-        folder.chmod(0o700)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ClipperError(f"cannot make the folder {folder}: {error.strerror}", hints=["name another: --work-dir"]) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(f"another restore works with {folder}", hints=["wait for it, or end it"]) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def save_wal(data: Path, into: Path) -> list[str]:
     """Copy what *data*'s pg_wal holds and no archive is known to have, synced; the names, in order (rule 54).
 
@@ -254,28 +291,28 @@ def _copy_synced(source: Path, target: Path) -> None:
         os.fsync(written.fileno())
 
 
-def begin(data: Path, account: Account, tablespaces: Sequence[Path], *, backup: str) -> None:
+def begin(data: Path, account: Account, found: Found, tablespaces: Sequence[Path], *, version: str, backup: str) -> None:
     """Make *data*, or empty it, with the marker in it: from here on it holds an unfinished restore, and nothing else.
 
-    *tablespaces* are the folders outside that this restore fills; theirs are emptied too where they belonged to it.
+    *tablespaces* are the folders outside that this restore fills; those of them that belonged to what was *found* are emptied
+    of their folder *version*. Nothing else outside *data* is removed.
     """
     data.mkdir(mode=0o700, exist_ok=True)
     account.own(data)
     data.chmod(0o700)
-    former = _marked_tablespaces(data) or tuple(_linked_tablespaces(data))
-    marker = data / MARKER
-    temporary = data / _NEW_MARKER
-    folders = [str(folder) for folder in dict.fromkeys((*former, *tablespaces))]
-    temporary.write_text(json.dumps({"backup": backup, "tablespaces": folders}))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(marker)
-    sync_folder(data)
+    spaces = tuple(dict.fromkeys(tablespaces))
+    former = _Marker.read(data)
+    # A former try's tablespaces stay its own: a later one may go there again.
+    known = spaces if former is None else tuple(dict.fromkeys((*spaces, *former.tablespaces)))
+    marker = _Marker(secrets.token_hex(16) if former is None else former.restore, known)
+    used = emptied(found, spaces)
+    for folder in used:  # before the target says that they may go: a kill in between leaves the cluster as it was
+        _mark(folder, marker.in_tablespace(data), account)
+    _mark(data, json.dumps({"backup": backup, "restore": marker.restore, "tablespaces": list(map(str, known))}), account)
     sync_folder(data.parent)
-    for folder in former:
-        for entry in folder.iterdir() if folder.is_dir() else ():
-            if _VERSION_FOLDER.fullmatch(entry.name):
-                shutil.rmtree(entry)
+    for folder in used:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder / version)
     for entry in data.iterdir():
         if entry.name == MARKER:
             continue
@@ -283,12 +320,40 @@ def begin(data: Path, account: Account, tablespaces: Sequence[Path], *, backup: 
             shutil.rmtree(entry)
         else:
             entry.unlink()
+    for folder in spaces:
+        make_folders(folder, account)
+        _mark(folder, marker.in_tablespace(data), account)
 
 
-def finish(data: Path) -> None:
-    """Everything is there and synced: take the marker away, durably."""
+def _mark(folder: Path, text: str, account: Account) -> None:
+    """Put a marker into *folder*, whole and durably."""
+    temporary = folder / _NEW_MARKER
+    temporary.write_text(text)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    account.own(temporary)
+    temporary.replace(folder / MARKER)
+    sync_folder(folder)
+
+
+def make_folders(folder: Path, account: Account) -> None:
+    """Make *folder* and those above it that are missing, for their owner alone."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(mode=0o700)
+        account.own(each)
+
+
+def finish(data: Path, tablespaces: Iterable[Path]) -> None:
+    """Everything is there and synced: take the markers away, durably, the target's first."""
     (data / MARKER).unlink()
     sync_folder(data)
+    for folder in tablespaces:
+        (folder / MARKER).unlink(missing_ok=True)
+        sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,82 @@
+"""The restore folder: made for its owner alone, held by one restore at a time, and never what somebody else uses."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from clipper_backup.errors import ClipperError, LockedError, UsageError
+from clipper_backup.ops.restore.target_dir import sync_folder
+from clipper_backup.postgres.account import Account
+
+OURS = ".clipper-restore"
+"""The file by which a restore folder is known: what else lies there a restore may replace."""
+
+
+def check_work_folder(folder: Path, account: Account, filled: Iterable[Path]) -> None:
+    """UsageError unless a restore may work in *folder*: absent, empty and *account*'s alone, or of a restore before.
+
+    It may not overlap with any of the folders that are *filled*, by whatever names.
+    """
+    hint = "name a folder that does not exist, outside of all data: --work-dir"
+    for place in filled:
+        if _holds(place, folder) or _holds(folder, place):
+            raise UsageError(f"the restore folder {folder} and {place} lie one within the other", hints=[hint])
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+        status = folder.stat()
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise UsageError(f"{folder} is no folder", hints=[hint]) from None
+    except OSError as error:
+        raise ClipperError(f"cannot look into {folder}: {error.strerror}", hints=[hint]) from error
+    if names and OURS not in names:
+        raise UsageError(f"{folder} is not empty, and no restore made it: nothing there is touched", hints=[hint])
+    makers = {account.uid} if names else {account.uid, os.geteuid()}  # root may have been killed before it gave it away
+    if status.st_uid not in makers or status.st_mode & 0o077:
+        raise UsageError(
+            f"{folder} is not for user {account.name} alone: it belongs to the user with id {status.st_uid},"
+            f" mode {status.st_mode & 0o7777:04o}",
+            hints=[f"name a folder within it that does not exist: --work-dir {folder / 'restore'}"],
+        )
+
+
+def _holds(outer: Path, inner: Path) -> bool:
+    """Whether *inner* is *outer* or lies in it; a folder may have several paths (links, mounts)."""
+    outer, inner = outer.resolve(), inner.resolve()
+    if outer in (inner, *inner.parents):
+        return True
+    with contextlib.suppress(OSError):
+        return any(place.samefile(outer) for place in (inner, *inner.parents) if place.exists())
+    return False
+
+
+@contextlib.contextmanager
+def work_folder(folder: Path, account: Account, filled: Iterable[Path]) -> Iterator[None]:
+    """Make the restore folder where it is missing, and hold it. UsageError as `check_work_folder`.
+
+    LockedError when another restore works there.
+    """
+    filled = tuple(filled)
+    check_work_folder(folder, account, filled)
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        check_work_folder(folder, account, filled)  # it may have become somebody else's
+        account.own(folder)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ClipperError(f"cannot make the folder {folder}: {error.strerror}", hints=["name another: --work-dir"]) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"another restore works with {folder}", hints=["wait for it, or end it"]) from None
+        (folder / OURS).touch(mode=0o600)
+        account.own(folder / OURS)
+        sync_folder(folder)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""Where a restore works: in no folder that somebody else uses, and in none that it fills."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from clipper_backup.errors import LockedError, UsageError
+from clipper_backup.ops.restore.work_dir import OURS, check_work_folder, work_folder
+from clipper_backup.postgres.account import Account
+
+US = Account("us", os.geteuid(), os.getegid())
+
+
+def test_one_restore_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "work", US, []):
+        assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
+        with pytest.raises(LockedError), work_folder(tmp_path / "work", US, []):
+            pass
+    (tmp_path / "work/of a killed restore").touch()
+    with work_folder(tmp_path / "work", US, []):
+        pass
+
+
+@pytest.mark.rule(53)
+def test_a_folder_of_others_is_not_touched(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    (shared / "outside").mkdir(parents=True)
+    (shared / "outside/thesis").touch()
+    with pytest.raises(UsageError, match="is not empty, and no restore made it"), work_folder(shared, US, []):
+        pass
+    assert (shared / "outside/thesis").exists()
+    assert not (shared / OURS).exists()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    for mode, account in ((0o1777, US), (0o755, US), (0o750, Account("another", os.geteuid() + 1, os.getegid()))):
+        scratch.chmod(mode)
+        with pytest.raises(UsageError, match=r"is not for user .* alone") as caught, work_folder(scratch, account, []):
+            pass
+        assert caught.value.hints == (f"name a folder within it that does not exist: --work-dir {scratch}/restore",)
+        assert scratch.stat().st_mode & 0o7777 == mode
+    scratch.chmod(0o700)
+    with work_folder(scratch, US, []):
+        pass
+
+
+@pytest.mark.rule(54)
+def test_it_lies_beside_what_is_filled(tmp_path: Path) -> None:
+    """What is saved lies there, and the target is emptied."""
+    data, space = tmp_path / "a/data", tmp_path / "b/space"
+    data.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(data)
+    for folder in (data, data / "work", tmp_path / "a", space, space / "work", tmp_path / "b", tmp_path / "link/work"):
+        with pytest.raises(UsageError, match="one within the other"):
+            check_work_folder(folder, US, [data, space])
+    check_work_folder(tmp_path / "a/data.clipper-restore", US, [data, space])
