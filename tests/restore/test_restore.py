@@ -12,6 +12,7 @@ import pytest
 
 from clipper_backup.errors import AccessError, IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
+from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.restore import targets
 from clipper_backup.ops.restore.plan import Request, make_plan
 from clipper_backup.ops.restore.restore import restore
@@ -27,7 +28,7 @@ from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.store.local import LocalStore
 from clipper_backup.values import BackupId, Lsn, Timeline
 from clipper_backup.wal_names import Segment
-from fixtures.base import Cluster, backed_up, work_for
+from fixtures.base import Cluster, archived_cluster, backed_up, work_for
 from fixtures.cli import RunCli, StartCli
 from fixtures.docs import ROOT
 from fixtures.dump import FAULTS, ended, halted
@@ -44,6 +45,7 @@ from fixtures.restore import (
     restored,
     restoring,
     session_in,
+    switch,
 )
 from fixtures.server_program import server_environment, server_program
 from fixtures.sweeps import chosen
@@ -316,6 +318,40 @@ def test_where_a_tablespace_was_is_taken_unless_told_otherwise(world: World, pla
     with pytest.raises(UsageError, match="which is not empty") as caught:
         planned(world, place, Target("latest"), tablespaces={})
     assert caught.value.hints == (f"choose another folder: --tablespace {world.space}=DIR",)
+
+
+@pytest.mark.rule(70)
+def test_a_tablespace_made_after_the_backup_is_the_living_servers(place: Path) -> None:
+    """Restored beside that server, recovery ends before it links to its folder; where the folder is empty it goes on."""
+    space = place / "space"
+    space.mkdir()
+    server_account().own(space)
+    with archived_cluster(15) as cluster:
+        work = work_for(cluster, LocalStore(place / "repository"), BACKUP_URL=f"file://{place}/repository")
+        with cluster.archiving(work):
+            create_base(work)
+            sql(cluster.server, "postgres", f"CREATE TABLESPACE later LOCATION '{space}'")
+            sql(cluster.server, "postgres", "CREATE TABLE accounts TABLESPACE later AS SELECT generate_series(1, 999) AS n")
+            switch(cluster)
+        sql(cluster.server, "postgres", "CHECKPOINT")
+        held = {path: path.read_bytes() for path in space.rglob("*") if path.is_file()}
+        request = Request(place / "data", Target("latest"), server_account(), program=server_program())
+        with pytest.raises(IntegrityError, match=f"was created in {space}, .* is not empty here"):
+            restore(work, request, make_plan(work, request), start=True)
+        assert list((place / "data/pg_tblspc").iterdir()) == []
+        assert {path: path.read_bytes() for path in space.rglob("*") if path.is_file()} == held
+    shutil.rmtree(space)
+    space.mkdir()
+    server_account().own(space)
+    request = replace(request, replace=True)
+    result = restore(work, request, make_plan(work, request), start=True)
+    assert result.started is not None
+    try:
+        with session_in(result.started) as connection:
+            assert connection.execute("SELECT count(*) FROM public.accounts").fetchall() == [(999,)]
+    finally:
+        os.kill(result.started.pid, signal.SIGQUIT)
+        os.waitpid(result.started.pid, 0)
 
 
 @pytest.mark.rule(53)

@@ -324,7 +324,13 @@ class Planner:
             tablespaces = tablespaces_in(b"".join(plain_part(store, part_of(summary, "tablespace_map"), opener)))
         if unknown := sorted(set(request.tablespaces) - set(tablespaces)):
             known = ", ".join(f"{oid} ({folder})" for oid, folder in sorted(tablespaces.items())) or "none"
-            raise UsageError(f"the backup has no tablespace {unknown[0]}", hints=[f"its tablespaces: {known}"])
+            raise UsageError(
+                f"the backup has no tablespace {unknown[0]}",
+                hints=[
+                    f"its tablespaces: {known}",
+                    "one that was made after the backup goes where the WAL says, and only into an empty folder: nothing moves it",
+                ],
+            )
         tablespaces |= request.tablespaces
         sizes = {request.data: 0} | dict.fromkeys(tablespaces.values(), 0)
         for entry in read_entries(store, summary, opener):
