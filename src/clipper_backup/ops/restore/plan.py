@@ -83,7 +83,7 @@ class Plan:
 
     `stop` is the record at which recovery stops; `last_commit_at`, of a restore to the latest, when the last transaction ended
     that is archived, None where none was found near the end. `tablespaces` is where each goes, by OID; `sizes` are bytes by
-    place.
+    place. `left` are files of pg_wal at the target that are archived first.
     """
 
     repository_id: str
@@ -98,6 +98,7 @@ class Plan:
     tablespaces: Mapping[int, Path]
     sizes: Mapping[Path, int]
     found: Found
+    left: Sequence[str] = ()
 
     @property
     def first(self) -> Segment:
@@ -372,8 +373,3 @@ class KnownLinks:
             if 0 <= place < len(times.segments):
                 return times.segments[place].linked
         return False
-
-
-def make_plan(work: Work, request: Request) -> Plan:
-    """Decide what a restore will do. Nothing is written."""
-    return Planner(work, request).plan()
