@@ -13,8 +13,10 @@ import pytest
 from clipper_backup.errors import AccessError, IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.format.physical_names import data_key_key, pack_key
+from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.restore import targets
-from clipper_backup.ops.restore.plan import Request, make_plan
+from clipper_backup.ops.restore.left_wal import make_plan
+from clipper_backup.ops.restore.plan import Request
 from clipper_backup.ops.restore.restore import restore
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.wal.push import push
@@ -28,7 +30,7 @@ from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.store.local import LocalStore
 from clipper_backup.values import BackupId, Lsn, Timeline
 from clipper_backup.wal_names import Segment
-from fixtures.base import Cluster, backed_up, work_for
+from fixtures.base import Cluster, archived_cluster, backed_up, work_for
 from fixtures.cli import RunCli, StartCli
 from fixtures.docs import ROOT
 from fixtures.dump import FAULTS, ended, halted
@@ -45,6 +47,7 @@ from fixtures.restore import (
     restored,
     restoring,
     session_in,
+    switch,
 )
 from fixtures.server_program import server_environment, server_program
 from fixtures.sweeps import chosen
@@ -190,6 +193,52 @@ def test_a_dead_primary_is_replaced_when_asked_and_its_wal_is_saved(world: World
     assert (again.saved_in / lost).read_bytes() == b"the newest commits"
     assert not (again.data / "of the former server").exists()
     pg_verifybackup(world, again.data)
+
+
+@pytest.mark.rule(54)
+def test_what_a_dead_primary_had_not_archived_is_archived_and_replayed(place: Path) -> None:
+    """Whole segments: the newest commits. Only when they are in the archive is anything removed."""
+    with archived_cluster(15) as cluster:
+        data = cluster.server.data
+        work = work_for(cluster, LocalStore(place / "repository"), BACKUP_URL=f"file://{place}/repository")
+        with cluster.archiving(work):
+            create_base(work)
+            switch(cluster)
+        sql(cluster.server, "postgres", "CREATE TABLE late AS SELECT 1 AS n")
+        sql(cluster.server, "postgres", "SELECT pg_switch_wal()")
+        sql(cluster.server, "postgres", "INSERT INTO late VALUES (2)")
+        cluster.server.kill9()
+        request = Request(
+            data, Target("latest"), server_account(), replace=True, program=server_program(), work_dir=place / "work"
+        )
+        (data / "postmaster.pid").unlink(missing_ok=True)
+        plan = make_plan(work, request)
+        assert len(plan.left) == 1
+        assert plan.left[0] not in {segment.name for segment in plan.wal.segments}
+        path = data / "pg_wal" / plan.left[0]
+        held = path.read_bytes()
+
+        path.write_bytes(bytes(len(held)))
+        with pytest.raises(IntegrityError, match=f"{plan.left[0]} was never archived, and cannot be now"):
+            restore(work, request, plan, start=True)
+        assert (data / "global/pg_control").exists()
+        path.write_bytes(held)
+        server_account().own(path)
+        nowhere = replace(request, target=Target("name", name="nowhere"))
+        with pytest.raises(MissingError) as caught:
+            make_plan(work, nowhere)
+        assert f"wal push {path}" in caught.value.hints[-1]
+
+        result = restore(work, request, plan, start=True)
+        assert result.started is not None
+        try:
+            with session_in(result.started) as connection:
+                assert connection.execute("SELECT n FROM public.late").fetchall() == [(1,)]
+        finally:
+            os.kill(result.started.pid, signal.SIGQUIT)
+            os.waitpid(result.started.pid, 0)
+        assert path.name in {segment.name for segment in result.plan.wal.segments}
+        assert result.plan.left == (path.name,)
 
 
 def lose(world: World, segment: Segment) -> None:
@@ -365,6 +414,40 @@ def test_where_a_tablespace_was_is_taken_unless_told_otherwise(world: World, pla
     with pytest.raises(UsageError, match="which is not empty") as caught:
         planned(world, place, Target("latest"), tablespaces={})
     assert caught.value.hints == (f"choose another folder: --tablespace {world.space}=DIR",)
+
+
+@pytest.mark.rule(70)
+def test_a_tablespace_made_after_the_backup_is_the_living_servers(place: Path) -> None:
+    """Restored beside that server, recovery ends before it links to its folder; where the folder is empty it goes on."""
+    space = place / "space"
+    space.mkdir()
+    server_account().own(space)
+    with archived_cluster(15) as cluster:
+        work = work_for(cluster, LocalStore(place / "repository"), BACKUP_URL=f"file://{place}/repository")
+        with cluster.archiving(work):
+            create_base(work)
+            sql(cluster.server, "postgres", f"CREATE TABLESPACE later LOCATION '{space}'")
+            sql(cluster.server, "postgres", "CREATE TABLE accounts TABLESPACE later AS SELECT generate_series(1, 999) AS n")
+            switch(cluster)
+        sql(cluster.server, "postgres", "CHECKPOINT")
+        held = {path: path.read_bytes() for path in space.rglob("*") if path.is_file()}
+        request = Request(place / "data", Target("latest"), server_account(), program=server_program())
+        with pytest.raises(IntegrityError, match=f"was created in {space}, .* is not empty here"):
+            restore(work, request, make_plan(work, request), start=True)
+        assert list((place / "data/pg_tblspc").iterdir()) == []
+        assert {path: path.read_bytes() for path in space.rglob("*") if path.is_file()} == held
+    shutil.rmtree(space)
+    space.mkdir()
+    server_account().own(space)
+    request = replace(request, replace=True)
+    result = restore(work, request, make_plan(work, request), start=True)
+    assert result.started is not None
+    try:
+        with session_in(result.started) as connection:
+            assert connection.execute("SELECT count(*) FROM public.accounts").fetchall() == [(999,)]
+    finally:
+        os.kill(result.started.pid, signal.SIGQUIT)
+        os.waitpid(result.started.pid, 0)
 
 
 @pytest.mark.rule(53)

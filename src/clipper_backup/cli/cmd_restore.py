@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from clipper_backup.cli import show_restore
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import MissingError, UsageError
-from clipper_backup.ops.restore.plan import Request, make_plan
+from clipper_backup.ops.restore.left_wal import make_plan
+from clipper_backup.ops.restore.plan import Request
 from clipper_backup.ops.restore.restore import restore as carry_out
 from clipper_backup.ops.restore.start import check_port
 from clipper_backup.ops.restore.target_dir import check_account
@@ -39,7 +40,10 @@ def restore(
     standby: Annotated[bool, Parameter(help="a standby, that goes on following the archive")] = False,
     accept_gap: Annotated[bool, Parameter(help="end before the first gap in the WAL, and lose what lies behind it")] = False,
     replace: Annotated[
-        bool, Parameter(help="take the place of this cluster's data there, whose server is stopped; its unarchived WAL is saved")
+        bool,
+        Parameter(
+            help="take the place of this cluster's data there, whose server is stopped; its unarchived WAL is archived or saved"
+        ),
     ] = False,
     work_dir: Annotated[
         Path | None,
@@ -82,7 +86,9 @@ def restore(
         replace=replace,
         unsigned=unsigned,
     )
-    work = open_work(context.settings, context.clock, context.emit, read_only=not start, unsigned=unsigned)
+    work = open_work(
+        context.settings, context.clock, context.emit, read_only=dry_run or not (start or replace), unsigned=unsigned
+    )
     plan = make_plan(work, request)
     if dry_run:
         context.answer(
@@ -96,7 +102,8 @@ def restore(
     restored = carry_out(work, request, plan, start=start, port=port)
     document = {"dry_run": False, "restored": show_restore.restored_document(restored)}
     context.answer(
-        {"schema": 1, **show_restore.plan_document(request, plan), **document}, show_restore.restored_text(request, restored)
+        {"schema": 1, **show_restore.plan_document(request, restored.plan), **document},
+        show_restore.restored_text(request, restored),
     )
 
 

@@ -50,6 +50,7 @@ def plan_document(request: Request, plan: Plan) -> Document:
         "forecast_seconds": round(plan.forecast_seconds, 1),
         "target_dir": str(request.data),
         "target_dir_state": plan.found.state,
+        "unarchived_wal": list(plan.left),
         "restore_dir": str(request.folder),
         "standby": request.standby,
         "tablespaces": [{"id": oid, "path": str(folder)} for oid, folder in sorted(plan.tablespaces.items())],
@@ -85,6 +86,8 @@ def _plan_pairs(request: Request, plan: Plan) -> list[tuple[str, str]]:
             for oid, folder in sorted(plan.tablespaces.items())
         ),
     ]
+    if plan.left:
+        items.append(("first", f"{len(plan.left)} files of the pg_wal there, which were never archived, are archived"))
     if plan.forecast_seconds > _GRACE_SECONDS / 2:
         items.append(("hold", f"it may take longer than a prune waits: first `clipper-backup hold {summary.id}`"))
     return items
@@ -136,6 +139,8 @@ def restored_text(request: Request, restored: Restored) -> str:
         ("restored", f"{restored.plan.summary.id} to {restored.data}, in {show_seconds(restored.seconds)}"),
         ("target", restored.plan.target.describe()),
     ]
+    if restored.plan.left:
+        items.append(("archived", f"{len(restored.plan.left)} files of the former server's pg_wal, before"))
     if restored.saved:
         items.append(("saved WAL", f"{len(restored.saved)} files of the former server, in {restored.saved_in}"))
     if restored.outside is not None:

@@ -65,7 +65,7 @@ class ControlFile:
                 f"{name} has the version {version}, which is none of PostgreSQL 15 to 18",
                 hints=["install the version of clipper-backup that knows this PostgreSQL"],
             )
-        if _crc32c(data[:crc_at]) != struct.unpack_from("<I", data, crc_at)[0]:
+        if crc32c(data[:crc_at]) != struct.unpack_from("<I", data, crc_at)[0]:
             raise IntegrityError(
                 f"{name} is damaged: its checksum does not fit", hints=["when it was copied from a running server: read it again"]
             )
@@ -95,7 +95,7 @@ class ControlFile:
         )
 
 
-def _crc32c(data: bytes) -> int:
+def crc32c(data: bytes) -> int:
     """CRC-32C, bit by bit: 292 bytes are not worth the 5 ms that importing a library costs each `wal push`."""
     crc = 0xFFFFFFFF
     for byte in data:

@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from clipper_backup.errors import IntegrityError, ServerError
-from clipper_backup.ops.restore.plan import Request, make_plan
+from clipper_backup.ops.restore.left_wal import make_plan
+from clipper_backup.ops.restore.plan import Request
 from clipper_backup.ops.restore.restore import Restored, restore
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.wal.archive import run_archiver

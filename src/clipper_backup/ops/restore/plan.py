@@ -94,7 +94,7 @@ class Plan:
     `passed_over` are newer timelines that hold nothing, where nobody named one. `stop` is the record at which recovery stops;
     `last_commit_at`, of a restore to the latest, when the last transaction ended that is archived, and `ends_at` is where the
     last archived record ends: None where none was found near the end. `tablespaces` is where each goes, by OID; `sizes` are
-    bytes by place.
+    bytes by place. `left` are files of pg_wal at the target that are archived first.
     """
 
     repository_id: str
@@ -111,6 +111,7 @@ class Plan:
     tablespaces: Mapping[int, Path]
     sizes: Mapping[Path, int]
     found: Found
+    left: Sequence[str] = ()
 
     @property
     def first(self) -> Segment:
@@ -407,7 +408,13 @@ class Planner:
             tablespaces = tablespaces_in(b"".join(plain_part(store, part_of(summary, "tablespace_map"), opener)))
         if unknown := sorted(set(request.tablespaces) - set(tablespaces)):
             known = ", ".join(f"{oid} ({folder})" for oid, folder in sorted(tablespaces.items())) or "none"
-            raise UsageError(f"the backup has no tablespace {unknown[0]}", hints=[f"its tablespaces: {known}"])
+            raise UsageError(
+                f"the backup has no tablespace {unknown[0]}",
+                hints=[
+                    f"its tablespaces: {known}",
+                    "one that was made after the backup goes where the WAL says, and only into an empty folder: nothing moves it",
+                ],
+            )
         tablespaces |= request.tablespaces
         sizes = {request.data: 0} | dict.fromkeys(tablespaces.values(), 0)
         for entry in read_entries(store, summary, opener):
@@ -449,8 +456,3 @@ class KnownLinks:
             if 0 <= place < len(times.segments):
                 return times.segments[place].linked
         return False
-
-
-def make_plan(work: Work, request: Request) -> Plan:
-    """Decide what a restore will do. Nothing is written."""
-    return Planner(work, request).plan()

@@ -1,7 +1,8 @@
 """`restore`: from a plan to a data folder, and with `--start` to a server that recovered.
 
-Order: everything that can refuse; what is unarchived is saved; plan; the folder gets its marker and is emptied; files, labels,
-recovery settings; sync; pg_control; the marker goes. Killed anywhere before its end, the same command begins anew.
+Order: what is unarchived is archived as far as it is whole; everything that can refuse; what is unarchived is saved; the plan
+is kept; the folder gets its marker and is emptied; files, labels, recovery settings; sync; pg_control; the marker goes. Killed
+anywhere before its end, the same command begins anew.
 """
 
 import os
@@ -19,6 +20,7 @@ from clipper_backup.kinds import show_url
 from clipper_backup.ops.events import Warned, ignore
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.files import FileWriter, Places
+from clipper_backup.ops.restore.left_wal import archive_left
 from clipper_backup.ops.restore.plan import Plan, Request
 from clipper_backup.ops.restore.recovery import Recovery, remapped, write_recovery, write_synced
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
@@ -80,6 +82,7 @@ class Restored:
 def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, port: int | None = None) -> Restored:
     """Carry out *plan*. Errors of the store, of damage and of the file system leave an unfinished folder behind."""
     began = work.clock.monotonic()
+    plan = archive_left(work, request, plan)
     used = list(plan.tablespaces.values())
     with work_folder(request.folder, request.account, [request.data, *used, *plan.found.tablespaces]):
         # Looked at again: minutes may have passed since the plan was made.

@@ -12,6 +12,7 @@ from clipper_backup.clock import Clock
 from clipper_backup.errors import IntegrityError, ObjectMissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.ops.wal.spool import Spool, hand_over
+from clipper_backup.ops.wal.tablespaces import check_tablespaces, tail_of
 from clipper_backup.postgres.history import is_made, made_history, parse_history
 from clipper_backup.postgres.postmaster import is_up
 from clipper_backup.repository.lines import Line
@@ -30,6 +31,7 @@ class _Archive:
     def __init__(self, reader: WalReader, catalog: WalCatalog, spool: Spool, clock: Clock, wait_seconds: float) -> None:
         self._reader, self._catalog, self._spool = reader, catalog, spool
         self._clock, self._wait_seconds = clock, wait_seconds
+        self._first_number = 0
 
     def answer(self, name: str, target: Path) -> bool:
         """Put the file that PostgreSQL calls *name* at *target*; False when it is missing behind the end (44)."""
@@ -59,6 +61,12 @@ class _Archive:
 
     def _turn(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def _check_tablespaces(self, line: Line, segment: Segment, file: Path, target: Path) -> None:
+        """Of a recovery's first segment, what began before it is not replayed."""
+        before = line.segment(segment.number - 1, segment.size_bytes) if segment.number > self._first_number else None
+        pg_wal = target.parent
+        check_tablespaces(segment, file, pg_wal.parent, lambda size: tail_of(before, pg_wal, self._reader, size))
 
     def _must_lie_on(self, line: Line, segment: Segment) -> None:
         if not line.holds(segment):
@@ -129,6 +137,7 @@ class PlannedFetch(_Archive):
         super().__init__(reader, catalog, spool, clock, wait_seconds)
         self._plan, self._folder = plan, folder
         self._line, self._last = plan.line, plan.last_segment
+        self._first_number = plan.first_segment.number
         self._request: Turn | None = None
 
     def answer(self, name: str, target: Path) -> bool:
@@ -160,6 +169,7 @@ class PlannedFetch(_Archive):
         self._spool.ask(segment)
         ready = self._spool.ready(segment)
         if ready is not None:
+            self._check_tablespaces(self._line, segment, ready.path, target)
             with self._turn(), links_of(self._folder, self._plan) as links:
                 links.add(ready.linked)
                 hand_over(ready.path, target)
@@ -169,6 +179,7 @@ class PlannedFetch(_Archive):
             return False
         with self._spool.writing(segment.name) as draft:
             draft.write(opened.chunks)
+            self._check_tablespaces(self._line, segment, draft.path, target)
             linked = Linked(segment, opened.header.link, self._reader.previous(segment, opened.header))
             with self._turn(), links_of(self._folder, self._plan) as links:
                 links.add(linked)
@@ -224,7 +235,8 @@ class StandbyFetch(_Archive):
             self._spool.leave()
 
     def _segment(self, segment: Segment, target: Path) -> bool:
-        self._must_lie_on(self._catalog.line(self._catalog.newest_timeline()), segment)
+        line = self._catalog.line(self._catalog.newest_timeline())
+        self._must_lie_on(line, segment)
         opened = self._reader.segment(segment)
         if opened is None:
             return self._missing()
@@ -232,6 +244,7 @@ class StandbyFetch(_Archive):
         self._spool.open()
         with self._spool.writing(segment.name) as draft:
             draft.write(opened.chunks)
+            self._check_tablespaces(line, segment, draft.path, target)
             draft.hand_over(target)
         return True
 

@@ -178,7 +178,7 @@ class Draft:
     """A file in the spool that nobody may use yet, and that its writer holds a lock on. `Spool` translates its errors."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        self._path, self._descriptor = path, descriptor
+        self.path, self._descriptor = path, descriptor
         self._moved = False
 
     def write(self, chunks: Iterable[bytes]) -> None:
@@ -191,7 +191,7 @@ class Draft:
     def keep(self, linked: Linked) -> None:
         """Let it wait to be asked for. It is synced: PostgreSQL would do that later, while it should replay."""
         os.fsync(self._descriptor)
-        self._move(self._path.with_name(f"{linked.segment.name}.{linked.link.hex()}.{linked.previous.hex()}"))
+        self._move(self.path.with_name(f"{linked.segment.name}.{linked.link.hex()}.{linked.previous.hex()}"))
 
     def hand_over(self, target: Path) -> None:
         """Move it to where PostgreSQL wants it."""
@@ -200,11 +200,11 @@ class Draft:
     def close(self) -> None:
         """Let go of it; remove it unless it was moved."""
         if not self._moved:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
     def _move(self, target: Path) -> None:
-        self._path.replace(target)
+        self.path.replace(target)
         self._moved = True
 
 

@@ -1,0 +1,87 @@
+"""No recovery writes into the folder of a tablespace that is not its own (docs/design/repository-wal.md, "Tablespaces").
+
+PostgreSQL that replays CREATE TABLESPACE links to the folder that the record names, and takes what lies there for its own: beside
+the living server, that server's files. So a segment with such a record is handed out only where the folder is this restore's.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from clipper_backup.errors import IntegrityError
+from clipper_backup.postgres.tablespace_records import RECORD_BYTES_MAX, Created, address_of, page_bytes_of, search
+from clipper_backup.postgres.wal_records import SEGMENT_HEAD_BYTES, continued_bytes
+from clipper_backup.repository.wal_reader import WalReader
+from clipper_backup.wal_names import Segment
+
+_BLOCK_BYTES = 1 << 20
+_TAIL_PAGES = 2
+"""They hold as much as the longest record has, however small pages are."""
+
+
+def check_tablespaces(segment: Segment, file: Path, data: Path, before: Callable[[int], bytes]) -> None:
+    """Look at *file*, which holds *segment*, before the server of PGDATA *data* gets it.
+
+    IntegrityError when it creates a tablespace in a folder that is neither empty nor this server's already. *before* gives the
+    last bytes, so many, of the segment before: what is not whole in the one is in the other.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(SEGMENT_HEAD_BYTES)
+        page_bytes = page_bytes_of(head)
+        if page_bytes is None:
+            return  # no segment at all: PostgreSQL reads nothing of it
+        tail = before(_TAIL_PAGES * page_bytes) if 0 < continued_bytes(head) <= RECORD_BYTES_MAX else b""
+        opened.seek(0)
+        blocks: Iterator[bytes] = iter(lambda: opened.read(_BLOCK_BYTES), b"")
+        for created in search(blocks, page_bytes, tail):
+            _must_be_ours(created, data, segment)
+
+
+def tail_of(before: Segment | None, pg_wal: Path, reader: WalReader, size_bytes: int) -> bytes:
+    """The last *size_bytes* of a segment: of pg_wal, where recovery leaves it, else of the archive; empty where it is nowhere."""
+    if before is None:
+        return b""
+    try:
+        with (pg_wal / before.name).open("rb") as opened:
+            opened.seek(-size_bytes, os.SEEK_END)
+            tail = opened.read()
+        if address_of(tail) == before.end - size_bytes:
+            return tail
+    except OSError:
+        pass  # or one that waits to be used again: then its pages are of another place
+    found, tail = reader.segment(before), b""
+    for chunk in found.chunks if found is not None else ():
+        tail = (tail + chunk)[-size_bytes:]
+    return tail
+
+
+def _must_be_ours(created: Created, data: Path, segment: Segment) -> None:
+    if not created.path:
+        return  # within the data folder (allow_in_place_tablespaces)
+    folder = Path(os.fsdecode(created.path))
+    if folder in _linked(data):
+        return
+    try:
+        inside = next(folder.iterdir(), None)
+        mine = folder.stat().st_uid == data.stat().st_uid
+    except OSError as error:
+        why = f"cannot be used here: {(error.strerror or str(error)).lower()}"
+    else:
+        if inside is None and mine:
+            return
+        why = "is not empty here" if inside is not None else "belongs to another user"
+    raise IntegrityError(
+        f"tablespace {created.oid} was created in {folder}, by the WAL in {segment}, and that folder {why}: recovery would write"
+        " into it",
+        hints=[
+            "beside the living server that is its own folder: restore on another machine, or in a container without it",
+            f"where no server uses it, {folder} must be there, empty, and PGDATA's owner's: the WAL names it, no option moves it",
+            f"or stop before {segment}, or begin with a base backup taken behind it, whose tablespaces --tablespace moves",
+        ],
+    )
+
+
+def _linked(data: Path) -> set[Path]:
+    """Where the links lead that this server has: what it fills already."""
+    folder = data / "pg_tblspc"
+    return {link.readlink() for link in folder.iterdir() if link.is_symlink()} if folder.is_dir() else set()
