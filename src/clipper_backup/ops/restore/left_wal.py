@@ -54,7 +54,7 @@ def archive_left(work: Work, request: Request, plan: Plan) -> Plan:
     try:
         with step(work, "left", f"archive {len(plan.left)} files of the former server's {WAL_FOLDER}") as running:
             for done, name in enumerate(plan.left):
-                running.progress(done, len(plan.left))
+                running.progress(done, len(plan.left), "segments")
                 _archive(work, request.data / WAL_FOLDER / name)
             running.done = f"{len(plan.left)} files of the former server's {WAL_FOLDER} are in the archive"
     except ClipperError as error:
