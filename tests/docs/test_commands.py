@@ -34,6 +34,7 @@ NOT_RUN = {
     "azure identity": "the same",
     "base backup by hand": "tests/base/test_reader.py runs both programs, and starts a server with them",
     "archive command": "changes the settings of a server of yours; tests/wal/test_archive_server.py archives with both ways",
+    "first base backup": "needs a server that archives, which the one of the pages does not; tests/base runs it",
     "as root": "makes a folder of root's outside of the test's, and gives it to another user",
 }
 """Blocks that cannot run here, by the name in their `not run` note, each with the reason."""
@@ -118,7 +119,7 @@ def every_block() -> list[tuple[Path, Block]]:
 def test_what_is_not_run_is_named_here_with_its_reason() -> None:
     named = [name for _, block in every_block() for name in block.said("not run")]
     assert sorted(named) == sorted(NOT_RUN)
-    assert len(NOT_RUN) <= 16
+    assert len(NOT_RUN) <= 18
 
 
 def test_every_preparation_is_known_and_used() -> None:

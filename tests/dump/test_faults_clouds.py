@@ -38,6 +38,8 @@ from fixtures.proxy import TcpProxy
 from fixtures.stores import StorePlace, place_in
 from fixtures.sweeps import SOAK
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 NOISE = """
 CREATE TABLE noise (id int PRIMARY KEY, filling bytea);
 ALTER TABLE noise ALTER filling SET STORAGE EXTERNAL;

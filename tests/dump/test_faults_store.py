@@ -36,6 +36,8 @@ from fixtures.proxy import Direction, How, TcpProxy
 from fixtures.stores import S3Server, StorePlace, place_in
 from fixtures.sweeps import chosen
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 FAILURES = 3
 
 

@@ -36,6 +36,8 @@ from fixtures.dump import (
 from fixtures.postgres import connect, fresh_database, sql
 from fixtures.sweeps import chosen
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 KILLS_OF_EACH = 2
 
 

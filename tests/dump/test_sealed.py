@@ -17,6 +17,8 @@ from fixtures.keys import Key, opening
 from fixtures.oracle import content_now
 from fixtures.postgres import server_binaries, sql
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 PLAIN = ("backup.json", "backup.json.sig", "intent")
 
 
