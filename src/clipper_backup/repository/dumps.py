@@ -228,11 +228,15 @@ class DumpWriter:
         if last is not None and dump_id <= last:
             dump_id = last.next()
         for _ in range(_ID_ATTEMPTS):
+            writer = cls(store, dump_id, encode(intent))
             with suppress(ObjectExistsError):
-                store.put(names.dump_key(dump_id, names.INTENT), encode(intent), create=True)
-                writer = cls(store, dump_id, encode(intent))
-                if writer.is_ours():
-                    return writer
+                try:
+                    store.put(names.dump_key(dump_id, names.INTENT), encode(intent), create=True)
+                    if writer.is_ours():
+                        return writer
+                except KeyboardInterrupt:  # told to stop, and the caller has no writer yet that it could abandon
+                    writer.abandon()
+                    raise
             dump_id = dump_id.next()
         raise ClipperError(f"{_ID_ATTEMPTS} dump ids from {DumpId.at_time(moment)} on are taken", hints=["wait a minute"])
 
