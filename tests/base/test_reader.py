@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from fixtures.postgres import FAST, private_folder, server_binaries, sql
 
 PROGRAM, FETCH = (ROOT / "docs/guides" / name for name in ("read_base_backup.py", "fetch_wal.sh"))
 MAJOR = 15
+ROWS = "SELECT count(*), sum(n), sum(hashtextextended(r::text, 0)) FROM rows r"
 
 
 def read(bucket: Path, backup: str, target: Path, *identity: Path) -> subprocess.CompletedProcess[str]:
@@ -49,6 +51,7 @@ def test_a_server_is_restored_without_us(archived15: Cluster, keys: dict[str, Ke
         backed_up(archived15, work)
         sql(archived15.server, "postgres", "CREATE TABLE between AS SELECT 42 AS n")
         summary = backed_up(archived15, work).summary
+        rows = sql(archived15.server, "postgres", ROWS)  # other tests change them
         sql(archived15.server, "postgres", "DROP TABLE between")
         assert summary.pages.adopted > 0
         identity = [Path(shutil.copy(keys["recovery"].path, folder))] if sealed else []
@@ -60,11 +63,11 @@ def test_a_server_is_restored_without_us(archived15: Cluster, keys: dict[str, Ke
             [verify, "--no-parse-wal", "--ignore=tablespace_map", data], capture_output=True, text=True, check=False
         )
         assert told.returncode == 0, told.stderr
-        recover(folder, " ".join(["sh", str(FETCH), f"{bucket}/wal/{summary.system_id}", "%f", "%p", *map(str, identity)]))
+        recover(folder, " ".join(["sh", str(FETCH), f"{bucket}/wal/{summary.system_id}", "%f", "%p", *map(str, identity)]), rows)
 
 
-def recover(folder: Path, restore_command: str) -> None:
-    """Start a server on what was read."""
+def recover(folder: Path, restore_command: str, rows: list[Any]) -> None:
+    """Start a server on what was read, and look at what it holds."""
     (folder / "data" / "recovery.signal").touch()
     with (folder / "data" / "postgresql.auto.conf").open("a") as file:
         file.write(f"restore_command = '{restore_command}'\narchive_mode = off\n")
@@ -76,7 +79,7 @@ def recover(folder: Path, restore_command: str) -> None:
         while sql(restored, "postgres", "SELECT pg_is_in_recovery()") == [(True,)]:
             time.sleep(0.05)
         assert sql(restored, "postgres", "SELECT n FROM between") == [(42,)]
-        assert sql(restored, "postgres", "SELECT count(*), sum(n) FROM rows") == [(50_000, 1_250_025_000)]
+        assert sql(restored, "postgres", ROWS) == rows
         assert sql(restored, "postgres", "SELECT count(*) FROM away") == [(1000,)]
         ((place,),) = sql(restored, "postgres", "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'aside'")
         assert place.startswith(f"{folder}/data.tablespaces/")

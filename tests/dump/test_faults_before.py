@@ -61,7 +61,7 @@ def test_a_mistyped_path_makes_another_repository_and_that_is_told(site: Site) -
         f"warning: a new repository was made at {mistyped}",
         "HINT: if there should be one already: check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET), letter by letter",
     ]
-    first, second = (site.run("job", "postgres-backup", "--quiet", BACKUP_URL=mistyped) for _ in range(2))
+    first, second = (site.run("dump", "create", "--quiet", BACKUP_URL=mistyped) for _ in range(2))
     assert (first.code, first.stderr.splitlines()) == (0, told)
     assert (second.code, second.stderr) == (0, "")
 
