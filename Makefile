@@ -21,8 +21,10 @@ soak: $(VENV)/.dev packages $(VENV)/.azurite ## what takes longer: sweeps at ful
 	@scripts/soak
 
 bench: $(VENV)/.dev packages $(VENV)/.azurite ## measured against the tools people use today
+	@scripts/debian-packages pgbackrest
 	@$(BIN)/python benchmarks/dump.py
 	@$(BIN)/python benchmarks/stores.py
+	@$(BIN)/python benchmarks/physical.py
 
 lint: $(VENV)/.dev ## ruff and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -21,4 +21,6 @@ pytest_plugins = [
     "fixtures.doctor",
     "fixtures.base",
     "fixtures.restore",
+    "fixtures.standby",
+    "fixtures.wal_server",
 ]

@@ -171,12 +171,24 @@ class Settings:
         "folder for scratch files (DUMP_JOBS > 1, `dump restore --jobs`, SIGNATURE_KEYS); unset: the system's temporary folder",
     )
     pg_bindir: Path | None = setting(None, PATH, "folder with pg_dump, pg_dumpall, pg_restore and psql; unset: look for them")
+    base_source: Literal["protocol", "files"] = setting(
+        "protocol",
+        choice("protocol", "files"),
+        "how a base backup gets the server's files: over a replication connection, or by reading them in PGDATA, side by side",
+        "protocol works from anywhere; files is for the server's own host or pod, and faster there",
+        section="Base backups",
+    )
+    base_skip_unchanged: bool = setting(
+        True,
+        SWITCH,
+        "whether BASE_SOURCE=files passes over files whose inode, size and times are those of the backup before, unread",
+        "whoever changes a file behind the file system's back must say no",
+    )
     base_checkpoint: Literal["fast", "spread"] = setting(
         "fast",
         choice("fast", "spread"),
         "the checkpoint that begins a base backup: at once, or spread over minutes, with less load on the server",
         "fast: nobody waits for a backup that has not begun; its load is that of the backup itself",
-        section="Base backups",
     )
     base_wal_wait_seconds: int = setting(
         3600,
@@ -243,6 +255,12 @@ class Settings:
         "how old the newest good dump may be before `status` and `doctor` say that one is missing",
         "dumps are taken daily and may run for an hour; the alert BackupJobFailed fires at this age too",
     )
+    base_max_age_hours: int = setting(
+        25,
+        integer(1, 87600, "hours"),
+        "how old the newest good base backup may be before `status` and `doctor` say that one is missing",
+        "the nightly job takes one with each dump; whoever takes them weekly says so here",
+    )
     prometheus_pushgateway: str | None = setting(
         None,
         URL,
@@ -263,6 +281,18 @@ class Settings:
     pgpassword: Secret | None = setting(None, SECRET, "that role's password; a PGPASSFILE is better")
     pgpassfile: str | None = setting(None, TEXT, "a file with passwords, in libpq's format")
     pgdatabase: str | None = setting(None, TEXT, "the database to connect to first; unset means postgres, then template1")
+    pgdata: Path | None = setting(
+        None,
+        PATH,
+        "the data folder of the server beside us, as we see it, for `wal archive`, `wal serve` and BASE_SOURCE=files; unset, the"
+        " last one reads where the server says that it is",
+    )
+    primary_conninfo: Secret | None = setting(
+        None,
+        SECRET,
+        "how to reach the primary of the standby that is backed up, in libpq's words (`host=… user=…`): it is told to end its WAL"
+        " segment; unset: somebody else does that",
+    )
     pgsslmode: str | None = setting(
         None, choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"), "libpq's sslmode"
     )

@@ -49,9 +49,13 @@ class Crew:
             if self._ended:
                 raise CrewEndedError
 
-    def finish(self) -> None:
-        """Wait until every task is done, and end the threads; raises the first failure."""
+    def wait_idle(self) -> None:
+        """Wait until every task is done; raises the first failure. The threads take more."""
         self.wait(lambda: not self._waiting and self._running == 0)
+
+    def finish(self) -> None:
+        """The same, and end the threads."""
+        self.wait_idle()
         self.end()
 
     def stop(self) -> None:

@@ -175,6 +175,14 @@ def show_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def show_count(count: int, one: str, several: str = "", *, grouped: bool = False) -> str:
+    """So many of something: `1 segment`, `2 segments`; *several* for words that do more than take an s.
+
+    *grouped* puts a comma between thousands.
+    """
+    return f"{count:{',' if grouped else ''}} {one if count == 1 else several or f'{one}s'}"
+
+
 def show_seconds(seconds: float) -> str:
     """A duration for people: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
     if seconds < 10:

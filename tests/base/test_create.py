@@ -1,7 +1,6 @@
 """`base create` against real servers: what it stores is what the server had, and what it says of it is true."""
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 
 from clipper_backup.errors import AccessError, IncompleteError, IntegrityError, ServerError, UsageError, WalGapError
@@ -24,16 +24,18 @@ from clipper_backup.ops.base.gather import Gathering
 from clipper_backup.ops.base.read import base_catalog, base_details
 from clipper_backup.ops.base.verify import verify_base
 from clipper_backup.ops.work import Work
+from clipper_backup.postgres.backup_session import BackupSession
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.repository.base_backups import list_base_backups
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import BackupId, Lsn
+from clipper_backup.values import BackupId, Lsn, Timeline
 from clipper_backup.wal_names import Segment
 from fixtures.base import SECRET, Cluster, backed_up, contents_of, work_for
 from fixtures.keys import Key, opening, sealed_to
-from fixtures.postgres import connect, private_folder, server_binaries, sql
+from fixtures.postgres import connect, login_to, major_of, private_folder, server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.4)
+each_source = pytest.mark.parametrize("source", ["protocol", "files"])
 
 
 def committed(store: Store) -> list[str]:
@@ -46,14 +48,14 @@ def plain_of(work: Work, summary: BaseSummary, role: str) -> bytes:
 
 
 def check_contents(work: Work, summary: BaseSummary) -> None:
-    """Every file that the server's own manifest lists is there, with the SHA-256 that the server says."""
+    """Every file that the server's own manifest lists is there, with the CRC-32C that the server says."""
     contents = contents_of(work, summary)
     listed = {entry["Path"].encode(): entry for entry in json.loads(plain_of(work, summary, "server_manifest"))["Files"]}
     own = {b"backup_label", b"tablespace_map"}
     inside = {name for name, (entry, _) in contents.items() if isinstance(entry, File) and not isinstance(entry, Outside)}
     assert inside == listed.keys() - own
     for name in listed.keys() - own:
-        assert hashlib.sha256(contents[name][1]).hexdigest() == listed[name]["Checksum"], name
+        assert google_crc32c.value(contents[name][1]).to_bytes(4, "little").hex() == listed[name]["Checksum"], name
 
 
 @pytest.mark.rule(27)
@@ -87,6 +89,27 @@ def test_backups_hold_what_the_server_sent_and_each_costs_what_changed(archived:
     assert shown.entry.good
     assert shown.entry.verified is not None
     assert [warning for warning in work.emit.warnings if "pages" in warning] == []  # type: ignore[attr-defined]  # a Kept
+
+
+@pytest.mark.rule(42)
+@each_source
+def test_what_changed_is_found_whatever_its_time_says(archived15: Cluster, source: str) -> None:
+    """A copy of the volume was set back, say, or the clock: time and size of the file are as they were in the parent."""
+    sql(archived15.server, "postgres", "DROP TABLE IF EXISTS timed")
+    sql(archived15.server, "postgres", "CREATE TABLE timed AS SELECT n FROM generate_series(1, 10000) n")
+    ((name,),) = sql(archived15.server, "postgres", "SELECT pg_relation_filepath('timed')")
+    work = work_for(archived15, BASE_SOURCE=source)
+    backed_up(archived15, work)
+    path = archived15.server.data / name
+    before = path.stat()
+    sql(archived15.server, "postgres", "UPDATE timed SET n = -n WHERE n = 1")
+    sql(archived15.server, "postgres", "VACUUM timed")
+    sql(archived15.server, "postgres", "UPDATE timed SET n = -n WHERE n = -1")  # onto its first page
+    sql(archived15.server, "postgres", "CHECKPOINT")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    second = backed_up(archived15, work)
+    assert contents_of(work, second.summary)[name.encode()][1] == path.read_bytes()
 
 
 CHANGES = (
@@ -162,6 +185,31 @@ def test_no_plaintext_when_sealing_is_on(archived15: Cluster, keys: dict[str, Ke
     check_contents(work_for(archived15, sealing.store), starts_anew)
 
 
+@pytest.mark.rule(87)
+def test_pages_are_taken_over_only_where_each_new_key_opens_them(
+    archived15: Cluster, keys: dict[str, Key], tmp_path: Path
+) -> None:
+    """The data keys of earlier runs are sealed to the recipients of their time: who destroys the old key must lose nothing."""
+    held = tmp_path / "held.key"  # while keys change, the old one and the new one
+    held.write_text(keys["operator"].path.read_text() + keys["stranger"].path.read_text())
+    before = work_for(archived15, **sealed_to(keys), ENCRYPTION_IDENTITY_FILE=str(held))
+    first = backed_up(archived15, before).summary
+    changed = ",".join(keys[name].public for name in ("stranger", "recovery"))
+    after = work_for(archived15, before.store, ENCRYPTION_RECIPIENTS=changed, ENCRYPTION_IDENTITY_FILE=str(held))
+    written = backed_up(archived15, after)
+    assert (written.summary.parent, written.summary.pages.adopted) == (None, 0)
+    assert any(f"{first.id} is not sealed to all of ENCRYPTION_RECIPIENTS" in warning for warning in written.details.warnings)
+
+    fewer = work_for(archived15, before.store, ENCRYPTION_RECIPIENTS=keys["stranger"].public, ENCRYPTION_IDENTITY_FILE=str(held))
+    incremental = backed_up(archived15, fewer).summary
+    assert incremental.parent == written.summary.id
+    assert incremental.pages.adopted > 350
+    alone = work_for(archived15, before.store, **opening(keys["stranger"]))
+    for summary in (written.summary, incremental):
+        assert verify_base(alone, BackupId.parse(summary.id), share=1).files == summary.files
+        assert any(SECRET.encode() in content for _, content in contents_of(alone, summary).values())
+
+
 def test_unsigned_parent_is_not_adopted(archived15: Cluster, keys: dict[str, Key]) -> None:
     plain = work_for(archived15)
     unsigned = backed_up(archived15, plain).summary
@@ -173,18 +221,22 @@ def test_unsigned_parent_is_not_adopted(archived15: Cluster, keys: dict[str, Key
     assert unsigned.signed_by is None
     with pytest.raises(UsageError, match="is signed, and there is no SIGNING_KEY_FILE"):
         create_base(plain)
+    plain.store.delete([names.base_key(BackupId.parse(second.id), names.BASE_SIGNATURE)])
+    with pytest.raises(UsageError, match="is signed, and there is no SIGNING_KEY_FILE"):
+        create_base(plain)  # its summary says so
 
 
 @pytest.mark.rule(35)
 @pytest.mark.rule(17)
-def test_tablespaces_and_configuration_elsewhere_are_in_it(archived15: Cluster) -> None:
+@each_source
+def test_tablespaces_and_configuration_elsewhere_are_in_it(archived15: Cluster, source: str) -> None:
     ((away, place, outside),) = sql(
         archived15.server,
         "postgres",
         "SELECT pg_relation_filepath('away'), pg_tablespace_location(oid), current_setting('hba_file') FROM pg_tablespace"
         " WHERE spcname = 'aside'",
     )
-    work = work_for(archived15)
+    work = work_for(archived15, BASE_SOURCE=source)
     for _ in range(2):
         summary = backed_up(archived15, work).summary
     contents = contents_of(work, summary)
@@ -209,8 +261,31 @@ def moved_away(path: Path, elsewhere: Path) -> Iterator[None]:
 
 
 @pytest.mark.rule(17)
-def test_what_lies_behind_a_link_is_in_it_or_there_is_no_backup(archived: Cluster) -> None:
-    data, work = archived.server.data, work_for(archived)
+def test_a_tablespace_in_place_is_in_it_or_there_is_no_backup(archived: Cluster) -> None:
+    """B6: BASE_BACKUP of 15 sends nothing of pg_tblspc but links; what lies there itself would be lost in silence."""
+    with connect(archived.server) as connection:
+        connection.execute("SET allow_in_place_tablespaces = on")
+        connection.execute("CREATE TABLESPACE in_place LOCATION ''")
+        connection.execute("CREATE TABLE placed TABLESPACE in_place AS SELECT generate_series(1, 1000) AS n")
+        ((path,),) = connection.execute("SELECT pg_relation_filepath('placed')").fetchall()
+    work = work_for(archived)
+    try:
+        if major_of(archived.server) < 16:
+            with pytest.raises(ServerError, match="sends nothing of the tablespaces that lie in pg_tblspc itself"):
+                backed_up(archived, work)
+            assert committed(work.store) == []
+        else:
+            _, content = contents_of(work, backed_up(archived, work).summary)[path.encode()]
+            assert content == (archived.server.data / path).read_bytes()
+    finally:
+        sql(archived.server, "postgres", "DROP TABLE placed")
+        sql(archived.server, "postgres", "DROP TABLESPACE in_place")
+
+
+@pytest.mark.rule(17)
+@each_source
+def test_what_lies_behind_a_link_is_in_it_or_there_is_no_backup(archived: Cluster, source: str) -> None:
+    data, work = archived.server.data, work_for(archived, BASE_SOURCE=source)
     elsewhere = archived.server.directory / "elsewhere"
     for needed in ("base/1", "pg_xact"):
         with (
@@ -249,13 +324,17 @@ def test_a_spread_checkpoint_is_waited_for_and_told(archived15: Cluster) -> None
 
 
 @pytest.mark.rule(33)
-def test_no_timeout_of_the_server_ends_a_backup(archived15: Cluster) -> None:
+@each_source
+def test_no_timeout_of_the_server_ends_a_backup(archived15: Cluster, source: str) -> None:
     for name in TIMEOUTS:
         sql(archived15.server, "postgres", f"ALTER SYSTEM SET {name} = '40ms'")
     try:
         with connect(archived15.server, options=" ".join(f"-c {name}=0" for name in TIMEOUTS)) as connection:
             connection.execute("SELECT pg_reload_conf()")
-        backed_up(archived15, work_for(archived15))
+        assert sql(archived15.server, "postgres", "SHOW statement_timeout") == [("40ms",)]
+        work = work_for(archived15, BASE_SOURCE=source)
+        backed_up(archived15, work)
+        assert [shown.entry.good for shown in base_catalog(work)] == [True]
     finally:
         with connect(archived15.server, options=" ".join(f"-c {name}=0" for name in TIMEOUTS)) as connection:
             for name in TIMEOUTS:
@@ -286,8 +365,9 @@ def test_a_backup_whose_wal_does_not_come_is_none(archived15: Cluster) -> None:
 
 
 @pytest.mark.rule(43)
-def test_damaged_pages_make_a_backup_that_is_kept_and_is_not_good(archived15: Cluster) -> None:
-    server, work = archived15.server, work_for(archived15)
+@each_source
+def test_damaged_pages_make_a_backup_that_is_kept_and_is_not_good(archived15: Cluster, source: str) -> None:
+    server, work = archived15.server, work_for(archived15, BASE_SOURCE=source)
     good = backed_up(archived15, work).summary
     sql(server, "postgres", "CREATE TABLE torn AS SELECT n, repeat('x', 2000) FROM generate_series(1, 100) n")
     ((path,),) = sql(server, "postgres", "SELECT pg_relation_filepath('torn')")
@@ -301,7 +381,7 @@ def test_damaged_pages_make_a_backup_that_is_kept_and_is_not_good(archived15: Cl
     assert isinstance(entry, File)
     assert (damaged.summary.pages.damaged, entry.damaged_pages) == (1, (3,))
     assert [text for text in damaged.details.warnings if path in text]
-    with pytest.raises(IncompleteError, match="1 pages whose checksums were wrong"):
+    with pytest.raises(IncompleteError, match="1 page whose checksums were wrong"):
         refuse_damaged(damaged.summary)
     with pytest.raises(UsageError, match="no newer good base backup"):
         check_base_deletable(work, BackupId.parse(good.id))
@@ -341,7 +421,8 @@ def run(*words: str | Path) -> None:
 
 
 @pytest.mark.rule(32)
-def test_promotion_during_backup(archived15: Cluster) -> None:
+@each_source
+def test_promotion_during_backup(archived15: Cluster, source: str) -> None:
     """B3, on a standby that is promoted while it sends."""
     with private_folder() as folder:
         where = archived15.server.connection()
@@ -355,7 +436,7 @@ def test_promotion_during_backup(archived15: Cluster) -> None:
         with PrivateServer(folder / "standby", binaries, environment=os.environ, settings=settings) as standby:
             standby.start()
             promoted = Cluster(standby, archived15.released)
-            work = work_for(promoted)
+            work = work_for(promoted, BASE_SOURCE=source)
 
             class Promoting:
                 done = False
@@ -365,8 +446,13 @@ def test_promotion_during_backup(archived15: Cluster) -> None:
                         self.done = True
                         sql(standby, "postgres", "SELECT pg_promote()")
 
-            with pytest.raises(ServerError, match="the standby was promoted during online backup"):
-                create_base(replace(work, emit=Promoting()))
+            with BackupSession(login_to(standby), "another", "fast") as session:
+                session.check()
+                with pytest.raises(ServerError, match="the standby was promoted during online backup"):
+                    create_base(replace(work, emit=Promoting()))
+                for ends in (session.check, lambda: session.stop(Timeline(1))):
+                    with pytest.raises(ServerError, match="the standby was promoted during online backup"):
+                        ends()
             promoted.stop()
             assert committed(work.store) == []
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.clock import SystemClock
+from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import load
 from clipper_backup.errors import AccessError, ClipperError, exit_code_of
 from clipper_backup.ops.events import Warned
@@ -18,8 +18,9 @@ from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from fixtures.base import Cluster, Kept, work_for
 from fixtures.postgres import client_environment, fresh_database
+from fixtures.wal_look import MadeRepository
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.4)
 
 
 def committed(store: Store) -> tuple[int, int]:
@@ -37,6 +38,22 @@ def test_without_archiving_it_takes_the_dump_and_says_what_is_off(postgres15: Pr
     assert committed(work.store) == (1, 0)
     (told,) = [event for event in kept.events if isinstance(event, Warned) and "point-in-time" in event.text]
     assert told.text.startswith("point-in-time recovery is off")
+
+
+def test_a_server_that_archives_no_more_is_a_failure(postgres15: PrivateServer) -> None:
+    """As a restore leaves it. A night without a base backup is no success where there were some."""
+    made = MadeRepository(VirtualClock(SystemClock().now()), "42")
+    made.archive.segments(1, 3, 4)
+    made.backup(1, 3, 4)
+    with fresh_database(postgres15) as database:
+        environment = client_environment(postgres15) | {"BACKUP_URL": "file:///unused", "BACKUP_DATABASES": database}
+        work = Work(load({}, environment).settings, made.store, SystemClock(), Kept())
+        with pytest.raises(ClipperError, match="the base backup failed: the server does not archive its WAL") as failed:
+            run_postgres_backup(work)
+    assert failed.value.message.endswith("the dump is good")
+    assert exit_code_of(failed.value) == 1
+    assert any("a restore leaves it off" in hint for hint in failed.value.hints)
+    assert committed(made.store) == (1, 1)
 
 
 def test_with_archiving_it_takes_both(archived15: Cluster) -> None:

@@ -240,6 +240,24 @@ def test_a_newer_document_does_not_count_as_damaged() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_a_document_says_what_it_is(name: str) -> None:
+    """Its schema, and where it is signed its kind: the signature of one kind must be worth nothing for another."""
+    whole = json.loads(golden_bytes(name))
+    for field in ("schema", "kind"):
+        if field in whole:
+            lacking = {other: value for other, value in whole.items() if other != field}
+            with pytest.raises(IntegrityError, match=f"x is damaged: it has no {field}"):
+                decode(json.dumps(lacking).encode(), KINDS[name], "x")
+
+
+def test_no_schema_is_below_the_first() -> None:
+    whole = json.loads(golden_bytes("backup.json"))
+    for schema in (0, -1):
+        with pytest.raises(IntegrityError, match="x is damaged"):
+            decode(json.dumps(whole | {"schema": schema}).encode(), DumpSummary, "x")
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_cut_short_anywhere_it_is_damaged(name: str) -> None:
     whole = golden_bytes(name).rstrip()
     for length in range(len(whole)):
@@ -312,5 +330,5 @@ def test_the_programs_that_are_needed_are_of_the_newer_major(client: str, needed
 
 def test_how_each_kind_is_read_is_known_before_threads_read_it() -> None:
     """msgspec fills in a type at the first look, and crashes when two threads meet there: `status` ended with signal 11."""
-    assert documents._DECODERS.keys() == {documents._Schema, *Document.__subclasses__()}
+    assert documents._DECODERS.keys() == {documents._Head, *Document.__subclasses__()}
     assert {*KINDS.values()} <= documents._DECODERS.keys()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.format.documents import NewerError
 from clipper_backup.format.frames import STRETCH_BYTES
 from clipper_backup.format.manifest import (
     Entry,
@@ -101,8 +102,8 @@ REFUSED: dict[str, list[str]] = {
     "no JSON": ["{"],
     "a key twice": ['{"mode":1,' + line()[1:]],
     "a key twice, unknown": ['{"new":1,"new":2,' + line()[1:]],
-    "an unknown kind": [line(kind="link")],
-    "a kind that is no line's": [line(kind="manifest")],
+    "a kind that is no word": [line(kind="link 2")],
+    "a kind that is a number": [line(kind=1)],
     "a number as text": [line(mode="1")],
     "a number with a fraction": [line().replace('"size_bytes": 0', '"size_bytes": 0.0')],
     "a number with an exponent": [line().replace('"size_bytes": 0', '"size_bytes": 0e0')],
@@ -149,6 +150,13 @@ def test_manifest_lines_refused(lines: list[str]) -> None:
     head = written([]).splitlines()[0].decode()
     with pytest.raises(IntegrityError, match=r"manifest\.zst"):
         read("".join(f"{each}\n" for each in [head, *lines, foot]).encode())
+
+
+def test_a_line_of_an_unknown_kind_is_a_newer_versions_and_nothing_is_taken_of_it() -> None:
+    head, folder, foot = written([Folder(**as_path(b"f"), **OWNED)]).splitlines()
+    link = b'{"path":"link","kind":"link","target":"/etc","mode":511,"uid":0,"gid":0,"mtime_ns":0}'
+    with pytest.raises(NewerError, match=r"manifest\.zst: line 3 was written by a newer version \(it is of the kind 'link'\)"):
+        read(b"".join(each + b"\n" for each in (head, folder, link, foot)))
 
 
 def test_unknown_fields_are_ignored() -> None:

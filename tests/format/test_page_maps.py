@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_backup.errors import IntegrityError
+from clipper_backup.format.documents import NewerError
 from clipper_backup.format.frames import PLAIN_BYTES_MAX, Reference, digest_of
 from clipper_backup.format.page_maps import U16, U32, U64, ZEROS, FrameTable, PageMap, decode_map, encode_map, page_hashes
 from clipper_backup.format.physical_names import PackKey
@@ -130,12 +131,17 @@ def changed(offset: int, form: str, value: int) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [changed(7, "<B", ord("2")), changed(28, "<I", 3), changed(28, "<I", 0x80000001), changed(28, "<I", 2), changed(72, "<Q", 1)],
+)
+def test_what_this_version_does_not_know_is_refused_and_no_damage(data: bytes) -> None:
+    with pytest.raises(NewerError, match="this map was written by a newer version"):
+        read(data)
+
+
 @pytest.mark.parametrize(("data", "told"), [
-    (changed(0, "<B", 0), "no page map that this version can read"),
-    (changed(7, "<B", ord("2")), "no page map that this version can read"),
-    (changed(28, "<I", 3), "no page map that this version can read"),
-    (changed(28, "<I", 0x80000001), "no page map that this version can read"),
-    (changed(72, "<Q", 1), "no page map that this version can read"),
+    (changed(0, "<B", 0), "is no page map"),
     (changed(28, "<I", 0), "has a digest, and says that it has none"),
     (changed(8, "<I", 4096), "not that of 24676 bytes in pages of 8192"),
     (changed(16, "<I", 0), "not that of"),

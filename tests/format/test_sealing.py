@@ -1,5 +1,6 @@
 """age files: what any age opens, what none of ours opens wrongly, and what a stock `age` makes of them."""
 
+import random
 import subprocess
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipper_backup.errors import AccessError, IntegrityError, StoppedError, UsageError
-from clipper_backup.format.sealing import Identity, check_recipient, seal, unseal
+from clipper_backup.format.sealing import Identity, check_recipient, seal, unseal, unseal_head
 
 MINE, OTHER = Identity.make(), Identity.make()
 CHUNK = 64 << 10
@@ -115,3 +116,18 @@ def test_what_is_no_recipient() -> None:
         check_recipient(MINE.reveal())
     assert MINE.reveal() not in f"{caught.value} {caught.value.hints}"
     assert check_recipient(MINE.recipient) == MINE.recipient
+
+
+def test_the_head_of_an_age_file_is_opened_without_the_rest() -> None:
+    content = random.Random(1).randbytes(200_000)
+    whole = sealed(content, MINE)
+    assert unseal_head(whole, [MINE], "x") == content
+    head = unseal_head(whole[:140_000], [MINE], "x")
+    assert len(head) == 2 * CHUNK, "two whole pieces"
+    assert content.startswith(head)
+    assert unseal_head(whole[:140_000] + b"other bytes", [MINE], "x") == head
+    with pytest.raises(AccessError, match="x is sealed to other keys"):
+        unseal_head(whole[:140_000], [OTHER], "x")
+    for damaged in (whole[:100], whole[:60_000], b"", whole[:1000] + bytes(1) + whole[1001:140_000]):
+        with pytest.raises(IntegrityError, match="x is damaged"):
+            unseal_head(damaged, [MINE], "x")

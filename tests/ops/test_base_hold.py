@@ -1,7 +1,6 @@
 """Holds on base backups, and refreshing: what a name keeps, and for how long, over a repository made of a few bytes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -12,8 +11,9 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.format.documents import HoldMark, decode
 from clipper_backup.ops.base_hold import hold_base, parse_wal_to, release_base
 from clipper_backup.ops.events import Event, Warned
-from clipper_backup.ops.lease import KEYS_LEASE, PRUNE_LEASE, take_lease
-from clipper_backup.ops.physical_prune import PhysicalPrune, prune_physical
+from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
+from clipper_backup.ops.physical_plan import PhysicalPrune
+from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.base_backups import list_base_backups, list_packs, needed_packs, read_base_summary, read_packs
 from clipper_backup.store.memory import MemoryStore
@@ -214,7 +214,7 @@ def test_refreshing_writes_the_same_bytes_and_only_what_is_old(work: Work, store
     class Noting(WrapperStore):
         def put(self, key: str, data: bytes, *, create: bool = False) -> None:
             written.append(key)
-            assert key.startswith(("locks/", "prune/")) or before[key] == data
+            assert key.startswith(("locks/", "prune/", "retention.json")) or before[key] == data
             super().put(key, data, create=create)
 
     noting = Work(work.settings, Noting(store), work.clock, work.emit)
@@ -222,8 +222,9 @@ def test_refreshing_writes_the_same_bytes_and_only_what_is_old(work: Work, store
     assert prune(noting).refreshed.objects == 0
     days(clock, 0.01)
     done = prune(noting)
-    again = {key for key in written if not key.startswith("locks/")}
-    assert done.refreshed.objects == len(again) == len([key for key in written if not key.startswith("locks/")])
+    refreshed = [key for key in written if not key.startswith(("locks/", "retention.json"))]
+    again = set(refreshed)
+    assert done.refreshed.objects == len(again) == len(refreshed)
     assert set(before) - again == {names.base_key(held, part) for part in (names.VERIFY, names.BASE_INTENT)}
 
 
@@ -265,20 +266,6 @@ def test_refresh_and_prune_exclude_each_other(work: Work, store: MemoryStore, cl
         prune(Work(work.settings, Slow(store), work.clock, work.emit))
     assert taken
     assert keys_below(store, "packs/") == set()
-
-
-def test_keys_are_left_to_a_rotation_that_runs(work: Work, store: MemoryStore, clock: SteppedClock) -> None:
-    put_packs(store, put_backup(store, wal=True), (), key=True)
-    days(clock, 15)
-    with other_process(store, clock) as theirs, take_lease(theirs, KEYS_LEASE, "key rotate"):
-        done = prune(work)
-    assert [type(problem) for problem in done.refreshed.problems] == [LockedError]
-    assert prune(work).refreshed.objects == 1
-
-
-@contextmanager
-def other_process(store: MemoryStore, clock: SteppedClock) -> Iterator[Work]:
-    yield Work(settings_of_a_week(), store, clock, lambda _: None)
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -53,7 +53,7 @@ def test_one_for_the_dumps_alone_is_none_and_knows_no_holds(prefix: str) -> None
 
 @pytest.mark.parametrize("prefix", ["staging/", "productionX/", "database/", "production/reports/", "production/base-of-others/"])
 def test_one_for_what_is_not_ours_does_no_harm(prefix: str) -> None:
-    assert judged(deleting(prefix)) == [(Colour.GREEN, "1 rules, none of which does harm")]
+    assert judged(deleting(prefix)) == [(Colour.GREEN, "1 rule, none of which does harm")]
 
 
 def test_without_a_folder_every_rule_for_all_keys_is_ours() -> None:

@@ -202,3 +202,12 @@ def test_the_newest_dump_is_sealed_and_signed_if_anything_says_so(
     assert last_dump(repository) == Last(writer.dump_id, sealed=True, signed=True)
     found = look(check, repository, clock)
     assert (found.colour, "the next run refuses to dump" in found.text) == (Colour.RED, True)
+
+
+@pytest.mark.rule(104)
+def test_how_long_an_outage_a_buckets_rule_lets_pass(repository: MemoryStore, clock: VirtualClock) -> None:
+    found = look("outage", repository, clock)
+    assert (found.colour, found.text[:6]) == (Colour.GREEN, "7 days")
+    assert look("outage", repository, clock, max_pack_age_days=2).text[:7] == "14 days", "what is refreshed is a fortnight old"
+    found = look("outage", repository, clock, max_pack_age_days=21)
+    assert (found.colour, "takes what the window needs" in found.text) == (Colour.YELLOW, True)

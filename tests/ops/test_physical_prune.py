@@ -1,6 +1,7 @@
 """`prune` of base backups and WAL, over a repository made of a few bytes: what stays for the window, and what stops it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -9,9 +10,12 @@ from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import SnapshotRecord
 from clipper_backup.format.documents import Repository, encode
-from clipper_backup.format.names import REPOSITORY
-from clipper_backup.ops.events import ignore
-from clipper_backup.ops.physical_prune import PhysicalPrune, plan_physical_prune, prune_physical
+from clipper_backup.format.names import REPOSITORY, RETENTION
+from clipper_backup.ops.dump.create import take_dump_lease
+from clipper_backup.ops.dump.prune import execute_prune, plan_prune
+from clipper_backup.ops.events import Warned, ignore
+from clipper_backup.ops.physical_plan import PhysicalPrune, plan_physical_prune
+from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.base_backups import list_base_backups, list_packs, needed_packs, read_base_summary, read_packs
 from clipper_backup.store.memory import MemoryStore
@@ -374,3 +378,70 @@ def test_killed_at_every_call_that_changes_something(store: MemoryStore, clock: 
         days(clock, 1.01)
         prune_physical(work_on(store, clock))
         assert len(list_packs(store)) <= end[2]
+
+
+# -- a window that falls
+
+
+def with_window(work: Work, days_: int, told: list[str] | None = None) -> Work:
+    emit = ignore if told is None else lambda event: told.append(event.text) if isinstance(event, Warned) else None
+    return replace(work, settings=replace(work.settings, pitr_window_days=days_), emit=emit)
+
+
+def test_a_window_that_falls_is_announced_before_anything_goes(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    work = work_on(store, clock)
+    prune_physical(work)
+    before = all_but_locks(store)
+    told: list[str] = []
+    fallen = with_window(work, 3, told)
+    assert (plan_physical_prune(fallen).going, plan_physical_prune(fallen).announced) == ((), tuple(made[5:9]))
+    first = prune_physical(fallen)
+    assert first.announced == tuple(made[5:9])
+    assert (first.going, first.window_days, all_but_locks(store)) == ((), 7, before)
+    (said,) = told
+    assert said.startswith("PITR_WINDOW_DAYS fell from 7 to 3: the next prune removes 4 more base backups (")
+    assert said.endswith(f"{made[8]}) and WAL")
+    second = prune_physical(fallen)
+    assert (len(second.going), second.announced, second.window_days, len(told)) == (4, (), 3, 1)
+    assert backups(store) == made[9:]
+
+
+def test_a_fallen_window_that_is_set_back_takes_nothing(store: MemoryStore, clock: SteppedClock) -> None:
+    live_for(store, clock, 14)
+    work = work_on(store, clock)
+    prune_physical(work)
+    before = all_but_locks(store)
+    prune_physical(with_window(work, 3))
+    prune_physical(work)
+    assert all_but_locks(store) == before
+    assert prune_physical(with_window(work, 3)).announced, "it fell once more"
+
+
+def test_what_cannot_be_read_does_not_count_as_announced(store: MemoryStore, clock: SteppedClock) -> None:
+    live_for(store, clock, 14)
+    work = work_on(store, clock)
+    prune_physical(work)
+    key = break_snapshot(store)
+    prune_physical(with_window(work, 3))
+    store.delete([key])
+    assert prune_physical(with_window(work, 3)).going == (), "announced now, with all that is known"
+    assert prune_physical(with_window(work, 3)).going
+
+
+def test_a_prune_of_dumps_keeps_what_was_noted_of_the_window(store: MemoryStore, clock: SteppedClock) -> None:
+    live_for(store, clock, 14)
+    work = work_on(store, clock)
+    prune_physical(work)
+    with take_dump_lease(work, "prune", clock) as lease:
+        execute_prune(work, plan_prune(work), lease)
+    assert prune_physical(with_window(work, 3)).going == ()
+
+
+def test_no_prune_where_what_the_last_one_left_is_damaged(store: MemoryStore, clock: SteppedClock) -> None:
+    live_for(store, clock, 14)
+    store.put(RETENTION, b"{")
+    before = all_but_locks(store)
+    with pytest.raises(IntegrityError, match="no prune runs until it is removed"):
+        prune_physical(work_on(store, clock))
+    assert all_but_locks(store) == before

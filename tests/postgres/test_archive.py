@@ -254,7 +254,7 @@ SEQUENCE = "7; 0 0 SEQUENCE SET public s postgres"
         ("", "", "lists nothing that can be understood"),
         ("; a new kind of listing\n", "", "lists nothing that can be understood"),
         (f"{HEADING}{SEQUENCE}\nsomething: else\n", "", "lists nothing that can be understood"),
-        (f"{HEADING}{SEQUENCE}\n", "SELECT setval('public.s', 1);", "1 sequences are listed, 0 are set"),
+        (f"{HEADING}{SEQUENCE}\n", "SELECT setval('public.s', 1);", "1 sequence is listed, 0 are set"),
         (f"{HEADING}{SEQUENCE}\n", "SELECT pg_catalog.setval('s', 1, true);", "a sequence is named 's'"),
     ],
 )

@@ -1,6 +1,5 @@
 """BASE_BACKUP as we read it: what pg_basebackup writes, damaged pages, and backups that the server ends."""
 
-import hashlib
 import json
 import os
 import signal
@@ -9,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import google_crc32c
 import pytest
 from psycopg import pq
 
@@ -19,7 +19,7 @@ from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import Lsn
 from fixtures.postgres import login_to, major_of, private_folder, running_server, server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.4)
 
 OWN = {b"backup_label", b"tablespace_map"}
 CHANGING = {b"global/pg_control"}
@@ -120,7 +120,8 @@ def check_manifest(manifest: dict[str, list[dict[str, str]]], found: dict[bytes,
     files = {entry["Path"].encode(): entry for entry in manifest["Files"]}
     assert files.keys() == {name for name, (member, _) in found.items() if member.kind == "file"}
     for name, entry in files.items():
-        assert (entry["Checksum-Algorithm"], entry["Checksum"]) == ("SHA256", hashlib.sha256(found[name][1]).hexdigest())
+        checksum = google_crc32c.value(found[name][1]).to_bytes(4, "little").hex()
+        assert (entry["Checksum-Algorithm"], entry["Checksum"]) == ("CRC32C", checksum)
 
 
 @pytest.mark.rule(27)

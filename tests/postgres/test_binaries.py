@@ -1,13 +1,16 @@
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clipper_backup.errors import ToolMissingError
-from clipper_backup.postgres.binaries import DEBIAN_ROOT, every_bindir, find_binaries
+from clipper_backup.postgres.binaries import DEBIAN_ROOT, every_bindir, examine, find_binaries
 
 CLIENTS = ("pg_dump", "pg_dumpall", "pg_restore")
 
@@ -53,6 +56,33 @@ def test_among_equal_majors_the_users_path_comes_first(tmp_path: Path) -> None:
     first, second = install(tmp_path / "first", "15.1"), install(tmp_path / "second", "15.9")
     assert find_binaries(tools=CLIENTS, exactly=15, environment=path_of(first, second)).bindir == first
     assert find_binaries(tools=CLIENTS, exactly=15, environment=path_of(second, first)).bindir == second
+
+
+@contextlib.contextmanager
+def as_nobody(*closed: Path) -> Iterator[None]:
+    """As an account that may not enter *closed*: root enters everything."""
+    for folder in closed:
+        folder.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+        for folder in reversed(closed):
+            folder.chmod(0o700)
+
+
+def test_a_folder_that_may_not_be_entered_is_passed_over(tmp_path: Path) -> None:
+    """As in the PATH that root leaves to `su postgres`."""
+    mine, closed = install(tmp_path / "mine", "15.9"), install(tmp_path / "closed" / "bin", "18.1")
+    for folder in (each for each in (tmp_path, *tmp_path.parents) if Path(tempfile.gettempdir()) in each.parents):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    with as_nobody(closed, closed.parent):
+        found = find_binaries(tools=CLIENTS, environment=path_of(closed, closed.parent, mine), exactly=15)
+        problems = [examine(folder, "PG_BINDIR", CLIENTS).problem for folder in (closed, closed.parent)]
+    assert found.bindir == mine
+    assert problems == ["this account may not enter it"] * 2
 
 
 def test_pg_config_on_the_path_names_a_folder(tmp_path: Path) -> None:

@@ -282,6 +282,25 @@ def test_how_it_ended_is_seen_in_its_control_file(server_folder: Path, major: in
     assert control_state(server, major) == "shut down"
 
 
+@pytest.mark.rule(56)
+def test_one_that_ends_while_it_is_asked_says_nothing_wrong(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery that ended just then was told as "is not running", with another exit code than its reason has."""
+    with new_server(server_folder, 18) as server:
+        server.start()
+        read_text = Path.read_text
+
+        def ended_meanwhile(path: Path) -> str:
+            text = read_text(path)
+            if path.name == "postmaster.pid":
+                monkeypatch.undo()
+                server.kill9()
+            return text
+
+        monkeypatch.setattr(Path, "read_text", ended_meanwhile)
+        assert server.status() == "ready"
+        assert (server.status(), server.is_ready) == (None, False)
+
+
 @both_versions
 def test_kill9_leaves_no_process(server_folder: Path, major: int) -> None:
     begun = server_folder / "begun"

@@ -28,7 +28,7 @@ from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
-from clipper_backup.values import BackupId
+from clipper_backup.values import BackupId, Timeline
 from fixtures.base_repository import PARTS, packs_document, put_backup, put_packs, put_repository, summary_of
 from fixtures.clocks import START, SteppedClock
 
@@ -54,8 +54,14 @@ class Made:
         objects.append(self.run.keep(names.PACKS, [encode(self.packs)]))
         recipients = ["age1x"] if sealed else []
         self.summary: BaseSummary = msgspec.structs.replace(
-            summary_of(store, intent.backup_id, objects), recipients=recipients
+            summary_of(store, intent.backup_id, objects), recipients=recipients, timeline=2
         )  # fmt: skip
+        for suffix in (names.CLAIM, names.STORED):
+            store.put(self.history(suffix), b"looked for, and not into")
+
+    def history(self, suffix: str) -> str:
+        """The key of its timeline's."""
+        return names.history_key(self.summary.system_id, Timeline(self.summary.timeline), suffix)
 
     def commit(self) -> None:
         self.run.commit(self.summary, self.packs)
@@ -97,6 +103,13 @@ def test_an_id_is_newer_than_every_committed_one(store: MemoryStore, clock: Virt
         with begin_intent(store, SteppedClock(), [newest], None, intended()) as intent:
             assert intent.backup_id > newest
             assert decode(store.get(names.base_key(intent.backup_id, names.BASE_INTENT)), BaseIntent, "x").parents == []
+
+
+def test_of_one_second_chance_does_not_say_which_is_newer(store: MemoryStore, clock: VirtualClock) -> None:
+    newest = BackupId(f"{BackupId.make(clock.now()).text[:15]}-ffffffff")
+    clock.sleep(0.5)
+    with begin_intent(store, SteppedClock(), [newest], None, intended()) as intent:
+        assert intent.backup_id.at == newest.at + timedelta(seconds=1)
 
 
 def test_a_clock_that_is_behind_is_refused(store: MemoryStore, clock: VirtualClock) -> None:
@@ -234,6 +247,14 @@ def lose_key(store: Store, run: Made) -> None:
     store.delete([names.data_key_key(run.intent.backup_id)])
 
 
+def lose_claim_of_history(store: Store, run: Made) -> None:
+    store.delete([run.history(names.CLAIM)])
+
+
+def lose_history(store: Store, run: Made) -> None:
+    store.delete([run.history(names.STORED)])
+
+
 def lose_object(store: Store, run: Made) -> None:
     store.delete([names.base_key(run.intent.backup_id, names.MANIFEST)])
 
@@ -253,6 +274,8 @@ HARMS: dict[str, tuple[Callable[[Store, Made], None], str]] = {
     "its key is doomed": (doom_key, "the key of .* is doomed"),
     "a record cannot be read": (unreadable_record, "prune/.* is damaged"),
     "its key is gone": (lose_key, r"\.age is not there"),
+    "nobody claimed its history": (lose_claim_of_history, r"00000002[.]history[.]claim is not there"),
+    "its history is gone": (lose_history, r"00000002[.]history[.]zst is not there"),
     "an object is gone": (lose_object, "manifest.zst is missing"),
     "its intent is gone": (lose_intent, "is gone"),
     "its repository is gone": (lose_repository, "is no longer the repository that it was: repository.json is gone"),

@@ -1,7 +1,9 @@
 """Data keys: in the store and opened before anything is sealed with them, each frame number once, never shown."""
 
 import json
+import os
 import threading
+import warnings
 
 import pytest
 
@@ -34,6 +36,27 @@ def sealer() -> Sealer:
 
 def memory() -> MemoryStore:
     return MemoryStore(VirtualClock(START))
+
+
+def test_a_forked_process_makes_no_frames() -> None:
+    """It would go on with the same numbers, and two plaintexts would be sealed with one nonce."""
+    frames = begin_frames(memory(), REPOSITORY, RUN, sealer())
+    frames.make(b"ours", FrameKind.PAGES)
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on: a process with threads is forked
+        child = os.fork()
+    if child == 0:
+        try:
+            frames.make(b"another's", FrameKind.PAGES)
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read, "rb") as told:
+        assert b"by the process that began it" in told.read()
+    assert frames.make(b"ours", FrameKind.PAGES)[1] == 1
 
 
 def test_the_key_opens_for_the_recipients_alone() -> None:

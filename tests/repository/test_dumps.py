@@ -258,6 +258,13 @@ def test_a_minute_of_taken_ids_is_too_many(memory: MemoryStore) -> None:
     assert DumpWriter.take_id(memory, INTENT).dump_id == FIRST
 
 
+@pytest.mark.parametrize("effect", ["denied", "broken", "unavailable"])
+def test_who_cannot_see_whether_an_id_is_his_takes_it_back(memory: MemoryStore, clock: VirtualClock, effect: str) -> None:
+    with pytest.raises(ClipperError, match="scripted fault get:1"):
+        DumpWriter.take_id(FaultyStore(memory, f"get:1:{effect}", clock), INTENT)
+    assert keys(memory) == []
+
+
 def test_many_writers_at_once_get_an_id_each(memory: MemoryStore) -> None:
     taken: list[DumpId] = []
     barrier = threading.Barrier(8)

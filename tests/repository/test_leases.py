@@ -6,8 +6,9 @@ Most tests run on a clock that they move themselves, so that half a minute passe
 import contextlib
 import os
 import re
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from clipper_backup.errors import (
     ClipperError,
     LeaseLostError,
     LockedError,
+    StoppedError,
     StoreError,
     StoreUnavailableError,
     UsageError,
@@ -570,6 +572,38 @@ def test_release_frees_it_at_once_and_twice_is_once(memory: MemoryStore, clock: 
     with take(memory, clock, holder="next"):
         lease.release()
         assert keys(memory) == ["locks/dump/0000000002/holder"]
+
+
+@pytest.mark.parametrize("at", ["released", "renewal-1"])
+def test_who_is_told_to_stop_while_it_lets_go_has_let_go(memory: MemoryStore, clock: SteppedClock, at: str) -> None:
+    told: list[str] = []
+
+    class Told(WrapperStore):
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            self.stop(key)
+            super().put(key, data, create=create)
+
+        def delete(self, keys: Sequence[str]) -> None:
+            for key in keys:
+                self.stop(key)
+            super().delete(keys)
+
+        def stop(self, key: str) -> None:
+            if key.endswith(at) and lease_taken and not told:
+                told.append(key)
+                raise StoppedError(signal.SIGTERM)
+
+    lease_taken = False
+    lease = take(Told(memory), clock)
+    if at.startswith("renewal"):
+        clock.until_waiting(1)
+        clock.advance(SECONDS / 2)
+    lease_taken = True
+    with pytest.raises(StoppedError):
+        lease.release()
+    assert told
+    assert keys(memory) == ["locks/dump/0000000001/holder", "locks/dump/0000000001/released"]
+    take(memory, clock).release()
 
 
 def test_an_error_inside_lets_it_go(memory: MemoryStore, clock: SteppedClock) -> None:

@@ -160,6 +160,17 @@ def test_a_file_of_two_stretches_and_a_short_page() -> None:
     assert second.written.pages == PageCounts(adopted=65, new=1, zero=8192 - 64 + 2)
 
 
+def test_a_stretch_is_the_same_in_room_that_was_used_before() -> None:
+    runs = Runs()
+    files = {"one": pages_of(0, 1, 0, 0, 2, 0, last=77)}
+    run = runs.backup(files)
+    room = memoryview(bytearray(b"\xff" * 7 * PAGE))
+    (reference,) = run.parts["one"].maps
+    found = runs.reader().stretch(reference, len(files["one"]), room)
+    assert bytes(found) == files["one"] == bytes(room[: len(found)])
+    assert bytes(room[len(found) :]) == b"\xff" * (len(room) - len(found))
+
+
 # -- what is taken over, and what is not
 
 

@@ -1,11 +1,10 @@
 """Which base backups and WAL stay (G4): random histories of a cluster, pruned daily, against what could be restored without."""
 
-import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import Phase, find, given, settings
@@ -19,232 +18,12 @@ from clipper_backup.repository.physical_retention import (
     PhysicalPlan,
     Pin,
     Seen,
-    Span,
     TimelineOf,
     TimelineSeen,
-    plan_physical,
 )
 from clipper_backup.values import BackupId, Lsn, Timeline
+from fixtures.histories import BEGIN, DAY, MUTANTS, SIZE, Chapter, World, by_age, by_names, chapters, product
 from fixtures.sweeps import SOAK
-
-BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
-DAY = timedelta(days=1)
-WINDOW = 7 * DAY
-SIZE = 1 << 20
-UNIT = SIZE // 16
-"""LSNs of the histories are multiples of it, so that most ends lie amid a segment and some between two."""
-QUARTERS = 4
-Event = Literal["nothing", "failover", "failover late", "recovery", "clone", "clone that archives", "upgrade"]
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """Days that are alike: how much WAL a quarter of a day writes, what comes of the daily backup, and what happens first.
-
-    `place` says where in the past: of a recovery, which instant of the window, from 0 (its edge) to 1.
-    """
-
-    days: int
-    wal: int
-    backups: Literal["good", "bad", "none"]
-    event: Event
-    place: float
-
-
-chapters = st.lists(
-    st.builds(
-        Chapter,
-        days=st.sampled_from([1, 1, 2, 3, 5, 8, 12]),
-        wal=st.sampled_from([0, 1, 7, 16, 40]),
-        backups=st.sampled_from(["good", "good", "good", "bad", "none"]),
-        event=st.sampled_from(
-            ["nothing", "nothing", "failover", "failover late", "recovery", "recovery", "clone", "clone that archives", "upgrade"]
-        ),
-        place=st.floats(0, 1, width=16),
-    ),
-    min_size=3,
-    max_size=12,
-)
-
-
-@dataclass
-class Server:
-    """A timeline as it really was: its ancestors with the positions where they were left, oldest first."""
-
-    ancestors: list[tuple[int, int]]
-    claimed_at: datetime | None
-
-
-Key = tuple[int, int, int]
-"""System, timeline, and number of a segment."""
-
-
-@dataclass
-class World:
-    """A cluster and its archive. `ever` and `taken` are what would be there without prune."""
-
-    plan: Callable[[Seen, datetime], PhysicalPlan]
-    now: datetime = BEGIN
-    system: int = 1
-    timeline: int = 1
-    lsn: int = 100 * UNIT
-    servers: dict[tuple[int, int], Server] = field(default_factory=lambda: {(1, 1): Server([], None)})
-    archived: dict[tuple[int, int], int] = field(default_factory=lambda: {(1, 1): 100 // 16})
-    wal: dict[Key, datetime] = field(default_factory=dict)
-    ever: dict[Key, datetime] = field(default_factory=dict)
-    backups: list[BackupSeen] = field(default_factory=list)
-    taken: list[BackupSeen] = field(default_factory=list)
-    log: list[tuple[datetime, int, int, int]] = field(default_factory=list)
-
-    # -- what happens
-
-    def live_through(self, history: Sequence[Chapter]) -> str | None:
-        """What could be restored without prune and cannot be any more; None when nothing."""
-        for chapter in history:
-            self.happen(chapter.event, chapter.place, chapter.wal)
-            for _ in range(chapter.days):
-                for quarter in range(QUARTERS):
-                    self.now += DAY / QUARTERS
-                    self.write(chapter.wal * UNIT)
-                    if quarter == 0 and chapter.backups != "none":
-                        self.back_up(good=chapter.backups == "good")
-                    self.log.append((self.now, self.system, self.timeline, self.lsn))
-                self.prune()
-                if (lost := self.lost()) is not None:
-                    return lost
-        return None
-
-    def happen(self, event: Event, place: float, wal: int) -> None:
-        if event == "upgrade":
-            self.system, self.timeline, self.lsn = max(self.servers)[0] + 1, 1, 100 * UNIT
-            self.begin(None, self.lsn)
-        elif event in {"failover", "failover late"}:
-            old, done = (self.system, self.timeline), self.archived[self.system, self.timeline]
-            if event == "failover late":
-                self.put(*old, done)  # its last segment, whole, after the new one had left it
-            self.branch(self.timeline, self.lsn)
-            self.lsn += UNIT
-        elif event != "nothing":
-            past = [(s, t, lsn) for at, s, t, lsn in self.instants() if self.restores(self.wal, self.backups, at, s, t, lsn)]
-            if not past:
-                return
-            system, timeline, lsn = past[min(int(place * len(past)), len(past) - 1)]
-            here = self.system, self.timeline, self.lsn
-            self.system = system
-            self.branch(timeline, lsn)
-            self.lsn = lsn + UNIT
-            if event == "recovery":
-                return
-            if event == "clone that archives":
-                self.write((wal + 16) * UNIT)
-            self.system, self.timeline, self.lsn = here
-
-    def branch(self, parent: int, at: int) -> None:
-        """A new timeline of the system, with the next number that is free."""
-        ancestors = [*self.servers[self.system, parent].ancestors, (parent, at)]
-        self.timeline = max(timeline for system, timeline in self.servers if system == self.system) + 1
-        self.begin(Server(ancestors, self.now), at)
-
-    def begin(self, server: Server | None, at: int) -> None:
-        self.servers[self.system, self.timeline] = server or Server([], None)
-        self.archived[self.system, self.timeline] = at // SIZE
-
-    def write(self, size: int) -> None:
-        self.lsn += size
-        self.archive()
-
-    def archive(self) -> None:
-        here = self.system, self.timeline
-        while (self.archived[here] + 1) * SIZE <= self.lsn:
-            self.put(*here, self.archived[here])
-            self.archived[here] += 1
-
-    def put(self, system: int, timeline: int, number: int) -> None:
-        self.wal[system, timeline, number] = self.ever[system, timeline, number] = self.now
-
-    def back_up(self, *, good: bool) -> None:
-        start = self.lsn
-        stop = start + 3 * UNIT
-        self.lsn = -(-stop // SIZE) * SIZE  # it switches
-        self.archive()
-        backup = BackupSeen(
-            BackupId.make(self.now), self.system, Timeline(self.timeline), Lsn(start), Lsn(stop), self.now, good=good
-        )
-        self.backups.append(backup)
-        self.taken.append(backup)
-
-    # -- what is pruned, and what can be restored then
-
-    def seen(self) -> Seen:
-        newest: dict[tuple[int, int], tuple[int, datetime]] = {}
-        for (system, timeline, number), at in self.wal.items():
-            newest[system, timeline] = max(newest.get((system, timeline), (-1, at)), (number, at))
-        return Seen(
-            segment_bytes={system: SIZE for system, _ in self.servers},
-            timelines=[
-                TimelineSeen(
-                    system,
-                    Line.of(Timeline(timeline), [Ancestor(Timeline(of), Lsn(at)) for of, at in server.ancestors]),
-                    newest.get((system, timeline), (0, None))[1],
-                    server.claimed_at,
-                )
-                for (system, timeline), server in self.servers.items()
-            ],
-            backups=self.backups,
-        )
-
-    def prune(self) -> None:
-        plan = self.plan(self.seen(), self.now)
-        kept = {decision.backup_id for decision in plan.backups if decision.keep}
-        self.backups = [backup for backup in self.backups if backup.backup_id in kept]
-        self.wal = {
-            (system, timeline, number): at
-            for (system, timeline, number), at in self.wal.items()
-            if plan.keeps(TimelineOf(system, Timeline(timeline)), number, at)
-        }
-
-    def instants(self) -> Iterator[tuple[datetime, int, int, int]]:
-        return ((at, s, t, lsn) for at, s, t, lsn in self.log if at >= self.now - WINDOW)
-
-    def lost(self) -> str | None:
-        for at, system, timeline, lsn in self.instants():
-            if self.restores(self.wal, self.backups, at, system, timeline, lsn):
-                continue
-            if self.restores(self.ever, self.taken, at, system, timeline, lsn):
-                return f"day {(self.now - BEGIN) / DAY}: {at} on timeline {timeline} of system {system} at {lsn / SIZE}"
-        return None
-
-    def restores(
-        self, wal: dict[Key, datetime], backups: list[BackupSeen], at: datetime, system: int, timeline: int, lsn: int
-    ) -> bool:
-        """Whether some good backup that was there by then, and the WAL from it on, lead to that position on that timeline."""
-        parts = self.parts(system, timeline)
-
-        def archived(number: int) -> bool:
-            end = (number + 1) * SIZE
-            return any((system, of, number) in wal for of, first, last in parts if first < end <= last)
-
-        return any(
-            all(archived(number) for number in range((lsn - 1) // SIZE, backup.start // SIZE - 1, -1))
-            for backup in reversed(backups)
-            if backup.good
-            and backup.system == system
-            and backup.finished_at <= at
-            and backup.stop <= lsn
-            and any(of == backup.timeline and backup.stop <= last for of, _, last in parts)
-        )
-
-    def parts(self, system: int, timeline: int) -> list[tuple[int, float, float]]:
-        """The page's words, written down a second time: each timeline of the line, with the positions between which it counts."""
-        ends: list[tuple[int, float]] = [(timeline, math.inf)]
-        for of, left in reversed(self.servers[system, timeline].ancestors):
-            ends.append((of, min(left, ends[-1][1])))
-        ends.reverse()
-        return [(of, 0 if number == 0 else ends[number - 1][1], end) for number, (of, end) in enumerate(ends)]
-
-
-def product(seen: Seen, now: datetime) -> PhysicalPlan:
-    return plan_physical(seen, now=now, window=WINDOW)
 
 
 @pytest.mark.rule(73)
@@ -256,57 +35,6 @@ def test_prune_after_pitr(history: list[Chapter]) -> None:
 
 
 # -- broken on purpose: each of these loses an instant of some history
-
-
-def by_names(seen: Seen, now: datetime) -> PhysicalPlan:
-    """One anchor for all: the newest by name of what ended before the window; what is named before it goes."""
-
-    def name(backup: BackupSeen) -> tuple[int, int, int]:
-        return backup.system, backup.timeline, backup.start // SIZE
-
-    young = now - WINDOW - DAY
-    anchor = max((b for b in seen.backups if b.good and b.finished_at < young), key=name, default=None)
-    plan = product(seen, now)
-    if anchor is None:
-        return plan
-    keep = {backup.backup_id for backup in seen.backups if name(backup) >= name(anchor)}
-    spans = {
-        timeline.of: (Span(0 if timeline.of > anchor.of else anchor.start // SIZE, None),)
-        for timeline in seen.timelines
-        if timeline.of >= anchor.of
-    }
-    decisions = tuple(replace(decision, keep=decision.backup_id in keep) for decision in plan.backups)
-    return replace(plan, backups=decisions, spans=spans)
-
-
-def by_age(seen: Seen, now: datetime) -> PhysicalPlan:
-    """WAL that is older than the window goes, whoever needs it."""
-    return replace(product(seen, now), spans={})
-
-
-IS_LIVE = retention._is_live
-MUTANTS: dict[str, tuple[str, Callable[..., object]]] = {
-    "a backup on a line by its start": ("_on_line", lambda line, backup: line.holds_backup(backup.timeline, backup.start)),
-    "left lines dead at once": (
-        "_is_live",
-        lambda timeline, backups, _: IS_LIVE(timeline, backups, datetime.max.replace(tzinfo=UTC)),
-    ),
-    "only the highest timeline lives": (
-        "_is_live",
-        lambda timeline, backups, _: timeline.of >= max((backup.of for backup in backups), default=timeline.of),
-    ),
-    "an anchor need not be old": (
-        "_anchor",
-        lambda timeline, backups, _: next(reversed(retention._good_on(timeline, backups)), None),
-    ),
-    "a damaged backup is an anchor": (
-        "_good_on",
-        lambda timeline, backups: sorted(
-            (b for b in backups if b.system == timeline.system and timeline.line.holds_backup(b.timeline, b.stop)),
-            key=lambda b: b.start,
-        ),
-    ),
-}
 
 
 def find_lost(plan: Callable[[Seen, datetime], PhysicalPlan]) -> None:

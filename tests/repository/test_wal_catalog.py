@@ -3,6 +3,7 @@
 import pytest
 
 from clipper_backup.clock import VirtualClock
+from clipper_backup.errors import WalGapError
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Timeline
@@ -27,6 +28,25 @@ def test_a_history_alone_is_not_the_newest_timeline() -> None:
     archive.history(4, (1, 5 * MIB + 7))
     archive.lose(segment_name(1, 6))
     assert catalog.newest_timeline() == 3
+
+
+@pytest.mark.rule(62)
+def test_a_timeline_without_its_history_is_not_passed_over() -> None:
+    """A store that was set back, or lost it: what is on the timeline would be missing from a restore, and nobody told."""
+    store = MemoryStore(VirtualClock(MADE_AT))
+    archive, catalog = MadeArchive(store), WalCatalog(store, SYSTEM, MIB)
+    archive.segments(1, 3, 5)
+    archive.history(2, (1, 5 * MIB + 7))
+    assert catalog.followed_timeline() == 1
+    archive.segments(2, 5, 6)
+    assert catalog.followed_timeline() == 2
+    archive.lose("00000002.history", ".claim", ".zst")
+    with pytest.raises(WalGapError, match="nobody has archived its history") as refused:
+        catalog.followed_timeline()
+    assert "`clipper-backup wal push pg_wal/00000002.history`" in refused.value.hints[0]
+    archive.history(3, (1, 5 * MIB + 7))
+    archive.segment(3, 5)
+    assert catalog.followed_timeline() == 3, "a newer one is what a restore follows"
 
 
 def test_what_lies_beside_a_line() -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.errors import ClipperError, IntegrityError, LockedError
 from clipper_backup.format.frames import STRETCH_BYTES, Reference, Small
 from clipper_backup.format.manifest import Entry, File, Folder, Outside, Tablespace
 from clipper_backup.format.physical_names import PackKey
 from clipper_backup.ops.restore import files
 from clipper_backup.ops.restore.files import CONTROL, FileWriter, Places
+from clipper_backup.ops.restore.target_dir import MARKER
 from clipper_backup.postgres.account import Account
 from clipper_backup.values import BackupId
 
@@ -27,10 +28,11 @@ def reference(number: int) -> Reference:
 class Stored:
     """Every stretch is its frame's number over and over, every small file its place; frame 99 is damaged."""
 
-    def stretch(self, reference: Reference, size_bytes: int) -> bytes:
+    def stretch(self, reference: Reference, size_bytes: int, room: memoryview) -> memoryview:
         if reference.number == 99:
             raise IntegrityError("packs/… is damaged")
-        return bytes([reference.number]) * size_bytes
+        room[:size_bytes] = bytes([reference.number]) * size_bytes
+        return room[:size_bytes]
 
     def small(self, small: Small, size_bytes: int) -> bytes:
         return bytes([small.start]) * size_bytes
@@ -78,7 +80,7 @@ def test_everything_is_synced_before_pg_control_is_there(places: Places, monkeyp
     writer = FileWriter(places, Stored(), wrote.append)
     writer.write(entries())
     assert not (places.data / "global/pg_control").exists()
-    writer.finish()
+    writer.finish(lambda: None)
     assert seen == [({places.data, places.outside, places.tablespaces[16384]}, False, STRETCH_BYTES + 10)]
     assert (places.data / "global/pg_control").read_bytes() == b"\t" * 5
     assert (places.data / "PG_VERSION").read_bytes() == b"\7" * 3
@@ -94,10 +96,29 @@ def test_everything_is_synced_before_pg_control_is_there(places: Places, monkeyp
     assert sum(wrote) == STRETCH_BYTES + 10 + 3 + 5 + 8 + 4
 
 
+def test_the_marker_of_an_earlier_restore_in_a_backup_is_left_out(places: Places) -> None:
+    (places.data / MARKER).touch()
+    backed_up = [File(path=MARKER, size_bytes=3, **HOW, **small(7)), *entries()]  # type: ignore[arg-type] # a mapping of fields
+    FileWriter(places, Stored(), lambda _: None).write(backed_up)
+    assert (places.data / MARKER).read_bytes() == b""
+
+
 def test_damage_ends_it_without_pg_control(places: Places) -> None:
     with pytest.raises(IntegrityError, match="is damaged"):
         FileWriter(places, Stored(), lambda _: None).write(entries(second=99))
     assert not (places.data / "global/pg_control").exists()
+
+
+@pytest.mark.rule(53)
+def test_what_is_another_restores_by_now_gets_no_pg_control(places: Places) -> None:
+    def check() -> None:
+        raise LockedError("another restore fills it")
+
+    writer = FileWriter(places, Stored(), lambda _: None)
+    writer.write(entries())
+    with pytest.raises(LockedError):
+        writer.finish(check)
+    assert list((places.data / "global").iterdir()) == []
 
 
 def test_a_manifest_without_pg_control_is_refused(places: Places) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
-from clipper_backup.errors import ClipperError, UsageError
+from clipper_backup.clock import VirtualClock
+from clipper_backup.errors import ClipperError, IntegrityError, UsageError
+from clipper_backup.ops.restore.saved_wal import save_wal
 from clipper_backup.ops.restore.target_dir import (
     MARKER,
     Found,
@@ -21,19 +23,23 @@ from clipper_backup.ops.restore.target_dir import (
     check_tablespaces,
     finish,
     look_at,
-    save_wal,
     size_of,
 )
 from clipper_backup.postgres.account import Account
+from clipper_backup.postgres.control_file import State
+from clipper_backup.postgres.data_folder import NO_CONTROL_HINT, DataFolder
+from fixtures.clocks import START
 
 SYSTEM = "7711155930822877805"
 VERSION = "PG_15_202209061"
 US = Account("us", os.geteuid(), os.getegid())
 
 
-def control_file(system: str = SYSTEM) -> bytes:
-    """A pg_control that says who it is, and little else."""
-    head = struct.pack("<QII", int(system), 1300, 202209061).ljust(288, b"\0")
+def control_file(system: str = SYSTEM, state: State = State.STARTING) -> bytes:
+    """A pg_control that says who it is, that its last checkpoint's redo is in segment 8 of timeline 2, and little else."""
+    head = struct.pack("<QIII", int(system), 1300, 202209061, state).ljust(32, b"\0")
+    head = (head + struct.pack("<QQI", 8 << 20, (8 << 20) + 40, 2)).ljust(216, b"\0")
+    head = (head + struct.pack("<IIII", 8192, 131072, 8192, 1 << 20)).ljust(288, b"\0")
     return (head + struct.pack("<I", google_crc32c.value(head))).ljust(8192, b"\0")
 
 
@@ -91,6 +97,61 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
         look(make_cluster(tmp_path / "other", system="42"), replace=True)
 
 
+@pytest.mark.rule(54)
+@pytest.mark.parametrize("control", [None, b"", bytes(8192)], ids=["missing", "cut short", "zeros"])
+def test_a_cluster_without_its_control_file_may_hold_wal_of_worth(tmp_path: Path, control: bytes | None) -> None:
+    """With that of any other copy, what its server never archived can be."""
+    cluster = make_cluster(tmp_path / "cluster")
+    path = cluster / "global/pg_control"
+    path.unlink()
+    if control is not None:
+        path.write_bytes(control)
+        with pytest.raises(IntegrityError) as pushed:
+            DataFolder(cluster, VirtualClock(START)).layout()
+        assert NO_CONTROL_HINT in pushed.value.hints
+    with pytest.raises(UsageError, match=r"is a damaged data folder: .*global/pg_control") as caught:
+        look(cluster, replace=True)
+    assert NO_CONTROL_HINT in caught.value.hints
+    path.write_bytes(control_file())
+    assert look(cluster, replace=True) == "cluster"
+
+
+def test_a_linked_pg_wal_is_seen(tmp_path: Path) -> None:
+    cluster = make_cluster(tmp_path / "cluster")
+    assert look_at(cluster, US, system_id=SYSTEM, replace=True).wal_folder is None
+    (cluster / "pg_wal").rename(tmp_path / "volume")
+    (cluster / "pg_wal").symlink_to(tmp_path / "volume")
+    assert look_at(cluster, US, system_id=SYSTEM, replace=True).wal_folder == tmp_path / "volume"
+
+
+@pytest.mark.rule(54)
+@pytest.mark.parametrize("gone", ["nothing there", "not mounted", "another volume", "no folder"])
+def test_a_pg_wal_that_is_not_there_may_hold_the_newest_commits(tmp_path: Path, gone: str) -> None:
+    cluster = make_cluster(tmp_path / "cluster")
+    (cluster / "global/pg_control").write_bytes(control_file(state=State.IN_PRODUCTION))
+    wal, volume = cluster / "pg_wal", tmp_path / "volume"
+    wal.rename(volume)
+    wal.symlink_to(volume)
+    assert look(cluster, replace=True) == "cluster"
+    volume.rename(tmp_path / "elsewhere")
+    if gone == "not mounted":
+        volume.mkdir()
+    elif gone == "another volume":
+        volume.mkdir()
+        (volume / "000000020000000000000009").touch()
+    elif gone == "no folder":
+        wal.unlink()
+    with pytest.raises(
+        UsageError, match=r"the pg_wal of .* (leads to|is not there|does not hold 000000020000000000000008)"
+    ) as caught:
+        look(cluster, replace=True)
+    assert "Mount it" in caught.value.hints[0]
+    if gone != "no folder":
+        volume.mkdir(exist_ok=True)
+        (volume / "000000020000000000000008.partial").touch()  # what a server that was promoted made of it
+        assert look(cluster, replace=True) == "cluster"
+
+
 @pytest.fixture
 def process_in(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A process whose working folder is `cluster`, as a postmaster's is."""
@@ -123,8 +184,11 @@ def test_a_running_server_is_refused(tmp_path: Path, process_in: "subprocess.Pop
 @pytest.mark.rule(54)
 def test_wal_that_was_not_archived_is_saved_first(tmp_path: Path) -> None:
     cluster = make_cluster(tmp_path / "cluster")
-    saved = save_wal(cluster, tmp_path / "work/saved")
-    assert saved == ["00000002.history", "000000020000000000000008", "000000020000000000000009"]
+    archived = "000000020000000000000007"
+    saved = save_wal(cluster, tmp_path / "work/saved", US, {archived, "000000020000000000000008"})
+    assert saved == ["00000002.history", "000000020000000000000009"]
+    assert sorted(path.name for path in (tmp_path / "work/saved").iterdir()) == [*saved, "PG_VERSION", "pg_control"]
+    assert archived in save_wal(cluster, tmp_path / "work/lost", US, ()), "its note is no word of the archive"
     begin(cluster, US, Found("cluster"), [], version=VERSION, backup="b")
     assert sorted(entry.name for entry in cluster.iterdir()) == [MARKER]
     for name in saved:
@@ -162,6 +226,37 @@ def test_a_killed_restore_can_be_repeated(tmp_path: Path) -> None:
     finish(data, [space])
     assert look(data) == "empty"
     assert list(space.iterdir()) == []
+
+
+@pytest.mark.rule(53)
+def test_a_restore_that_was_killed_at_its_last_step_may_have_been_used_since(tmp_path: Path) -> None:
+    """All was written but for taking the marker away: its server could be started, and was."""
+    data = tmp_path / "data"
+    start(data)
+    make_cluster(data)
+    with pytest.raises(UsageError, match="holds a data folder of this cluster") as refused:
+        look(data)
+    assert refused.value.hints[0].endswith(f"after rm {data / MARKER}")
+    assert look(data, replace=True) == "cluster"
+    (data / "base").mkdir(exist_ok=True)
+    start(data, replace=True)
+    assert sorted(entry.name for entry in data.iterdir()) == [MARKER]
+
+
+def test_a_replacement_that_is_killed_while_it_empties_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pg_control goes first, so that what is left of a cluster is never taken for one."""
+    data = make_cluster(tmp_path / "data")
+    (data / "base").mkdir(exist_ok=True)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt(path)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start(data, replace=True)
+    assert not (data / "global/pg_control").exists()
+    assert (data / "global").is_dir()
+    assert look(data) == "unfinished"
 
 
 @pytest.mark.rule(53)

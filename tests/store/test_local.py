@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from clipper_backup import linux
 from clipper_backup.errors import AccessError, ClipperError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
 from clipper_backup.store import local
 from clipper_backup.store.local import LocalStore, _translated
@@ -187,8 +188,8 @@ LocalStore(Path(sys.argv[1])).put_stream("k", chunks())
 
 
 def test_a_listing_shows_objects_only(root: Path, store: LocalStore) -> None:
-    store.put("b/k", b"x")
-    store.put("a", b"y")
+    for key in ("b/k", "a", "c/not-lost+found"):
+        store.put(key, b"x")
     (root / "lost+found").mkdir()
     (root / "lost+found" / "12345").touch()
     (root / ".hidden").touch()
@@ -197,7 +198,8 @@ def test_a_listing_shows_objects_only(root: Path, store: LocalStore) -> None:
     (root / "clock").touch()
     os.mkfifo(root / "pipe")
     (root / "dangling").symlink_to("nowhere")
-    assert [info.key for info in store.list("")] == ["a", "b/k"]
+    assert [info.key for info in store.list("")] == ["a", "b/k", "c/not-lost+found"]
+    assert store.folders("") == ["b", "c"]
     assert list(LocalStore(root / "absent").list("")) == []
     assert list(store.list("a/")) == []
 
@@ -445,7 +447,7 @@ def test_what_the_operating_system_says_becomes_ours(number: int, kind: type[Cli
 
 
 def test_a_kernel_without_early_write_back_stores_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_sync_file_range", lambda: None)
+    monkeypatch.setattr(linux, "_sync_file_range", lambda: None)
     store = LocalStore(tmp_path)
     data = os.urandom(3 * local._WRITE_BACK_BYTES + 1)
     assert store.put_stream("x", [data[:-5], data[-5:]]) == len(data)

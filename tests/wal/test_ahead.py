@@ -173,6 +173,26 @@ def test_there_is_one_who_reads_ahead(restoring: Restoring) -> None:
     assert not restoring.spool().ahead_is_running()
 
 
+def test_who_looks_keeps_nobody_from_reading_ahead(restoring: Restoring) -> None:
+    restoring.planned(make_plan())
+    restoring.spool().open()
+    spool, stop = restoring.spool(), threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            spool.ahead_is_running()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(500):
+            with restoring.spool().reading_ahead() as alone:
+                assert alone
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_it_ends_when_its_server_has_ended(restoring: Restoring) -> None:
     restoring.archive.segments(1, 3, 6)
     restoring.planned(make_plan())

@@ -1,6 +1,7 @@
 """`wal archive` and its shim: ahead in parallel, claimed in order, acknowledged one file at a time."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.clock import SystemClock
-from clipper_backup.config import Settings
-from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.config import Settings, load
+from clipper_backup.errors import ClipperError, IntegrityError, UsageError
 from clipper_backup.format.documents import Repository, encode
 from clipper_backup.format.wal_objects import decode_object
 from clipper_backup.ops.events import Event, Warned, ignore
@@ -22,6 +23,7 @@ from clipper_backup.ops.wal.archive import run_archiver
 from clipper_backup.ops.wal.flights import Flights
 from clipper_backup.ops.wal.open_archive import open_archive
 from clipper_backup.ops.wal.push import Pusher
+from clipper_backup.ops.wal.shims import ARCHIVE_SHIM, RESTORE_SHIM
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.data_folder import DataFolder
 from clipper_backup.repository.root import open_or_create_repository
@@ -32,6 +34,7 @@ from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.wal_names import Kind
 from fixtures.docs import ROOT
+from fixtures.keys import Key, sealed_to
 from fixtures.wal import MadeServer, Pushing, segment_bytes
 
 SHIM = ROOT / "infrastructure/k8s/components/wal-archive/archive.sh"
@@ -159,6 +162,24 @@ def test_clone_cannot_claim_ahead(store: MemoryStore, tmp_path: Path, handshake:
     assert segments(store) == [name_of(number) for number in (1, 2, 3)]
     assert pushing(original.write(4)).state == "archived", "the original goes on"
     assert sum("is in the archive with other bytes" in text for text in sidecar.warnings()) == 1, "told once"
+
+
+@pytest.mark.rule(86)
+def test_a_sidecar_that_lost_its_recipients_archives_nothing_plain(
+    store: MemoryStore, server: MadeServer, handshake: Path, keys: dict[str, Key]
+) -> None:
+    pushing = Pushing(store)
+    pushing.settings = load({}, sealed_to(keys)).settings
+    pushing(server.write(1))
+    before = pushing.names()
+    server.write(2)
+    stop = threading.Event()
+    deadline = threading.Timer(_SECONDS, stop.set)
+    deadline.start()
+    with pytest.raises(UsageError, match=f"the newest WAL segment, {name_of(1)}, is sealed"):
+        run_archiver(Pushing(store).work(), server.path, handshake, stop)
+    deadline.cancel()
+    assert pushing.names() == before
 
 
 @pytest.mark.rule(6)
@@ -326,6 +347,27 @@ def test_what_went_to_another_place_is_never_acknowledged(server: MadeServer, tm
     assert [header.previous for header in links[1:]] == [header.link for header in links[:-1]]
 
 
+@pytest.mark.rule(6)
+def test_a_history_that_went_is_archived_again_before_its_segments(
+    store: MemoryStore, server: MadeServer, handshake: Path
+) -> None:
+    """A store that is set back to an older state under a running archiver is the same repository, without what came since."""
+    history = server.promote(5 << 20, 2)
+    went = {f"wal/{server.system}/histories/{history.name}{suffix}" for suffix in (".claim", ".zst")}
+    with running(server, store, handshake) as sidecar:
+        assert [sidecar.ask(path).returncode for path in (history, server.write(5))] == [0, 0]
+        assert went <= {info.key for info in store.list("wal/")}
+        store.delete(sorted(went))
+        assert sidecar.ask(server.write(6)).returncode == 0
+        assert went <= {info.key for info in store.list("wal/")}, "no restore could name the timeline"
+        assert f"nothing is archived: {history.name} is no longer in the archive" in "".join(sidecar.warnings())
+
+        store.delete(sorted(went))
+        history.unlink()
+        refused = sidecar.ask(server.write(7))
+        assert (refused.returncode, f"there is no {history.name}" in refused.stderr) == (1, True), refused
+
+
 @pytest.mark.rule(1)
 def test_another_repository_in_its_place_is_none(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
     paths = [server.write(number) for number in (1, 2)]
@@ -335,6 +377,26 @@ def test_another_repository_in_its_place_is_none(store: MemoryStore, server: Mad
         store.put("repository.json", encode(Repository(id="0" * 32, created_at=SystemClock().now(), created_by="another")))
         later = server.write(3)
         assert sidecar.ask(later).returncode == 1
+        store.put("repository.json", own)
+        sidecar.until(lambda: sidecar.ask(later).returncode == 0)
+
+
+@pytest.mark.parametrize("raised", [{"required_features": ["tail-v2"]}, {"min_writer_version": 9}], ids=["feature", "version"])
+def test_what_a_newer_version_asks_for_ends_an_archiver_that_runs(
+    store: MemoryStore, server: MadeServer, handshake: Path, raised: dict[str, object]
+) -> None:
+    """It looked when it started, months ago; what older writers would get wrong is told to it too."""
+    own = store.get("repository.json")
+    with running(server, store, handshake) as sidecar:
+        assert sidecar.ask(server.write(1)).returncode == 0
+        store.put("repository.json", json.dumps(json.loads(own) | raised).encode())
+        later = server.write(2)
+        refused = sidecar.ask(later)
+        assert (refused.returncode, "install the version of clipper-backup" in refused.stderr) == (1, True), refused
+        before = {info.key for info in store.list("wal/")}
+        server.write(3)
+        assert sidecar.ask(later).returncode == 1
+        assert {info.key for info in store.list("wal/")} == before, "nothing is stored ahead either"
         store.put("repository.json", own)
         sidecar.until(lambda: sidecar.ask(later).returncode == 0)
 
@@ -426,3 +488,8 @@ def test_any_speed_of_reading_leaves_the_claims_in_order(
     assert claimed == names == segments(store)
     pushing = Pushing(store)
     assert pushing(server.write(41)).state == "archived"
+
+
+@pytest.mark.parametrize(("ours", "component"), [(ARCHIVE_SHIM, "wal-archive"), (RESTORE_SHIM, "wal-restore")])
+def test_the_shims_are_those_of_the_manifests(ours: Path, component: str) -> None:
+    assert ours.read_bytes() == (ROOT / "infrastructure/k8s/components" / component / ours.name).read_bytes()

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from clipper_backup.errors import (
@@ -26,9 +27,11 @@ from clipper_backup.format.base_documents import (
     Sizes,
 )
 from clipper_backup.format.documents import encode
+from clipper_backup.format.names import SEALED
+from clipper_backup.format.sealing import Identity, seal, unseal
 from clipper_backup.format.signing import SigningKey
 from clipper_backup.format.wal_objects import NO_LINK, ObjectKind
-from clipper_backup.postgres.history import made_history
+from clipper_backup.postgres.history import Ancestor, made_history, parse_history
 from clipper_backup.repository.restore_plan import LINKS
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.values import Lsn, Timeline
@@ -536,6 +539,24 @@ def test_the_targets_own_history_is_missing(restoring: Restoring) -> None:
         restoring.ask("00000002.history")
 
 
+@pytest.mark.rule(87)
+@pytest.mark.parametrize("how", ["sealed to a key that is gone", "damaged", "missing"])
+def test_the_base_backups_own_line_stands_for_a_history_that_cannot_be_read(restoring: Restoring, how: str) -> None:
+    """Histories stay for ever, the keys that they were sealed to do not."""
+    restoring.archive.history(3, (1, 3 * MIB), (2, 5 * MIB), stored=how != "missing")
+    restoring.planned(msgspec.structs.replace(make_plan(timeline=3, ancestors=[(1, 3 * MIB), (2, 5 * MIB)]), line_recorded=True))
+    if how == "damaged":
+        restoring.memory.put(keys.history_key(SYSTEM, Timeline(3), keys.STORED), b"x" * 200)
+    elif how != "missing":
+        key = keys.history_key(SYSTEM, Timeline(3), keys.STORED)
+        restoring.memory.put(key + SEALED, b"".join(seal([restoring.memory.get(key)], [Identity.make().recipient])))
+        restoring.memory.delete([key])
+        restoring.opener = lambda chunks, name: unseal(chunks, [Identity.make()], name)
+    told = restoring.ask("00000003.history")
+    assert told is not None
+    assert parse_history(told, "00000003.history") == [Ancestor(Timeline(1), Lsn(3 * MIB)), Ancestor(Timeline(2), Lsn(5 * MIB))]
+
+
 @pytest.mark.parametrize("ancestors", [((1, 4 * MIB),), ((1, 3 * MIB), (2, 4 * MIB))])
 def test_the_targets_own_history_is_damaged(restoring: Restoring, ancestors: tuple[tuple[int, int], ...]) -> None:
     restoring.archive.history(3, *ancestors)
@@ -685,6 +706,16 @@ def test_a_standby_follows_the_newest_timeline(restoring: Restoring) -> None:
     assert restoring.ask_as_standby((2, 6)) is None
     assert restoring.ask_as_standby("00000003.history") is None
     assert list(restoring.pg_wal.iterdir()) == [], "nothing is left there"
+
+
+def test_a_standby_waits_for_a_history_that_is_gone(restoring: Restoring) -> None:
+    """On timeline 1 it would go where the primary is not, and say nothing."""
+    restoring.archive.segments(1, 3, 6)
+    restoring.archive.segments(2, 5, 5)
+    with pytest.raises(WalGapError, match="2 has WAL or a base backup here, and nobody has archived its history"):
+        restoring.ask_as_standby((1, 3))
+    restoring.archive.history(2, (1, 5 * MIB + 7))
+    assert restoring.ask_as_standby((1, 3)) == plain(1, 3)
 
 
 def test_a_standby_compares_links_with_the_claim_before(restoring: Restoring) -> None:

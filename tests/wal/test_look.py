@@ -1,20 +1,29 @@
 """What `wal status` and `wal verify` find: the window, gaps and what they cost, neighbours that do not link, damage."""
 
+import random
+from pathlib import Path
+
 import pytest
 
 from clipper_backup.clock import VirtualClock
+from clipper_backup.config import load
 from clipper_backup.errors import NoRepositoryError
 from clipper_backup.format import physical_names as keys
-from clipper_backup.format.signing import SigningKey
+from clipper_backup.format.sealing import seal
+from clipper_backup.format.signing import SigningKey, raw_public
 from clipper_backup.format.time_maps import SegmentTimes
-from clipper_backup.format.wal_objects import NO_LINK
+from clipper_backup.format.wal_objects import HEADER_BYTES_MIN, NO_LINK, encode_object
+from clipper_backup.postgres.history import made_history
+from clipper_backup.postgres.wal_records import Kind
 from clipper_backup.repository.times import TimeMaps
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.repository.wal_survey import Links, Listings
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Timeline
 from clipper_backup.wal_names import Segment
-from fixtures.wal_archive import MADE_AT, MIB, SYSTEM, segment_name
+from fixtures.keys import make_keys, opening
+from fixtures.wal_archive import MADE_AT, MIB, SYSTEM, plain_of, segment_name
+from fixtures.wal_bytes import WalWriter
 from fixtures.wal_look import MadeRepository
 
 
@@ -165,6 +174,18 @@ def test_a_timeline_that_nobody_can_name_is_told(made: MadeRepository) -> None:
     assert seen.foreign == ["9"]
 
 
+@pytest.mark.rule(73)
+def test_nothing_is_recoverable_to_the_end_where_that_is_of_a_timeline_nobody_can_name(made: MadeRepository) -> None:
+    _filled(made)
+    made.archive.segments(2, 9, 10)
+    seen = made.look()
+    assert (seen.window, [window.last.name for window in seen.earlier]) == (None, [segment_name(1, 9)])
+    assert seen.why_no_window == "timeline 2, the newest, cannot be followed"
+    made.archive.history(3, (1, 9 * MIB + 5))
+    made.archive.segment(3, 9)
+    assert made.look().window is not None, "a newer one is what a restore follows"
+
+
 def test_what_lies_there_twice_is_told(made: MadeRepository) -> None:
     _filled(made)
     made.store.put(f"{made.archive.key(segment_name(1, 5))}.age", b"sealed")
@@ -197,6 +218,116 @@ def test_no_more_links_are_compared_than_allowed(made: MadeRepository) -> None:
     assert links.unlooked == 2
 
 
+@pytest.mark.parametrize("left", [0, 100])
+def test_an_object_that_is_too_small_to_be_one_is_a_gap(made: MadeRepository, left: int) -> None:
+    """What a full disk leaves, or a copy that broke off."""
+    _filled(made)
+    made.store.put(made.archive.key(segment_name(1, 6)), bytes(left))
+    assert _holes(made) == [(segment_name(1, 6), 1, True)]
+    assert made.look().gaps[0].why == f"its object has {left} bytes and is none"
+    made.store.put(f"{made.archive.key(segment_name(1, 6))}.age", b"sealed" * 99)
+    assert _holes(made) == []
+
+
+def flip(made: MadeRepository, number: int, at: int = -6) -> None:
+    key = made.archive.key(segment_name(1, number))
+    data = bytearray(made.store.get(key))
+    data[at] ^= 1
+    made.store.put(key, bytes(data))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_the_last_segment_is_read_whatever_a_map_tells_of_it(made: MadeRepository, *, mapped: bool) -> None:
+    _filled(made)
+    if mapped:
+        maps = TimeMaps(made.store, SYSTEM, MIB)
+        maps.write(Segment(Timeline(1), 3, MIB), [SegmentTimes(latest=5, ends=1, linked=True)] * 7)
+    flip(made, 9)
+    seen = made.look()
+    assert seen.refused == seen.problems
+    (problem,) = seen.problems
+    assert segment_name(1, 9) in problem
+
+
+def test_what_is_damaged_where_the_last_transaction_is_looked_for_is_told(made: MadeRepository) -> None:
+    wal = WalWriter(3)
+    for number in range(3, 8):
+        (wal.other(100) if number == 7 else wal.end(Kind.COMMIT, number, number))
+        wal.switch()
+    for segment, plain in wal.segments().items():
+        made.archive.segment(1, segment.number, plain=plain)
+    made.backup(1, 3, 4)
+    assert made.look().problems == []
+    flip(made, 6, HEADER_BYTES_MIN)
+    seen = made.look()
+    (problem,) = seen.problems
+    assert problem.startswith("the end of the WAL cannot be read: ")
+    assert segment_name(1, 6) in problem
+    assert seen.window is not None
+    assert seen.window.to is None
+
+
+@pytest.mark.parametrize("what", ["damaged", "empty", "of another", "made by a restore"])
+def test_a_history_that_cannot_be_followed_is_told(made: MadeRepository, what: str) -> None:
+    """PostgreSQL is given the archived one: without it recovery cannot go to that timeline."""
+    _filled(made)
+    made.archive.history(2, (1, 9 * MIB + 77))
+    made.archive.segment(2, 9)
+    assert made.look().window is not None
+    key = made.archive.key("00000002.history")
+    match what:
+        case "damaged":
+            data = made.store.get(key)
+            made.store.put(key, data[:-6] + bytes([data[-6] ^ 1]) + data[-5:])
+        case "empty":
+            made.store.put(key, b"")
+        case "of another":
+            made.archive.history(2, (1, 8 * MIB + 77), claimed=False)
+        case _:
+            plain = made_history(Timeline(2))
+            made.archive.put("00000002.history", made.archive.header("00000002.history", plain), plain)
+    seen = made.look()
+    assert (seen.window, seen.why_no_window) == (None, "timeline 2, the newest, cannot be followed")
+    (told,) = seen.problems
+    assert told.startswith("timeline 2: ")
+    assert "00000002.history" in told
+
+
+def test_a_segment_amid_the_archive_that_another_key_signed_is_found_by_its_header(made: MadeRepository) -> None:
+    ours, other = SigningKey.make(), SigningKey.make()
+    made.archive.segments(1, 3, 9)
+    for number in range(3, 10):
+        name, key = segment_name(1, number), other if number == 6 else ours
+        header = made.archive.header(name, plain_of(Segment(Timeline(1), number, MIB)), previous=made.archive.links.get(
+            segment_name(1, number - 1), NO_LINK))  # fmt: skip
+        made.archive.put(name, header.signed(raw_public(key.public), key.sign), plain_of(Segment(Timeline(1), number, MIB)))
+    made.backup(1, 3, 4)
+    made.trusted = (ours.public,)
+    (damage,) = made.verify().damage
+    assert damage.startswith(f"wal/{SYSTEM}/00000001/0000000100000000/{segment_name(1, 6)}.zst is not signed by any of")
+
+
+def test_sealed_headers_are_compared_where_a_key_is_at_hand(made: MadeRepository, tmp_path: Path) -> None:
+    """Of an object that is larger than what is read of it, too."""
+    key = make_keys(tmp_path)["operator"]
+    made.archive.segments(1, 3, 9)
+    made.backup(1, 3, 4)
+    for number in range(3, 10):
+        name = segment_name(1, number)
+        plain = random.Random(number).randbytes(MIB)
+        header = made.archive.header(name, plain, previous=made.archive.links.get(segment_name(1, number - 1), NO_LINK))
+        made.archive.links[name] = header.link
+        made.archive.claim(name, header)
+        wrong = made.archive.header(segment_name(1, 5), plain) if number == 6 else header
+        made.store.put(f"{made.archive.key(name)}.age", b"".join(seal(encode_object(wrong, [plain]), [key.public])))
+        made.archive.lose(name)
+    assert made.verify().damage == []
+    made.settings = load({}, {"BACKUP_URL": "file:///unused", **opening(key)}).settings
+    (damage,) = made.verify().damage
+    assert f"{segment_name(1, 6)}.zst.age does not belong there" in damage
+    assert len(made.verify(read_data=True).damage) == 1
+
+
 # -- verify
 
 
@@ -211,14 +342,26 @@ def test_a_whole_archive_is_verified(made: MadeRepository) -> None:
 
 @pytest.mark.parametrize(
     "what",
-    ["flipped", "swapped", "zeros", "cut short", "no claim", "claim", "claim of another", "digest", "history", "unsigned"],
+    [
+        "flipped",
+        "swapped",
+        "zeros",
+        "nothing",
+        "cut short",
+        "no claim",
+        "claim",
+        "claim of another",
+        "digest",
+        "history",
+        "unsigned",
+    ],
 )
 def test_damage_is_found(made: MadeRepository, what: str) -> None:
     _filled(made)
     made.archive.history(2, (1, 9 * MIB + 77))
     name = segment_name(1, 5)
     key, claim = made.archive.key(name), keys.archive_key(SYSTEM, name, keys.CLAIM)
-    data, only_when_read = made.store.get(key), True
+    data, only_when_read = made.store.get(key), what in {"flipped", "cut short", "history"}
     match what:
         case "flipped":
             made.store.put(key, data[:-6] + bytes([data[-6] ^ 1]) + data[-5:])
@@ -226,17 +369,16 @@ def test_damage_is_found(made: MadeRepository, what: str) -> None:
             made.store.put(key, made.store.get(made.archive.key(segment_name(1, 6))))
         case "zeros":
             made.store.put(key, bytes(len(data)))
+        case "nothing":
+            made.store.put(key, b"")
         case "cut short":
             made.store.put(key, data[:-1])
         case "no claim":
             made.store.delete([claim])
-            only_when_read = False
         case "claim":
             made.store.put(claim, made.store.get(claim)[:-5])
-            only_when_read = False
         case "claim of another":
             made.store.put(claim, made.store.get(keys.archive_key(SYSTEM, segment_name(1, 6), keys.CLAIM)))
-            only_when_read = False
         case "digest":
             made.archive.put(name, made.archive.header(name, b"other", previous=made.archive.link_of(1, 4)), b"other")
         case "history":
@@ -248,4 +390,4 @@ def test_damage_is_found(made: MadeRepository, what: str) -> None:
             made.trusted = (SigningKey.make().public,)
     found = made.verify(read_data=True)
     assert found.damage, what
-    assert bool(made.verify().damage) is not only_when_read
+    assert bool(made.verify().damage) is not only_when_read, "a header tells, or a claim"

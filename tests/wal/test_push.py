@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import subprocess
 import threading
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from clipper_backup.errors import (
     UsageError,
     exit_code_of,
 )
-from clipper_backup.format.wal_objects import ObjectKind, decode_object, link_of, signed_by
+from clipper_backup.format.wal_objects import NO_LINK, ObjectKind, decode_object, link_of, signed_by
 from clipper_backup.ops.wal.push import push
 from clipper_backup.postgres.control_file import State
 from clipper_backup.postgres.data_folder import DataFolder, WalFile
@@ -30,6 +31,7 @@ from clipper_backup.repository.root import open_or_create_repository
 from clipper_backup.repository.systems import add_system, list_systems
 from clipper_backup.store.faulty import FaultyStore
 from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.metering import MeteringStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from fixtures.clocks import START
@@ -343,6 +345,12 @@ def test_segment_before_its_history_refused(pushing: Pushing, server: MadeServer
     assert claim_of(pushing, "00000002.history")["ancestors"] == [[1, "0/204000"]]
     history.unlink()
     assert pushing(server.write(3)).state == "archived", "the archive has its history"
+    pushing.store.delete([key_of("00000002.history", suffix) for suffix in (".claim", ".zst")])
+    with pytest.raises(IntegrityError, match=r"there is no 00000002[.]history"):
+        pushing(server.write(4))
+    history.write_bytes(saved)
+    pushing(server.write(4))
+    assert stored(pushing, "00000002.history") == saved, "the store was set back meanwhile"
 
 
 @pytest.mark.rule(10)
@@ -515,6 +523,29 @@ def test_late_segment_heals_the_chain(pushing: Pushing, server: MadeServer) -> N
     assert pushing(server.write(3)).healed is None
 
 
+def test_what_pg_resetwal_began_is_linked_to_nothing(pushing: Pushing, server: MadeServer) -> None:
+    """Its first record leads back to no other: replay ends before it, though the names go on."""
+    paths = [server.write(number) for number in (1, 2, 3)]
+    data = bytearray(paths[1].read_bytes())
+    struct.pack_into("<IIQBB", data, 40, 114, 0, 0, 0, 0)
+    paths[1].write_bytes(data)
+    for path in (paths[0], paths[1], paths[2]):
+        assert pushing(path).healed is None
+    previous = [bytes.fromhex(claim_of(pushing, path.name)["previous"]) for path in paths]
+    assert previous[:2] == [NO_LINK, NO_LINK]
+    assert previous[2] != NO_LINK
+
+
+def test_what_pg_resetwal_began_is_not_healed(pushing: Pushing, server: MadeServer) -> None:
+    first, second = server.write(1), server.write(2)
+    data = bytearray(second.read_bytes())
+    struct.pack_into("<IIQBB", data, 40, 114, 0, 0, 0, 0)
+    second.write_bytes(data)
+    pushing(second)
+    assert pushing(first).healed is None
+    assert pushing.names(".link") == []
+
+
 @pytest.mark.parametrize("unproved", ["recovering", "gone", "recycled", "other"])
 def test_what_is_not_proved_stays_a_gap(pushing: Pushing, server: MadeServer, unproved: str) -> None:
     first, second = server.write(1), server.write(2)
@@ -565,7 +596,8 @@ def test_a_sealed_segment_opens_with_stock_tools(
     assert sealing(path).state == "was archived", "without an identity: seen from outside"
     assert with_settings(sealing, **sealed_to(keys), **opening(keys["recovery"]))(path).state == "was archived"
     assert with_settings(sealing, **sealed_to(keys), **opening(keys["stranger"]))(path).state == "was archived"
-    assert pushing(path).state == "was archived", "sealing was switched off: the sealed one will do"
+    plain = with_settings(pushing, ENCRYPTION_RECIPIENTS="none")
+    assert plain(path).state == "was archived", "sealing was switched off: the sealed one will do"
     pushing.store.put(key_of(FIRST, ".zst.age"), b"rubbish")
     with pytest.raises(IntegrityError, match="no sealed object"):
         sealing(path)
@@ -577,6 +609,54 @@ def test_with_an_identity_but_nobody_to_seal_to_nothing_is_written(
     with pytest.raises(UsageError, match="nothing is dumped plain"):
         with_settings(pushing, **opening(keys["operator"]))(server.write(1))
     assert pushing.names() == []
+
+
+@pytest.mark.rule(86)
+@pytest.mark.parametrize("number", [2, 9], ids=["the next one", "behind a gap"])
+def test_what_was_sealed_until_now_is_not_archived_plain(
+    pushing: Pushing, server: MadeServer, keys: dict[str, Key], number: int
+) -> None:
+    with_settings(pushing, **sealed_to(keys))(server.write(1))
+    before = pushing.names()
+    with pytest.raises(UsageError, match=rf"the newest WAL segment, {FIRST}, is sealed, and there are no ENCRYPTION_RECIPIENTS"):
+        pushing(server.write(number))
+    history = server.promote(2 * MIB, 2)
+    with pytest.raises(UsageError, match="is sealed"):
+        pushing(history)
+    assert pushing.names() == before, "a history names timelines, and a label is a person's text"
+    with pytest.raises(UsageError, match="is sealed"):
+        pushing(server.write(2))
+    assert pushing.names() == before
+    assert with_settings(pushing, ENCRYPTION_RECIPIENTS="none")(history).state == "archived"
+
+
+def test_what_was_signed_until_now_is_not_archived_unsigned(pushing: Pushing, server: MadeServer, keys: dict[str, Key]) -> None:
+    with_settings(pushing, SIGNING_KEY_FILE=str(keys["signer"].path))(server.write(1))
+    for number in (2, 9):
+        with pytest.raises(UsageError, match=rf"the newest WAL segment, {FIRST}, is signed, and there is no SIGNING_KEY_FILE"):
+            pushing(server.write(number))
+    assert with_settings(pushing, SIGNING_KEY_FILE="none")(server.write(2)).state == "archived"
+    assert pushing(server.write(3)).state == "archived", "unsigned until now"
+
+
+def test_a_damaged_segment_before_it_is_no_reason_not_to_archive(pushing: Pushing, server: MadeServer) -> None:
+    pushing(server.write(1))
+    pushing.store.put(key_of(FIRST, ".zst"), b"rotten")
+    assert pushing(server.write(2)).state == "archived"
+
+
+def test_the_question_costs_one_request_and_none_where_the_settings_answer_it(
+    pushing: Pushing, server: MadeServer, keys: dict[str, Key]
+) -> None:
+    def requests(number: int, **settings: str) -> int:
+        metered = MeteringStore(pushing.store)
+        with_settings(Pushing(metered, pushing.clock), **settings)(server.write(number))
+        return metered.total().calls
+
+    with_settings(pushing, ENCRYPTION_RECIPIENTS="none")(server.write(1))
+    meant = requests(2, ENCRYPTION_RECIPIENTS="none")
+    assert requests(3) == meant + 1
+    assert requests(4, **sealed_to(keys)) == meant
 
 
 def test_signing_switched_on_between_put_and_answer(pushing: Pushing, server: MadeServer, keys: dict[str, Key]) -> None:
@@ -606,7 +686,8 @@ def test_a_sealed_object_that_cannot_be_seen_to_be_signed_is_put_again(
     assert with_settings(pushing, **sealed_to(keys), **signing)(path).state == "archived", "it cannot see its own either"
     assert with_settings(pushing, **sealed_to(keys), **signing, **opening(keys["operator"]))(path).state == "was archived"
     assert pushing.names() == [f"{FIRST}.claim", f"{FIRST}.zst.age"]
-    assert with_settings(pushing, **signing)(path).state == "archived", "who cannot seal puts a signed one beside"
+    plain = {"ENCRYPTION_RECIPIENTS": "none"}
+    assert with_settings(pushing, **plain, **signing)(path).state == "archived", "who cannot seal puts a signed one beside"
     assert pushing.names(".zst") == [f"{FIRST}.zst"]
 
 

@@ -3,8 +3,10 @@
 What is not must never be opened: with "no such file" in its place, PostgreSQL would open short of what was committed.
 """
 
+import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +16,17 @@ import pytest
 
 from clipper_backup.format.wal_objects import decode_object, encode_object
 from clipper_backup.ops.wal.restore_command import restore_command
+from clipper_backup.ops.wal.shims import RESTORE_SHIM
+from clipper_backup.postgres.account import server_account
 from clipper_backup.repository.restore_plan import LINKS, PLAN, RestorePlan
 from clipper_backup.wal_names import Segment
+from fixtures.cli import DEADLINE_SECONDS, StartCli
+from fixtures.dump import FAULTS
 from fixtures.postgres import private_folder
-from fixtures.wal_world import CHILD_ROWS, ROWS, World, fetching, recovering
+from fixtures.wal_server import until
+from fixtures.wal_world import CHILD_ROWS, ROWS, Recovery, World, fetching, hastening, recovering
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.4)
 
 
 @pytest.fixture
@@ -201,3 +208,67 @@ def must_end(world: World, place: Path, harm: Harm) -> None:
     with recovering(world, place, harm.plan(world.plan()), command=harm.command) as recovery:
         harm.folder(recovery.restore_folder)
         assert harm.said in recovery.must_fail()
+
+
+# -- the same through `wal serve` and its shim
+
+
+def asking(folder: Path) -> str:
+    return restore_command(["sh", RESTORE_SHIM, folder.parent / "handshake"])
+
+
+@pytest.fixture
+def serve(place: Path, start_cli: StartCli) -> Callable[..., "subprocess.Popen[str]"]:
+    """Starts `wal serve` for the server that recovers."""
+
+    def start(recovery: Recovery, **settings: str) -> "subprocess.Popen[str]":
+        folders = {"pgdata": recovery.server.data, "handshake": place / "handshake", "restore-folder": recovery.restore_folder}
+        words = [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+        return start_cli("wal", "serve", *words, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    return start
+
+
+@pytest.mark.rule(56)
+@pytest.mark.rule(57)
+@pytest.mark.rule(96)
+@pytest.mark.soak(over=["harm"])
+@pytest.mark.parametrize("harm", ARCHIVES)
+def test_never_promoted_by_who_serves(
+    world: World, place: Path, serve: Callable[..., "subprocess.Popen[str]"], harm: str
+) -> None:
+    broken = ARCHIVES[harm]
+    broken.world(world)
+    with recovering(world, place, broken.plan(world.plan()), command=asking) as recovery:
+        serving = serve(recovery)
+        try:
+            assert broken.said in recovery.must_fail()
+            assert serving.poll() is None, "whoever starts PostgreSQL again is answered"
+        finally:  # it reads ahead
+            serving.kill()
+            serving.wait()
+
+
+@pytest.mark.rule(56)
+@pytest.mark.soak(over=["why"])
+@pytest.mark.parametrize("why", ["never begun", "plan unreadable", "killed"])
+def test_never_promoted_where_nobody_serves(
+    world: World, place: Path, serve: Callable[..., "subprocess.Popen[str]"], why: str
+) -> None:
+    """Half a minute, of a clock that hastens."""
+    path = {"PATH": f"{hastening(place)}:{os.environ['PATH']}"}
+    for file in (place / "now", place / "bin"):
+        server_account().own(file)
+    with recovering(world, place, world.plan(), command=asking, environment=path) as recovery:
+        if why == "plan unreadable":
+            (recovery.restore_folder / PLAN).write_bytes(b"{")
+            assert serve(recovery).wait(DEADLINE_SECONDS) == 13
+        elif why == "killed":
+            serving = serve(recovery, **{FAULTS: "*:4+:kill"})
+            until((place / "handshake/alive").exists, serving.poll)
+        log = recovery.must_fail()
+        assert (
+            "gave no sign of life for more than 30 seconds" in log
+            if why == "killed"
+            else "no `clipper-backup wal serve` answers" in log
+        )

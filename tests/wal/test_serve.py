@@ -20,7 +20,7 @@ from clipper_backup.ops.wal.serve import Desk, serve
 from fixtures.docs import ROOT
 from fixtures.postgres import private_folder
 from fixtures.wal_restore import Restoring, make_plan
-from fixtures.wal_world import ROWS, World, recovering
+from fixtures.wal_world import ROWS, World, hastening, recovering
 
 SHIM = ROOT / "infrastructure/k8s/components/wal-restore/restore.sh"
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
@@ -145,19 +145,6 @@ def test_nobody_answers(shell: Sequence[str], tmp_path: Path, there: str) -> Non
     assert not [path for path in tmp_path.rglob("*-*") if path.is_file()]
 
 
-def hastening(folder: Path) -> Path:
-    """A folder of programs: with each look at the clock ten seconds have passed, and nobody ever sleeps."""
-    programs = folder / "bin"
-    programs.mkdir()
-    (folder / "now").write_text("1800000000")
-    (programs / "sleep").write_text("#!/bin/sh\n")
-    now = folder / "now"
-    (programs / "date").write_text(f"#!/bin/sh\nread now <{now}\necho $((now + 10)) >{now}\necho $((now + 10))\n")
-    for program in programs.iterdir():
-        program.chmod(0o755)
-    return programs
-
-
 def test_requests_of_two_lives_are_both_refused(tmp_path: Path) -> None:
     """PostgreSQL asks for one file at a time: it was restarted, and the other file would be put over the one it reads."""
     answering = Answering(tmp_path, say=True)
@@ -232,25 +219,3 @@ def test_a_server_recovers_through_it(wal_world: World, shell: Sequence[str]) ->
                 stop.set()
                 thread.join()
             assert not list((recovery.server.data / "pg_wal").glob("clipper-backup-*"))
-
-
-@pytest.mark.rule(56)
-def test_a_gap_ends_the_server_through_it(wal_world: World) -> None:
-    with private_folder() as folder:
-        world = wal_world.copied_to(folder)
-        world.lose(world.segment_with(2))
-        handshake, stop = folder / "handshake", threading.Event()
-
-        def asking(restore_folder: Path) -> str:
-            del restore_folder
-            return restore_command(["sh", SHIM, handshake])
-
-        with recovering(world, folder, world.plan(), command=asking) as recovery:
-            restore = open_restore(recovery.restore_folder, SystemClock(), ignore)
-            thread = threading.Thread(target=serve, args=(restore, recovery.server.data, handshake, stop))
-            thread.start()
-            try:
-                assert "is missing from the archive, and" in recovery.must_fail()
-            finally:
-                stop.set()
-                thread.join()

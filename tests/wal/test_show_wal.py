@@ -28,7 +28,7 @@ def _with_a_gap(made: MadeRepository) -> None:
     made.archive.segment(2, 10, stored=False)
     made.archive.segments(3, 9, 9)
     made.archive.lose(segment_name(1, 6))
-    made.store.put(f"{made.archive.key(segment_name(1, 5))}.age", b"sealed")
+    made.store.put(f"{made.archive.key(segment_name(1, 5))}.age", b"sealed" * 99)
 
 
 def _whole(made: MadeRepository) -> None:
@@ -57,6 +57,10 @@ def test_how_they_end(run_cli: RunCli, tmp_path: Path) -> None:
     made.store.put(f"wal/9/00000001/0000000100000000/{segment_name(1, 3)}.zst", b"x")
     strange = run_cli("wal", "status", "--no-server", env=environment)
     assert (strange.code, "wal/9/ is of a system" in strange.stderr) == (3, True), strange
-    made.store.put(keys.archive_key(SYSTEM, segment_name(1, 4), keys.STORED), b"damaged")
+    made.archive.segment(1, 7)
+    gap = run_cli("wal", "status", "--no-server", env=environment)
+    assert (gap.code, "standbys with archive_mode = always leave no such gap" in gap.stderr) == (14, True), gap
+    made.archive.lose(segment_name(1, 7), keys.STORED, keys.CLAIM)
+    made.store.put(keys.archive_key(SYSTEM, segment_name(1, 4), keys.STORED), b"damaged" * 99)
     damaged = run_cli("wal", "verify", "--read-data", env=environment)
     assert (damaged.code, f"{segment_name(1, 4)}.zst" in damaged.stderr) == (13, True), damaged

@@ -4,16 +4,20 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from clipper_backup.cli import show_physical
+from clipper_backup.ops.events import Event, Progress
+from clipper_backup.ops.physical_status import look_at_physical
 from clipper_backup.ops.wal.status import wal_status
 from clipper_backup.ops.wal.times import TimesKeeper
 from clipper_backup.ops.wal.verify import verify_wal
 from clipper_backup.postgres.archiver_facts import read_archiver
 from clipper_backup.postgres.data_folder import DataFolder
 from clipper_backup.repository.wal_catalog import WalCatalog
-from clipper_backup.values import Timeline
+from clipper_backup.values import Timeline, show_bytes
 from clipper_backup.wal_names import Segment
 from fixtures.base import archived_cluster, backed_up, work_for
 from fixtures.postgres import fresh_role, login_to, sql
@@ -35,7 +39,17 @@ def test_what_a_server_could_lose() -> None:
         server = cluster.server
         stack.callback(server.stop, "immediate")  # nobody archives any more what a fast one would wait for
         work = work_for(cluster)
-        written = backed_up(cluster, work).summary
+        during: list[Event] = []
+
+        def commit_once(event: Event) -> None:
+            if isinstance(event, Progress) and not during:
+                during.append(event)
+                sql(server, "postgres", "CREATE TABLE written_meanwhile ()")
+
+        written = backed_up(cluster, replace(work, emit=commit_once)).summary
+        fresh = wal_status(work, ask_server=False).seen.window
+        assert fresh is not None
+        assert fresh.to == fresh.backup.stopped_at, "what was committed before the backup ended is no end of a window"
         ((system_id,),) = sql(server, "postgres", "SELECT system_identifier::text FROM pg_control_system()")
         catalog = WalCatalog(work.store, system_id, MIB)
         with cluster.archiving(work):
@@ -70,6 +84,12 @@ def test_what_a_server_could_lose() -> None:
         assert 3_000_000 < held.loss.bytes < 3_100_000
         assert held.server.archives
         assert not held.server.failing
+        assert held.server.ready_bytes == (held.server.ready or 0) * MIB
+        seen = look_at_physical(work, ask_server=True)
+        assert seen is not None
+        shown = dict(show_physical.items(seen))
+        assert f"2 files wait to be archived, {show_bytes(2 * MIB)}" in shown["archiver"]
+        assert "would be lost" in shown["host died now"]
 
         with fresh_role(server) as role:
             assert read_archiver(login_to(server, user=role)).ready is None, "that is for pg_monitor"

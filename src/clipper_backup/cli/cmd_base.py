@@ -1,6 +1,7 @@
 """`base …`: physical backups."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -37,6 +38,9 @@ def _find(work: Work, wanted: str, *, unsigned: bool = False) -> BackupId:
 @app.command
 def create(
     *,
+    source: Annotated[
+        Literal["protocol", "files"] | None, Parameter(help="how to get the server's files; unset: as BASE_SOURCE says")
+    ] = None,
     new_system: Annotated[bool, Parameter(help="the server is a new one of this cluster, as after pg_upgrade")] = False,
     context: Context,
 ) -> None:
@@ -44,11 +48,16 @@ def create(
 
     Settings that matter most; `clipper-backup settings` shows them all:
       --backup-url (BACKUP_URL)                        where the repository is
+      --base-source (BASE_SOURCE)                      over a connection, or files beside us
+      --pgdata (PGDATA)                                where those files are
       --base-checkpoint (BASE_CHECKPOINT)              begin at once, or with less load
       --base-wal-wait-seconds (BASE_WAL_WAIT_SECONDS)  how long to wait for the WAL
       --encryption-recipients (ENCRYPTION_RECIPIENTS)  whom it is sealed to
     """
-    written = creating.create_base(_work(context, read_only=False), new_system=new_system)
+    work = _work(context, read_only=False)
+    if source is not None:
+        work = replace(work, settings=replace(work.settings, base_source=source))
+    written = creating.create_base(work, new_system=new_system)
     document = {"schema": 1, **show_base.summary_document(written.summary)}
     context.answer(document, show_base.summary_text(written.summary))
     creating.refuse_damaged(written.summary)

@@ -5,6 +5,7 @@ from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.ops.job_backup import run_postgres_backup
 from clipper_backup.ops.work import open_work
+from clipper_backup.values import show_count
 
 app = group("job", "What the CronJobs run: the whole of a task, with pruning and metrics.")
 
@@ -21,7 +22,7 @@ def postgres_backup(*, context: Context) -> None:
         "pruned": [*(str(decision.dump_id) for decision in done.dump.pruned.going), *(str(item.backup_id) for item in pruned)],
         "base": None if base is None else show_base.summary_document(base.summary),
     }
-    text = show_dump.summary_text(summary) + f"pruned: {len(done.dump.pruned.going)} dumps\n"
+    text = show_dump.summary_text(summary) + f"pruned: {show_count(len(done.dump.pruned.going), 'dump')}\n"
     if base is not None:
-        text += f"\n{show_base.summary_text(base.summary)}pruned: {len(pruned)} base backups\n"
+        text += f"\n{show_base.summary_text(base.summary)}pruned: {show_count(len(pruned), 'base backup')}\n"
     context.answer(document, text)

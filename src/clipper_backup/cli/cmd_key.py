@@ -16,7 +16,7 @@ from clipper_backup.format.signing import SigningKey
 from clipper_backup.ops.key_check import Needed, check_key, keys_needed
 from clipper_backup.ops.keys import read_identities, read_key_file, signing_key_of
 from clipper_backup.ops.work import open_work
-from clipper_backup.values import json_time, show_time
+from clipper_backup.values import json_time, show_count, show_time
 
 app = group("key", "The keys that dumps are sealed to and signed with.")
 
@@ -117,13 +117,15 @@ def check(*, identity: Annotated[Path, Parameter(help="the file with the secret 
             "objects": checked.objects,
             "recorded": checked.recorded,
         },
-        "".join(f"{recipient} opens {checked.dump_id}, {checked.objects} objects\n" for recipient in checked.recipients),
+        "".join(
+            f"{recipient} opens {checked.dump_id}, {show_count(checked.objects, 'object')}\n" for recipient in checked.recipients
+        ),
     )
 
 
 @app.command
 def rotate(*, context: Context) -> None:
-    """Which key is needed for which dumps, after ENCRYPTION_RECIPIENTS changed; old dumps stay sealed to the old ones."""
+    """Which key is needed for which backups, after ENCRYPTION_RECIPIENTS changed; old ones stay sealed to the old keys."""
     work = open_work(context.settings, context.clock, context.emit, read_only=True, unsigned=True)
     rotation = keys_needed(work)
     items = [
@@ -131,29 +133,43 @@ def rotate(*, context: Context) -> None:
             "id": key.recipient,
             "configured": key.configured,
             "dumps": [str(dump_id) for dump_id in key.dumps],
+            "base_backups": [str(backup_id) for backup_id in key.base_backups],
             "checked_at": None if key.checked_at is None else json_time(key.checked_at),
         }
         for key in rotation.keys
     ]
     rows = [
-        (key.recipient, str(len(key.dumps)), _needed(key), "never" if key.checked_at is None else show_time(key.checked_at))
+        (
+            key.recipient,
+            str(len(key.dumps)),
+            str(len(key.base_backups)),
+            _needed(key),
+            "never" if key.checked_at is None else show_time(key.checked_at),
+        )
         for key in rotation.keys
     ]
-    context.answer(
-        {"schema": 1, "items": items},
-        table(("KEY", "DUMPS", "NEEDED", "CHECKED"), rows, right=("DUMPS",))
-        + "Nothing is revoked: whoever has a copy of a dump and its key can read it for ever.\n"
-        if items
-        else "no dump is sealed, and ENCRYPTION_RECIPIENTS is not set\n",
-    )
+    head = ("KEY", "DUMPS", "BASE BACKUPS", "NEEDED", "CHECKED")
+    text = table(head, rows, right=("DUMPS", "BASE BACKUPS")) + _REVOKED
+    if any(key.base_backups for key in rotation.keys):
+        text += _WAL_TOO
+    context.answer({"schema": 1, "items": items}, text if items else "nothing is sealed, and ENCRYPTION_RECIPIENTS is not set\n")
     if rotation.unread:
         raise IncompleteError(
-            f"{len(rotation.unread)} dumps are not counted, their summaries cannot be read: {rotation.unread[-1]} …",
+            f"{show_count(len(rotation.unread), 'backup is not counted', 'backups are not counted')},"
+            f" their summaries cannot be read: {rotation.unread[-1]} …",
             hints=["destroy no key while they are there"],
         )
 
 
+_REVOKED = "Nothing is revoked: whoever has a copy of a backup and its key can read it for ever.\n"
+_WAL_TOO = (
+    "WAL opens with the keys that its archiver had: an old key is needed until the window begins behind the moment at which\n"
+    "every archiver had the new ones. `clipper-backup wal verify --read-data` with the new key alone shows what still needs it.\n"
+)
+
+
 def _needed(key: Needed) -> str:
     if key.configured:
-        return "for the next dump too"
-    return f"as long as any of its dumps is kept, the newest is {key.dumps[-1]}"
+        return "for the next backup too"
+    newest = [*key.dumps[-1:], *key.base_backups[-1:]]
+    return f"as long as any of its backups is kept, the newest: {' and '.join(map(str, newest))}"

@@ -1,5 +1,6 @@
 """`prune`, `hold` and `release`: how long things are kept."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -7,13 +8,16 @@ from cyclopts import Parameter
 from clipper_backup.cli import show_prune
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import IntegrityError, MissingError, UsageError
-from clipper_backup.ops import physical_prune
 from clipper_backup.ops.base_hold import hold_base, parse_wal_to, release_base
 from clipper_backup.ops.dump import prune as pruning
 from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
+from clipper_backup.ops.physical_plan import PhysicalPrune, plan_physical_prune
+from clipper_backup.ops.physical_prune import prune_physical
+from clipper_backup.ops.prune_proof import prove_removal
 from clipper_backup.ops.work import Work, open_work
 from clipper_backup.repository.dumps import find_dump, list_dumps
+from clipper_backup.repository.proof.removal import Removal
 from clipper_backup.repository.root import open_repository
 from clipper_backup.values import BackupId, DumpId
 
@@ -29,20 +33,28 @@ def prune(
     yes: Annotated[bool, Parameter(help="do not ask")] = False,
     context: Context,
 ) -> None:
-    """Remove what RETENTION_DAYS and PITR_WINDOW_DAYS no longer keep; a reason for every dump and base backup."""
+    """Remove what RETENTION_DAYS and PITR_WINDOW_DAYS no longer keep; a reason for all that goes, and for what stays.
+
+    Before anything is removed, what would remain is read again by another way, and a plan that takes what is promised is refused.
+    """
     work = open_work(context.settings, context.clock, context.emit, read_only=dry_run)
     plan = pruning.plan_prune(work)
-    physical, refused = physical_prune.PhysicalPrune(), None
+    going = [decision.dump_id for decision in plan.going]
+    refused = None
     try:
-        physical = physical_prune.plan_physical_prune(work)
+        physical = plan_physical_prune(work, going)
     except IntegrityError as error:  # dumps go by themselves
         refused = error
-    if not dry_run:
+        physical = PhysicalPrune(proof=prove_removal(work, Removal(dumps=frozenset(going)), with_dumps=True))
+    if not dry_run and not physical.proof.problems:
+        planned = physical.proof
         if plan.going or physical.changes:
             context.confirm(show_prune.question(plan, physical), yes=yes)
         with take_dump_lease(work, "prune", context.clock) as lease:
             plan = pruning.execute_prune(work, pruning.plan_prune(work), lease)
-        physical = physical_prune.prune_physical(work) if refused is None else physical
+        physical = prune_physical(work) if refused is None else physical
+        proof = replace(physical.proof, newest_dump=planned.newest_dump, dumps=planned.dumps)
+        physical = replace(physical, proof=proof)
     context.answer(
         {"schema": 1, **show_prune.document(plan, physical, dry_run=dry_run)}, show_prune.text(plan, physical, dry_run=dry_run)
     )

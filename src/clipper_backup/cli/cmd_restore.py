@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from clipper_backup.cli import show_restore
 from clipper_backup.cli.context import Context
-from clipper_backup.errors import MissingError, UsageError
+from clipper_backup.errors import IncompleteError, MissingError, UsageError
 from clipper_backup.ops.restore.left_wal import make_plan
-from clipper_backup.ops.restore.plan import Request
+from clipper_backup.ops.restore.request import Request
 from clipper_backup.ops.restore.restore import restore as carry_out
 from clipper_backup.ops.restore.start import check_port
 from clipper_backup.ops.restore.target_dir import check_account
@@ -38,7 +38,10 @@ def restore(
         list[str] | None, Parameter(help="OID=FOLDER: put a tablespace there, not where it was; may be given several times")
     ] = None,
     standby: Annotated[bool, Parameter(help="a standby, that goes on following the archive")] = False,
-    accept_gap: Annotated[bool, Parameter(help="end before the first gap in the WAL, and lose what lies behind it")] = False,
+    accept_gap: Annotated[
+        bool,
+        Parameter(help="end before the first gap or damaged segment of the WAL, which is read, and lose what lies behind"),
+    ] = False,
     replace: Annotated[
         bool,
         Parameter(
@@ -105,6 +108,11 @@ def restore(
         {"schema": 1, **show_restore.plan_document(request, restored.plan), **document},
         show_restore.restored_text(request, restored),
     )
+    if restored.started is not None and not restored.archived:
+        raise IncompleteError(
+            f"the server recovered, and {restored.started.history.name} is not archived: another one may take its number",
+            hints=[f"before archiving is switched on: `clipper-backup wal push {restored.started.history}`"],
+        )
 
 
 def _account(owner: str | None, *, dry_run: bool) -> Account:

@@ -1,19 +1,34 @@
 """`status`: one screen that says what could be restored now."""
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from clipper_backup.cli.cmd_wal_status import raise_gaps
 from clipper_backup.cli.context import Context
-from clipper_backup.cli.show_status import status_document, status_text
+from clipper_backup.cli.show_status import all_problems, status_document, status_text
 from clipper_backup.errors import IncompleteError, IntegrityError, MissingError
+from clipper_backup.ops.physical_status import look_at_physical
 from clipper_backup.ops.status import look_at_repository
 from clipper_backup.ops.work import open_work
 from clipper_backup.values import show_names
 
 
-def status(*, context: Context) -> None:
-    """What could be restored now, from the repository alone; exit 3 when somebody should look, 13 or 15 when nothing could."""
+def status(
+    *,
+    no_server: Annotated[bool, Parameter(help="do not ask PostgreSQL what waits to be archived")] = False,
+    context: Context,
+) -> None:
+    """What could be restored now, by the repository; exit 3 when somebody should look, 14 for a gap, 13 or 15 when nothing could.
+
+    A server that does not answer is no error: it is asked for its archiver only, where there are base backups or WAL.
+    """
     work = open_work(context.settings, context.clock, context.emit, read_only=True)
     found = look_at_repository(work)
-    context.answer(status_document(found, work.store.url), status_text(found, work.store.url, work.settings))
-    if not found.recoverable:
+    physical = look_at_physical(work, ask_server=not no_server)
+    url = work.store.url
+    context.answer(status_document(found, url, physical), status_text(found, url, work.settings, physical))
+    if not found.recoverable and (physical is None or physical.window is None):
         what = f"no good dump holds {show_names(found.missing)}" if found.missing else "no good dump is there"
         if found.damaged or found.untrusted:
             raise IntegrityError(
@@ -23,9 +38,15 @@ def status(*, context: Context) -> None:
         raise MissingError(
             what, hints=["`clipper-backup dump create` takes one", "`clipper-backup doctor` says what is in its way"]
         )
-    if found.problems:
-        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+    if physical is not None:
+        raise_gaps(physical.wal.seen.gaps)
+    problems = all_problems(found, physical)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise IncompleteError(
-            found.problems[0] + more,
-            hints=["`clipper-backup dump list` shows what is wrong with each dump, `clipper-backup doctor` what to do"],
+            problems[0] + more,
+            hints=[
+                "`clipper-backup dump list` shows what is wrong with each dump, `clipper-backup doctor` what to do",
+                *(["of base backups and WAL: `clipper-backup base list`, `clipper-backup wal status`"] if physical else []),
+            ],
         )

@@ -11,7 +11,7 @@ from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.ops.wal.archive import run_archiver
 from clipper_backup.ops.wal.times import keeping_times
-from clipper_backup.ops.work import open_work
+from clipper_backup.ops.work import open_work, pgdata_of
 
 app = group("wal", "The WAL archive: every change between base backups, for recovery to any instant.")
 
@@ -34,7 +34,6 @@ def push(
 @app.command
 def archive(
     *,
-    pgdata: Annotated[Path, Parameter(help="the data folder of the server beside us")],
     handshake: Annotated[Path, Parameter(help="the folder in which archive_command asks and is answered")],
     context: Context,
 ) -> None:
@@ -42,7 +41,12 @@ def archive(
 
     The server's archive_command is the shim `archive.sh`, a few lines of shell: it asks in the handshake folder and waits for
     the answer. Whatever is wrong with one file is told and tried again.
+
+    Settings that matter most; `clipper-backup settings` shows them all:
+      --pgdata (PGDATA)          the data folder of the server beside us; it has to be said
+      --backup-url (BACKUP_URL)  where the repository is
     """
+    pgdata = pgdata_of(context.settings)
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     with keeping_times(work, pgdata):
         run_archiver(work, pgdata, handshake, threading.Event())

@@ -31,7 +31,6 @@ def fetch(
 
 def serve(
     *,
-    pgdata: Annotated[Path, Parameter(help="the data folder of the server that recovers, shared with it")],
     handshake: Annotated[Path, Parameter(help="a folder shared with it, where it asks and is answered")],
     restore_folder: Annotated[Path, _FOLDER],
     context: Context,
@@ -40,8 +39,13 @@ def serve(
 
     The server's restore_command is the shim `restore.sh`, a few lines of shell: it asks in the handshake folder and waits for
     the answer. Its first lines show the whole setting.
+
+    Settings that matter most; all others are those of the restore:
+      --pgdata (PGDATA)  the data folder of the server that recovers, shared with it; it has to be said
     """
     from clipper_backup.ops.wal.open_restore import open_restore  # noqa: PLC0415  not for `--help`
     from clipper_backup.ops.wal.serve import serve as answer  # noqa: PLC0415  the same
+    from clipper_backup.ops.work import pgdata_of  # noqa: PLC0415  the same
 
+    pgdata = pgdata_of(context.settings)
     answer(open_restore(restore_folder, context.clock, context.emit), pgdata, handshake, threading.Event())

@@ -29,11 +29,14 @@ def status(
     work = open_work(context.settings, context.clock, context.emit, read_only=True)
     found = wal_status(work, ask_server=not no_server)
     context.answer(status_document(found, work.store.url), status_text(found, work.store.url))
-    _raise_gaps(found.seen.gaps)
+    raise_gaps(found.seen.gaps)
     if found.seen.window is None:
         raise MissingError(
-            "nothing can be restored to the end of the WAL: no good base backup has all of its WAL in the archive",
-            hints=["`clipper-backup base create` takes one; `clipper-backup base list` says what is wrong with each"],
+            f"nothing can be restored to the end of the WAL: {found.seen.why_no_window}",
+            hints=[
+                "`clipper-backup base create` takes one; `clipper-backup base list` says what is wrong with each",
+                "a history that nobody has archived: `clipper-backup wal push pg_wal/<history>` on the server that has it",
+            ],
         )
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
@@ -45,9 +48,9 @@ def verify(
     read_data: Annotated[bool, Parameter(help="read every file too, open it, and compare it with its claim")] = False,
     context: Context,
 ) -> None:
-    """Compare every claim and link of the WAL archive; exit 14 when a gap lies in the window of PITR_WINDOW_DAYS, 13 for damage.
+    """Compare each claim, link and header of the archive; exit 14 for a gap in the window of PITR_WINDOW_DAYS, 13 for damage.
 
-    Two requests for each segment, or with --read-data all of it. Nothing is written.
+    A few requests for each segment, or with --read-data all of it. Nothing is written.
     """
     from clipper_backup.cli.show_wal import verify_document, verify_text  # noqa: PLC0415  `wal push` imports this group
     from clipper_backup.ops.wal.verify import verify_wal  # noqa: PLC0415  the same
@@ -56,7 +59,7 @@ def verify(
     work = open_work(context.settings, context.clock, context.emit, read_only=True)
     found = verify_wal(work, read_data=read_data)
     context.answer(verify_document(found, work.store.url), verify_text(found))
-    _raise_gaps(found.seen.gaps)
+    raise_gaps(found.seen.gaps)
     if found.damage:
         more = f" (and {len(found.damage) - 1} more)" if len(found.damage) > 1 else ""
         raise IntegrityError(
@@ -66,7 +69,8 @@ def verify(
         raise IncompleteError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 
 
-def _raise_gaps(gaps: "list[Hole]") -> None:
+def raise_gaps(gaps: "list[Hole]") -> None:
+    """WalGapError when there is one."""
     if gaps:
         more = f" (and {len(gaps) - 1} more gaps)" if len(gaps) > 1 else ""
         raise WalGapError(
@@ -74,5 +78,6 @@ def _raise_gaps(gaps: "list[Hole]") -> None:
             hints=[
                 "instants behind it, up to the stop of the next base backup, cannot be restored: take one at once",
                 "a segment that still lies in the server's pg_wal closes it: `clipper-backup wal push`",
+                "after a failover, the dead server's pg_wal may have it; standbys with archive_mode = always leave no such gap",
             ],
         )

@@ -4,6 +4,7 @@ Nothing heavy is imported here. `wal push` runs once per segment and must start 
 are looked at before the command-line parser, the settings and everything behind them are imported.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -25,10 +26,14 @@ FAST: Mapping[tuple[str, ...], str] = {
 The function parses its words itself and may raise like any command.
 """
 _FETCH = ("wal", "fetch")
+_GARBAGE = 50_000
+"""New objects between two looks for garbage. With Python's 700, looking took 2 % of the CPU of a base backup, and a twentieth of
+the start of `wal push`; modules that are being imported are none."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the program with *argv* (default: the process's own arguments) and exit."""
+    gc.set_threshold(_GARBAGE, 20, 20)
     words = list(sys.argv[1:] if argv is None else argv)
     if _FETCH in pairwise(words):
         _fetch(words)

@@ -66,7 +66,10 @@ def measure(progress: Progress, elapsed: float) -> str:
 
 
 def _amount(count: float, unit: str) -> str:
-    return show_bytes(count) if unit == "bytes" else f"{count:,.0f} {unit}".replace(",", " ")
+    if unit == "bytes":
+        return show_bytes(count)
+    shown = f"{count:,.0f}".replace(",", " ")
+    return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}"
 
 
 class Steps:

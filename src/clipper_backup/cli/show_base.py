@@ -9,7 +9,8 @@ from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.base_documents import BaseDetails, BaseSummary
 from clipper_backup.ops.base.read import Shown
 from clipper_backup.ops.base.verify import BaseVerified
-from clipper_backup.values import json_time, show_bytes, show_seconds, show_time
+from clipper_backup.repository.base_backups import BaseEntry
+from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_time
 
 Document = dict[str, Any]
 
@@ -62,7 +63,7 @@ def summary_text(summary: BaseSummary) -> str:
     """The same for people."""
     pages = summary.pages
     again = pages.compacted + pages.aged + pages.healed
-    damaged = [("DAMAGED", f"{pages.damaged} pages had wrong checksums on the server")] if pages.damaged else []
+    damaged = [("DAMAGED", f"{show_count(pages.damaged, 'page')} had wrong checksums on the server")] if pages.damaged else []
     return pairs(
         [
             ("base backup", summary.id),
@@ -70,7 +71,10 @@ def summary_text(summary: BaseSummary) -> str:
             ("restores to", f"{show_time(summary.stopped_at)} ({summary.stop_lsn}, timeline {summary.timeline}) and later"),
             (
                 "size",
-                f"{show_bytes(summary.plain_bytes)} in {summary.files} files, {show_bytes(summary.stored_bytes)} stored by it",
+                (
+                    f"{show_bytes(summary.plain_bytes)} in {show_count(summary.files, 'file')},"
+                    f" {show_bytes(summary.stored_bytes)} stored by it"
+                ),
             ),
             ("pages", f"{pages.new:,} new, {pages.adopted:,} taken over, {again:,} stored again, {pages.zero:,} of zeros"),
             ("taken over from", summary.parent or "nothing: it is the first, or all was stored anew"),
@@ -96,7 +100,7 @@ def shown_document(shown: Shown) -> Document:
     if entry.summary is not None:
         state = "damaged" if entry.problem else "committed"
         return {**summary_document(entry.summary), "state": state, **rest}
-    state = "untrusted" if entry.untrusted else "damaged" if entry.problem else "unfinished"
+    state = _uncounted(entry) if entry.problem else "unfinished"
     fields = dict.fromkeys(_FIELDS)  # what does not apply is null, never left out
     return {**fields, "id": str(entry.listed.backup_id), "state": state, "stored_bytes": entry.listed.own_bytes, **rest}
 
@@ -109,18 +113,26 @@ _FIELDS = (
 """Those of `summary_document`, for an entry without a summary."""
 
 
+_SHOWN_AS = {"damaged": "DAMAGED", "untrusted": "NOT TRUSTED", "unreadable": "NOT READABLE"}
+
+
+def _uncounted(entry: BaseEntry) -> str:
+    """The state of one that has a problem."""
+    return "untrusted" if entry.untrusted else "unreadable" if entry.unreadable else "damaged"
+
+
 def catalog_text(catalog: Sequence[Shown]) -> str:
     """The catalog as a table, oldest first."""
     rows = []
     for shown in catalog:
         entry, summary = shown.entry, shown.entry.summary
-        notes = [f"{'NOT TRUSTED' if entry.untrusted else 'DAMAGED'}: {entry.problem}"] if entry.problem else []
+        notes = [f"{_SHOWN_AS[_uncounted(entry)]}: {entry.problem}"] if entry.problem else []
         notes += [f"held: {shown.hold.reason}"] if shown.hold is not None else []
         if summary is None:
             notes = notes if entry.problem else ["unfinished", *notes]
             rows.append((str(entry.listed.backup_id), "", "", "", "", "", "; ".join(notes)))
             continue
-        notes += [f"{summary.warnings} warnings"] if summary.warnings else []
+        notes += [show_count(summary.warnings, "warning")] if summary.warnings else []
         rows.append(
             (
                 summary.id,
@@ -216,9 +228,10 @@ def verified_text(verified: BaseVerified) -> str:
     """The same for people, with what it does not prove."""
     read = f"{verified.share:.0%} of its packs' bytes were read ({show_bytes(verified.read_bytes)})"
     if verified.share >= 1 and verified.files:
-        read = f"every byte was read, and its {verified.files} files were put together"
+        read = f"every byte was read, and its {show_count(verified.files, 'file')} were put together"
     objects = len(verified.summary.objects)
     return (
-        f"{verified.summary.id} is intact: its {objects} objects, {verified.packs} packs and its WAL are there; {read}\n"
+        f"{verified.summary.id} is intact: its {show_count(objects, 'object')},"
+        f" {show_count(verified.packs, 'pack')} and its WAL are there; {read}\n"
         "not proved: that PostgreSQL starts from it. Only a restore shows that\n"
     )

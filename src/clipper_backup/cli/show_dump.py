@@ -8,7 +8,7 @@ from clipper_backup.ops.dump.compare import Comparison
 from clipper_backup.ops.dump.read import Entry
 from clipper_backup.ops.dump.restore import Restored
 from clipper_backup.ops.dump.verify import Verified
-from clipper_backup.values import json_time, show_bytes, show_names, show_seconds, show_time
+from clipper_backup.values import json_time, show_bytes, show_count, show_names, show_seconds, show_time
 
 Document = dict[str, Any]
 
@@ -88,7 +88,7 @@ def entry_document(entry: Entry) -> Document:
     return {
         **dict.fromkeys(_SUMMARY_FIELDS),  # what does not apply is null, never left out
         "id": str(entry.listed.dump_id),
-        "state": "damaged" if entry.problem else "unfinished",
+        "state": "unreadable" if entry.unreadable else "damaged" if entry.problem else "unfinished",
         "stored_bytes": entry.listed.stored_bytes,
         "problem": entry.problem,
         "hold": hold,
@@ -99,10 +99,11 @@ def entries_text(entries: list[Entry]) -> str:
     """The catalog as a table, oldest first."""
     rows = []
     for entry in entries:
-        notes = [f"{'NOT TRUSTED' if entry.untrusted else 'DAMAGED'}: {entry.problem}"] if entry.problem else []
+        shown_as = "NOT TRUSTED" if entry.untrusted else "NOT READABLE" if entry.unreadable else "DAMAGED"
+        notes = [f"{shown_as}: {entry.problem}"] if entry.problem else []
         notes += [f"held: {entry.hold.reason}"] if entry.hold is not None else []
         if entry.summary is not None:
-            notes += [f"{len(entry.summary.warnings)} warnings"] if entry.summary.warnings else []
+            notes += [show_count(len(entry.summary.warnings), "warning")] if entry.summary.warnings else []
             rows.append(
                 (
                     entry.summary.id,
@@ -175,10 +176,12 @@ def verified_text(verified: Verified) -> str:
     counted = (
         "rows were not recorded when it was taken (DUMP_FINGERPRINT=off), so only bytes were compared"
         if verified.rows is None
-        else f"{verified.tables} tables with {verified.rows:,} rows, as counted when it was taken"
+        else f"{show_count(verified.tables, 'table')} with {show_count(verified.rows, 'row', grouped=True)}, as counted"
+        " when it was taken"
     )
     return (
-        f"{verified.summary.id} is intact: {verified.objects} objects, {show_bytes(verified.stored_bytes)}; {counted}\n"
+        f"{verified.summary.id} is intact: {show_count(verified.objects, 'object')},"
+        f" {show_bytes(verified.stored_bytes)}; {counted}\n"
         "Not proven by this: that a server accepts it. `clipper-backup dump restore` proves that.\n"
     )
 
@@ -214,8 +217,9 @@ def restored_text(restored: Restored) -> str:
     proof = (
         "nothing was counted when it was dumped (DUMP_FINGERPRINT=off), so nothing could be compared"
         if compared.rows is None
-        else f"{compared.tables} tables, {compared.rows:,} rows{' with equal hashes' if compared.hashed else ''},"
-        f" {compared.sequences} sequences, {compared.queries} queries: all as recorded"
+        else f"{show_count(compared.tables, 'table')}, {show_count(compared.rows, 'row', grouped=True)}"
+        f"{' with equal hashes' if compared.hashed else ''},"
+        f" {show_count(compared.sequences, 'sequence')}, {show_count(compared.queries, 'query', 'queries')}: all as recorded"
     )
     text = pairs(
         [

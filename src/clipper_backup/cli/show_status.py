@@ -4,18 +4,29 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from clipper_backup.cli import show_physical
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.config import Settings
 from clipper_backup.format.documents import DumpSummary
 from clipper_backup.ops.findings import SKEW
+from clipper_backup.ops.physical_status import PhysicalStatus
 from clipper_backup.ops.status import Newest, OpenedBy, Status
-from clipper_backup.values import json_time, show_bytes, show_names, show_seconds, show_time
+from clipper_backup.values import json_time, show_bytes, show_count, show_names, show_seconds, show_time
 
 _SHOWN = 5
 """Of each kind of thing so many are named; the others are counted."""
 
 
-def status_document(status: Status, url: str) -> dict[str, Any]:
+def all_problems(status: Status, physical: PhysicalStatus | None) -> list[str]:
+    """Of dumps, and of base backups and WAL. Where those are enough, no good dump is a problem if somebody wants dumps."""
+    if physical is None:
+        return list(status.problems)
+    wanted = physical.window is not None and not status.recoverable and (status.entries or status.missing)
+    lacking = [f"no good dump {_lacking(status)}"] if wanted else []
+    return [*status.problems, *lacking, *physical.problems]
+
+
+def status_document(status: Status, url: str, physical: PhysicalStatus | None = None) -> dict[str, Any]:
     """What is known, for programs."""
     to, whole = status.recoverable_to, status.whole
     return {
@@ -26,7 +37,8 @@ def status_document(status: Status, url: str) -> dict[str, Any]:
         "recoverable_to": None if to is None else json_time(to),
         "proven_at": None,
         "missing": list(status.missing),
-        "problems": list(status.problems),
+        "problems": all_problems(status, physical),
+        "pitr": None if physical is None else show_physical.document(physical),
         "items": [
             {
                 "id": each.database,
@@ -89,19 +101,26 @@ def _ago(status: Status, moment: datetime) -> str:
     return f"{age} of this machine's clock" if age == "ahead" else f"{age} ago"
 
 
-def status_text(status: Status, url: str, settings: Settings) -> str:
+def status_text(status: Status, url: str, settings: Settings, physical: PhysicalStatus | None = None) -> str:
     """The same for people."""
     minimum = settings.retention_min_dumps
+    problems = all_problems(status, physical)
+    window = None if physical is None else physical.window
     items = [
         ("repository", url),
+        *([("by dumps", _moments(status).lstrip(", "))] if window is not None else []),
         ("dumps", _counts(status)),
+        *show_physical.items(physical),
         *([("gone", _gone(status))] if status.gone else []),
         *([("sealed to", "\n".join(_opened(status, key) for key in status.keys))] if status.keys else []),
         ("proven", "never: this version keeps no record of restores; `dump restore` compares, and says so when it ends"),
-        ("held", _holds(status)),
-        ("kept for", f"{settings.retention_days} days, and the {minimum} newest of each database; {_pruned(status)}"),
+        ("held", _holds(status, physical)),
+        (
+            "kept for",
+            f"{show_count(settings.retention_days, 'day')}, and the {minimum} newest of each database; {_pruned(status)}",
+        ),
         ("at work", _lease(status)),
-        *([("ATTENTION", _problems(status))] if status.problems else []),
+        *([("ATTENTION", "\n".join(_first(problems)))] if problems else []),
     ]
     rows = [
         (
@@ -118,23 +137,34 @@ def status_text(status: Status, url: str, settings: Settings) -> str:
     ]
     headings = ("DATABASE", "NEWEST GOOD DUMP", "TAKEN", "AGE", "STORED", "SEALED", "SIGNED", "NOTE")
     listing = f"\n{table(headings, rows, right=('AGE', 'STORED'))}" if rows else ""
-    return f"{_first_line(status)}\n{pairs(items)}{listing}"
+    first = _first_line(status) if physical is None or window is None else show_physical.first_line(physical, window)
+    return f"{first}\n{pairs(items)}{listing}"
+
+
+def _lacking(status: Status) -> str:
+    return f"holds {show_names(status.missing)}" if status.missing else "is there"
 
 
 def _first_line(status: Status) -> str:
+    if status.recoverable_to is None:
+        return f"NOT RECOVERABLE: {_moments(status)}"
+    key = " with a key" if any(each.wanted and each.summary.sealed for each in status.newest) else ""
+    return f"RECOVERABLE{key}{_moments(status)}; proven: never"
+
+
+def _moments(status: Status) -> str:
+    """What the dumps lead to."""
     to = status.recoverable_to
     if to is None:
-        lacking = f"holds {show_names(status.missing)}" if status.missing else "is there"
-        return f"NOT RECOVERABLE: no good dump {lacking}"
+        return f"no good dump {_lacking(status)}"
     whole = status.whole
     if not whole or whole[-1].taken_at != to:
         moments = f", each database to its own moments: all of them to {show_time(to)}"
     elif len(whole) == 1:
         moments = f" to the moment of 1 dump: {show_time(to)}"
     else:
-        moments = f" to the moments of {len(whole)} dumps: from {show_time(whole[0].taken_at)} to {show_time(to)}"
-    key = " with a key" if any(each.wanted and each.summary.sealed for each in status.newest) else ""
-    return f"RECOVERABLE{key}{moments}, {_ago(status, to)}; proven: never"
+        moments = f" to the moments of {show_count(len(whole), 'dump')}: from {show_time(whole[0].taken_at)} to {show_time(to)}"
+    return f"{moments}, {_ago(status, to)}"
 
 
 def _note(status: Status, each: Newest) -> str:
@@ -143,7 +173,7 @@ def _note(status: Status, each: Newest) -> str:
         return "no longer dumped"
     if each.dumps == status.whole:
         return ""
-    counted = "1 dump" if len(each.dumps) == 1 else f"{len(each.dumps)} dumps"
+    counted = show_count(len(each.dumps), "dump")
     return f"in {counted}, from {show_time(each.dumps[0].taken_at)}"
 
 
@@ -160,10 +190,6 @@ def _counts(status: Status) -> str:
             counts.append(f"{len(entries)} {name}: {', '.join(_first([str(e.listed.dump_id) for e in reversed(entries)]))}")
     total = show_bytes(sum(entry.listed.stored_bytes for entry in status.entries))
     return "\n".join([f"{counts[0]}, {total} stored", *counts[1:]])
-
-
-def _problems(status: Status) -> str:
-    return "\n".join(_first(status.problems))
 
 
 def _first(lines: Sequence[str]) -> list[str]:
@@ -184,10 +210,10 @@ def _signed(status: Status, summary: DumpSummary) -> str:
     return "no" if summary.signed_by is None else "not checked"
 
 
-def _holds(status: Status) -> str:
-    if not status.holds:
-        return "none"
-    return "\n".join(_first([f"{dump_id}: {mark.reason}" for dump_id, mark in sorted(status.holds.items(), reverse=True)]))
+def _holds(status: Status, physical: PhysicalStatus | None) -> str:
+    held = [f"{dump_id}: {mark.reason}" for dump_id, mark in sorted(status.holds.items(), reverse=True)]
+    held += [] if physical is None else show_physical.holds(physical)
+    return "\n".join(_first(held)) if held else "none"
 
 
 def _pruned(status: Status) -> str:

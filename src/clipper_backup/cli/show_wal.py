@@ -6,11 +6,11 @@ from typing import Any
 
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.ops.wal.look import SystemSeen, TimelineSeen, WalSeen, Window
-from clipper_backup.ops.wal.status import WalStatus
+from clipper_backup.ops.wal.status import Loss, WalStatus
 from clipper_backup.ops.wal.verify import Verified
 from clipper_backup.postgres.archiver_facts import ArchiverFacts
 from clipper_backup.repository.wal_survey import Hole
-from clipper_backup.values import json_time, show_bytes, show_seconds, show_time
+from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_time
 
 _SHOWN = 5
 """Of each kind of thing so many are named; the others are counted."""
@@ -18,13 +18,12 @@ _SHOWN = 5
 
 def status_document(status: WalStatus, url: str) -> dict[str, Any]:
     """What is known, for programs."""
-    loss = status.loss
     return {
         **_seen(status.seen, url),
         "problems": list(status.problems),
-        "server": None if status.server is None else _server(status.server),
+        "server": None if status.server is None else server_document(status.server),
         "server_unreached": status.unreached,
-        "loss": None if loss is None else {"archived_to": str(loss.archived_to), "bytes": loss.bytes, "since": _time(loss.since)},
+        "loss": loss_document(status.loss),
     }
 
 
@@ -46,9 +45,9 @@ def _seen(seen: WalSeen, url: str) -> dict[str, Any]:
         "schema": 1,
         "url": url,
         "recoverable": window is not None,
-        "window": None if window is None else {**_window(window), "to": _time(window.to), "timeline": int(window.timeline)},
-        "earlier": [_window(each) for each in seen.earlier],
-        "gaps": [_hole(hole) for system in seen.systems for hole in system.holes],
+        "window": None if window is None else window_document(window),
+        "earlier": [_earlier_document(each) for each in seen.earlier],
+        "gaps": [hole_document(hole) for system in seen.systems for hole in system.holes],
         "twice": [name for system in seen.systems for name in system.twice],
         "links_not_compared": sum(system.unlooked for system in seen.systems),
         "foreign_systems": list(seen.foreign),
@@ -56,7 +55,19 @@ def _seen(seen: WalSeen, url: str) -> dict[str, Any]:
     }
 
 
-def _window(window: Window) -> dict[str, Any]:
+def window_document(window: Window) -> dict[str, Any]:
+    """A window that leads to the end of the WAL."""
+    return {**_earlier_document(window), "to": optional_time(window.to), "timeline": int(window.timeline)}
+
+
+def loss_document(loss: Loss | None) -> dict[str, Any] | None:
+    """What dies with the host; None where that is not known."""
+    if loss is None:
+        return None
+    return {"archived_to": str(loss.archived_to), "bytes": loss.bytes, "since": optional_time(loss.since)}
+
+
+def _earlier_document(window: Window) -> dict[str, Any]:
     return {
         "from": json_time(window.backup.stopped_at),
         "backup": window.backup.id,
@@ -72,35 +83,39 @@ def _timeline(system: SystemSeen, seen: TimelineSeen) -> dict[str, Any]:
         "timeline": int(seen.timeline),
         "first_segment": None if seen.first is None else seen.first.name,
         "last_segment": None if seen.last is None else seen.last.name,
-        "last_written_at": _time(seen.written_at),
+        "last_written_at": optional_time(seen.written_at),
         "waiting": seen.waiting,
         "problem": seen.problem,
     }
 
 
-def _hole(hole: Hole) -> dict[str, Any]:
+def hole_document(hole: Hole) -> dict[str, Any]:
+    """A hole of a line."""
     return {"segment": hole.first.name, "missing": hole.missing, "why": hole.why, "in_window": hole.in_window}
 
 
-def _server(server: ArchiverFacts) -> dict[str, Any]:
+def server_document(server: ArchiverFacts) -> dict[str, Any]:
+    """What the server says of itself."""
     return {
         "system_id": server.system_id,
         "archives": server.archives,
         "lsn": None if server.lsn is None else str(server.lsn),
         "timeline": None if server.timeline is None else int(server.timeline),
         "ready": server.ready,
-        "ready_since": _time(server.ready_since),
+        "ready_since": optional_time(server.ready_since),
+        "ready_bytes": server.ready_bytes,
         "archived": server.archived,
         "last_archived": server.last_archived,
-        "last_archived_at": _time(server.last_archived_at),
+        "last_archived_at": optional_time(server.last_archived_at),
         "failed": server.failed,
         "last_failed": server.last_failed,
-        "last_failed_at": _time(server.last_failed_at),
+        "last_failed_at": optional_time(server.last_failed_at),
         "failing": server.failing,
     }
 
 
-def _time(moment: datetime | None) -> str | None:
+def optional_time(moment: datetime | None) -> str | None:
+    """A moment for programs, where there is one."""
     return None if moment is None else json_time(moment)
 
 
@@ -109,13 +124,13 @@ def status_text(status: WalStatus, url: str) -> str:
     seen = status.seen
     items = [
         ("repository", url),
-        *([("only to a gap", _earlier(seen))] if seen.earlier else []),
+        *([("only", earlier_text(seen))] if seen.earlier else []),
         ("links", _links(seen)),
-        *([("gaps", _holes(seen))] if any(system.holes for system in seen.systems) else []),
-        *([("twice", _named([name for system in seen.systems for name in system.twice]))] if _twice(seen) else []),
-        ("server", _server_text(status)),
-        *([("if its host died", _loss_text(status))] if status.loss is not None else []),
-        *([("ATTENTION", _named(status.problems))] if status.problems else []),
+        *([("gaps", holes_text(seen))] if any(system.holes for system in seen.systems) else []),
+        *([("twice", first_lines([name for system in seen.systems for name in system.twice]))] if _twice(seen) else []),
+        ("server", server_text(status)),
+        *([("if its host died", loss_text(status))] if status.loss is not None else []),
+        *([("ATTENTION", first_lines(status.problems))] if status.problems else []),
     ]
     return f"{_answer(seen)}\n\n{pairs(items)}{_table(seen)}"
 
@@ -123,13 +138,15 @@ def status_text(status: WalStatus, url: str) -> str:
 def verify_text(found: Verified) -> str:
     """The same for people."""
     seen = found.seen
-    looked = f"{found.files} files, {show_bytes(found.stored_bytes)}: " + ("all read and compared" if found.read else "not read")
+    looked = f"{show_count(found.files, 'file')}, {show_bytes(found.stored_bytes)}: " + (
+        "all read and compared" if found.read else "headers compared, the rest not read"
+    )
     items = [
         ("files", looked),
-        *([("only to a gap", _earlier(seen))] if seen.earlier else []),
-        *([("gaps", _holes(seen))] if any(system.holes for system in seen.systems) else []),
-        *([("damage", _named(found.damage))] if found.damage else []),
-        *([("ATTENTION", _named(seen.problems))] if seen.problems else []),
+        *([("only", earlier_text(seen))] if seen.earlier else []),
+        *([("gaps", holes_text(seen))] if any(system.holes for system in seen.systems) else []),
+        *([("damage", first_lines(found.damage))] if found.damage else []),
+        *([("ATTENTION", first_lines(seen.problems))] if seen.problems else []),
     ]
     return f"{_answer(seen)}\n\n{pairs(items)}{_table(seen)}"
 
@@ -141,12 +158,12 @@ def _answer(seen: WalSeen) -> str:
         return f"RECOVERABLE to every instant from {show_time(window.backup.stopped_at)} to {to}"
     if not seen.systems:
         return "NOT RECOVERABLE: no WAL was ever archived here"
-    bad = f": {seen.bad_backups[0]}" if seen.bad_backups else ""
-    return f"NOT RECOVERABLE to the end of the WAL: no good base backup has all its WAL there{bad}"
+    return f"NOT RECOVERABLE to the end of the WAL: {seen.why_no_window}"
 
 
-def _earlier(seen: WalSeen) -> str:
-    return _named([f"from {show_time(each.backup.stopped_at)} to the end of {each.last}" for each in seen.earlier])
+def earlier_text(seen: WalSeen) -> str:
+    """What can be restored up to a gap."""
+    return first_lines([f"from {show_time(each.backup.stopped_at)} to the end of {each.last}" for each in seen.earlier])
 
 
 def _links(seen: WalSeen) -> str:
@@ -157,37 +174,49 @@ def _links(seen: WalSeen) -> str:
     return f"{unlooked} not compared: `wal verify` compares all" if unlooked else "every segment fits to the one before it"
 
 
-def _holes(seen: WalSeen) -> str:
+def holes_text(seen: WalSeen) -> str:
+    """Where a line cannot be followed, and why."""
     holes = [hole for system in seen.systems for hole in system.holes]
     shown = [
         f"{hole.first}{f' and {hole.missing - 1} behind it' if hole.missing > 1 else ''}: {hole.why}"
         f"{'' if hole.in_window else ' (no instant of the window needs it)'}"
         for hole in holes
     ]
-    return _named(shown)
+    return first_lines(shown)
 
 
 def _twice(seen: WalSeen) -> bool:
     return any(system.twice for system in seen.systems)
 
 
-def _named(things: Sequence[str]) -> str:
+def first_lines(things: Sequence[str]) -> str:
+    """The first of *things*, and how many more there are."""
     more = [f"and {len(things) - _SHOWN} more"] if len(things) > _SHOWN else []
     return "\n".join([*things[:_SHOWN], *more])
 
 
-def _server_text(status: WalStatus) -> str:
+def server_text(status: WalStatus) -> str:
+    """How far the server is, and what waits."""
     server = status.server
     if server is None:
         return f"not reached: {status.unreached}" if status.unreached else "not asked"
     if server.lsn is None:
         return f"in recovery; system {server.system_id}"
-    waits = "nobody told how many files wait" if server.ready is None else f"{server.ready} files wait to be archived"
+    waits = (
+        "nobody told how many files wait"
+        if server.ready is None
+        else f"{show_count(server.ready, 'file waits', 'files wait')} to be archived{_size(server)}"
+    )
     last = f"; the last one was archived {_ago(server, server.last_archived_at)}" if server.last_archived_at else ""
     return f"writes at {server.lsn} on timeline {int(server.timeline or 0)}; {waits}{last}"
 
 
-def _loss_text(status: WalStatus) -> str:
+def _size(server: ArchiverFacts) -> str:
+    return f", {show_bytes(server.ready_bytes)}" if server.ready_bytes else ""
+
+
+def loss_text(status: WalStatus) -> str:
+    """What dies with the server's host."""
     loss = status.loss
     if loss is None:
         return ""

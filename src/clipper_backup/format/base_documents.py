@@ -6,14 +6,14 @@ import msgspec
 
 from clipper_backup.format.documents import SCHEMA, Document, ExtensionRecord, Time, register
 
-Hex128 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-Hex256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-SystemNumber = Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,19}$")]
+Hex128 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+Hex256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+SystemNumber = Annotated[str, msgspec.Meta(pattern=r"\A[1-9][0-9]{0,19}\Z")]
 """A system identifier as decimal text: JSON numbers lose bits beyond 2^53."""
-LsnText = Annotated[str, msgspec.Meta(pattern="^[0-9A-F]{1,8}/[0-9A-F]{1,8}$")]
+LsnText = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-F]{1,8}/[0-9A-F]{1,8}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-TimelineText = Annotated[str, msgspec.Meta(pattern="^[0-9A-F]{8}$")]
-RunText = Annotated[str, msgspec.Meta(pattern="^[0-9]{8}-[0-9]{6}-[0-9a-f]{8}$")]
+TimelineText = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-F]{8}\Z")]
+RunText = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{8}-[0-9]{6}-[0-9a-f]{8}\Z")]
 
 
 class SystemEntry(Document, kw_only=True, frozen=True):
@@ -141,14 +141,21 @@ class PageCounts(Document, kw_only=True, frozen=True):
 
 
 Role = Literal["manifest", "details", "packs", "label", "tablespace_map", "server_manifest"]
-"""What an object of a base backup is to it."""
+"""What an object of a base backup is to it, as far as this version knows."""
+Word = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]+\Z")]
+"""One of a list that later versions may make longer."""
+SOURCES = frozenset({"protocol", "files"})
+"""How the files of a base backup came to us. One from elsewhere is of a newer version."""
 
 
 class BaseObject(Document, kw_only=True, frozen=True):
-    """One object of `base/<id>/` that the summary commits. Sizes in bytes; `plain_bytes` before compression."""
+    """One object of `base/<id>/` that the summary commits. Sizes in bytes; `plain_bytes` before compression.
+
+    `role` is a `Role`, or a later version's: such an object is there as it was committed, and says nothing here.
+    """
 
     key: str
-    role: Role
+    role: Word
     size_bytes: Count
     plain_bytes: Count
     sha256: Hex256
@@ -158,6 +165,9 @@ class BaseSummary(Document, kw_only=True, frozen=True):
     """`base/<id>/backup.json`: its existence commits the base backup; nothing in it is user data.
 
     `stopped_at` is the server's clock after the stop, which commit times are compared with; the other times are the store's.
+    `ancestors` are those of its timeline, as the server's history has them: timeline and LSN; unset where nobody asked it.
+    `source` is one of SOURCES, or a later version's. `first_link` and `last_link` are the links of its first and its last segment
+    as they were when those were compared with the server's own; unset in those of before.
     """
 
     schema: int = SCHEMA
@@ -169,14 +179,17 @@ class BaseSummary(Document, kw_only=True, frozen=True):
     begun_at: Time
     finished_at: Time
     versions: BaseVersions
-    source: Literal["protocol", "files"]
+    source: Word
     from_standby: bool
     timeline: Annotated[int, msgspec.Meta(ge=1)]
+    ancestors: list[tuple[Annotated[int, msgspec.Meta(ge=1)], LsnText]] | msgspec.UnsetType = msgspec.UNSET
     start_lsn: LsnText
     stop_lsn: LsnText
     stopped_at: Time
     first_segment: str
     last_segment: str
+    first_link: Hex128 | msgspec.UnsetType = msgspec.UNSET
+    last_link: Hex128 | msgspec.UnsetType = msgspec.UNSET
     sizes: Sizes
     checksums: bool
     settings: ServerSettings
@@ -195,7 +208,7 @@ class BaseSummary(Document, kw_only=True, frozen=True):
         """Whether reading it needs an identity."""
         return bool(self.recipients)
 
-    def part(self, role: str) -> BaseObject | None:
+    def part(self, role: Role) -> BaseObject | None:
         """The object with that role."""
         return next((o for o in self.objects if o.role == role), None)
 
@@ -240,13 +253,30 @@ class Fingerprint(Document, kw_only=True, frozen=True):
     left_out: list[str]
 
 
+class ReadFrom(Document, kw_only=True, frozen=True):
+    """The data folder whose files were read in place: of which machine, and which folder it is there.
+
+    `clock_ns` is a time of the folder's file system, counted from 1970: nothing was read before it.
+    """
+
+    host: str
+    path: str
+    device: Count
+    inode: Count
+    clock_ns: int
+
+
 class BaseDetails(Document, kw_only=True, frozen=True):
-    """`base/<id>/details.zst[.age]`: what may name databases and paths: the texts of the warnings, and the fingerprint."""
+    """`base/<id>/details.zst[.age]`: what may name databases and paths: the texts of the warnings, and the fingerprint.
+
+    `read_from` is of backups with the source `files` only.
+    """
 
     schema: int = SCHEMA
     id: RunText
     warnings: list[str]
     fingerprint: Fingerprint
+    read_from: ReadFrom | msgspec.UnsetType = msgspec.UNSET
 
 
 class PruneRecord(Document, kw_only=True, frozen=True):
@@ -263,9 +293,13 @@ class PruneRecord(Document, kw_only=True, frozen=True):
 
 
 class SnapshotRecord(Document, kw_only=True, frozen=True):
-    """`snapshots/<name>.json`, reserved: what retention reads of it. Its WAL from start to stop stays."""
+    """`snapshots/<name>.json`, reserved: what retention reads of it. Its WAL from start to stop stays.
+
+    Its name is an id of the form that runs have. One that is being taken has another name, which this version reads past.
+    """
 
     schema: int = SCHEMA
+    kind: Literal["snapshot"] = "snapshot"
     system_id: SystemNumber
     timeline: Annotated[int, msgspec.Meta(ge=1)]
     start_lsn: LsnText
@@ -274,10 +308,14 @@ class SnapshotRecord(Document, kw_only=True, frozen=True):
 
 
 class VerifyMark(Document, kw_only=True, frozen=True):
-    """`base/<id>/verify.json`: what the last `base verify` found. `share` of its packs' bytes was read; `damage` names keys."""
+    """`base/<id>/verify.json`: what the last `base verify` found. `share` of its packs' bytes was read; `damage` names keys.
+
+    `begun_at` is when that verify began to look; unset where only what others found was written down.
+    """
 
     schema: int = SCHEMA
     id: RunText
+    begun_at: Time | msgspec.UnsetType = msgspec.UNSET
     verified_at: Time
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]
     damage: list[str]

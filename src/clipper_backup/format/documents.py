@@ -267,11 +267,15 @@ class KeyCheck(Document, kw_only=True, frozen=True):
 
 
 class RetentionMark(Document, kw_only=True, frozen=True):
-    """`retention.json`: the RETENTION_DAYS of the last prune, so that a lower one is announced before it deletes."""
+    """`retention.json`: the RETENTION_DAYS of the last prune, so that a lower one is announced before it deletes.
+
+    `pitr_window_days`: the PITR_WINDOW_DAYS of the last prune of base backups and WAL, the same; unset before the first.
+    """
 
     schema: int = SCHEMA
     retention_days: int
     pruned_at: Time
+    pitr_window_days: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class HoldMark(Document, kw_only=True, frozen=True):
@@ -300,6 +304,18 @@ class LeaseHolder(Document, kw_only=True, frozen=True):
     lease_seconds: float | None = None
 
 
+class NewerError(StoreError):
+    """Something that a newer version wrote, and this one cannot read: it may be good all the same, and is no damage."""
+
+
+def written_by_newer(what: str, why: str) -> NewerError:
+    """The refusal of *what*; *why* says what of it is not known here."""
+    return NewerError(
+        f"{what} was written by a newer version ({why})",
+        hints=["install the version of clipper-backup that wrote it, or a newer one"],
+    )
+
+
 D = TypeVar("D", bound=Document)
 
 
@@ -314,14 +330,14 @@ def encode_compact(document: Document) -> bytes:
 
 
 def decode(data: bytes, kind: type[D], key: str) -> D:
-    """Read a document; IntegrityError when it is damaged, StoreError when a newer version wrote it."""
+    """Read a document; IntegrityError when it is damaged, NewerError when a newer version wrote it."""
     try:
-        number = _DECODERS[_Schema].decode(data).schema
-        if number > SCHEMA:
-            raise StoreError(
-                f"{key} was written by a newer version (schema {number}, this one reads up to {SCHEMA})",
-                hints=["install the version of clipper-backup that wrote it, or a newer one"],
-            )
+        head: _Head = _DECODERS[_Head].decode(data)
+        if head.schema > SCHEMA:
+            raise written_by_newer(key, f"schema {head.schema}, this one reads up to {SCHEMA}")
+        lacking = _NEVER_IMPLIED.intersection(kind.__struct_fields__) - {name for name in _NEVER_IMPLIED if getattr(head, name)}
+        if lacking:
+            raise IntegrityError(f"{key} is damaged: it has no {' and no '.join(sorted(lacking))}")
         document: D = _DECODERS[kind].decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{key} is damaged: {error}") from error
@@ -329,8 +345,15 @@ def decode(data: bytes, kind: type[D], key: str) -> D:
         return document
 
 
-class _Schema(msgspec.Struct):
-    schema: int = SCHEMA
+class _Head(msgspec.Struct):
+    """What tells documents apart. 0 and the empty text stand for what is not there."""
+
+    schema: Annotated[int, msgspec.Meta(ge=0)] = 0
+    kind: str = ""
+
+
+_NEVER_IMPLIED = frozenset({"schema", "kind"})
+"""Writers give them by themselves; a document that lacks them is none of ours."""
 
 
 # Made while this is imported, by one thread: the first look at a type fills it in, and msgspec (0.22) crashes when two threads
@@ -343,4 +366,4 @@ def register(*kinds: type[msgspec.Struct]) -> None:
     _DECODERS.update((kind, msgspec.json.Decoder(kind)) for kind in kinds)
 
 
-register(_Schema, *Document.__subclasses__())
+register(_Head, *Document.__subclasses__())

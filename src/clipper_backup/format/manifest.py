@@ -6,11 +6,13 @@ Its form and order stand in docs/design/repository-format.md. Neither side holds
 import base64
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.errors import IntegrityError
+from clipper_backup.format.documents import written_by_newer
 from clipper_backup.format.frames import SMALL_BYTES_MAX, STRETCH_BYTES, FilePart, Reference, Small
 
 SCHEMA = 1
@@ -90,13 +92,16 @@ class Tablespace(Entry, kw_only=True, frozen=True, omit_defaults=True, tag="tabl
 class File(Entry, kw_only=True, frozen=True, omit_defaults=True, tag="file", tag_field="kind"):
     """A file: `maps` has one reference a stretch, `small` says where a small one lies; an empty one has neither.
 
-    `damaged_pages` are numbers of pages in the file whose checksum stayed wrong when the server read them again.
+    `damaged_pages` are numbers of pages in the file whose checksum stayed wrong when the server read them again. `ctime_ns` and
+    `inode` stand there only where the file was read in its folder: the next backup knows by them that nobody wrote it since.
     """
 
     size_bytes: _Number
     maps: tuple[ReferenceForm, ...] = ()
     small: SmallForm | None = None
     damaged_pages: tuple[_Number, ...] = ()
+    ctime_ns: int = 0
+    inode: _Number = 0
 
     @property
     def part(self) -> FilePart:
@@ -121,8 +126,16 @@ class Schema(msgspec.Struct):
     schema: int = SCHEMA
 
 
+class Kind(msgspec.Struct):
+    """What is read of a line that is no entry: of a kind that is not known here it may be a later version's."""
+
+    kind: Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]+\Z")]
+
+
 # Made while this is imported: see format/documents.py.
 _SCHEMA, _HEAD, _FOOT = (msgspec.json.Decoder(kind) for kind in (Schema, Head, Foot))
+_KIND = msgspec.json.Decoder(Kind)
+_KINDS = frozenset({"folder", "tablespace", "file", "outside"})
 _ENTRY: msgspec.json.Decoder[Folder | Tablespace | File | Outside] = msgspec.json.Decoder(Folder | Tablespace | File | Outside)
 _ENCODER = msgspec.json.Encoder()
 
@@ -156,8 +169,17 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def decode_entry(line: bytes, where: str) -> Entry:
-    """A line without its line feed; IntegrityError, naming *where*, when it is no entry, or one of the wrong form."""
-    entry: Entry = _decoded(_ENTRY, line, where)
+    """A line without its line feed; IntegrityError, naming *where*, when it is no entry, or one of the wrong form.
+
+    NewerError for one of a kind that this version does not know.
+    """
+    try:
+        entry: Entry = _decoded(_ENTRY, line, where)
+    except IntegrityError:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if (kind := _KIND.decode(line).kind) not in _KINDS:
+                raise written_by_newer(where, f"it is of the kind {kind!r}") from None
+        raise
     return entry
 
 
@@ -175,16 +197,13 @@ def read_manifest(chunks: Iterable[bytes], expected: Head, key: str) -> Iterator
     """The entries in order; it is whole only when this ends without an error.
 
     IntegrityError, naming *key* and where known the path, when anything of it is not as the page says, or its head is not the
-    *expected* one; StoreError when a newer version wrote it.
+    *expected* one; NewerError when a newer version wrote it, or any of its lines.
     """
     lines = _lines(chunks, key)
     first = next(lines, b"")
     where = f"{key}: its head"
     if (number := _decoded(_SCHEMA, first, where).schema) > SCHEMA:
-        raise StoreError(
-            f"{key} was written by a newer version (schema {number}, this one reads up to {SCHEMA})",
-            hints=["install the version of clipper-backup that wrote it, or a newer one"],
-        )
+        raise written_by_newer(key, f"schema {number}, this one reads up to {SCHEMA}")
     if (head := _decoded(_HEAD, first, where)) != expected:
         raise IntegrityError(f"{key} is not the manifest that backup.json speaks of: {_difference(head, expected)}")
     checks = _Checks(head, key)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from clipper_backup.errors import IntegrityError, UsageError
+from clipper_backup.format.documents import written_by_newer
 from clipper_backup.format.frames import DIGEST_BYTES, Bytes, Reference
 from clipper_backup.format.physical_names import PackKey
 from clipper_backup.values import BackupId
@@ -26,7 +27,7 @@ ZEROS = 0xFFFFFFFF
 U8, U16, U32, U64 = (np.dtype(kind) for kind in ("u1", "<u2", "<u4", "<u8"))
 
 _HEAD = struct.Struct("<8sIIIIIIQ32sQ")
-_MAGIC = b"clbkmap1"
+_MAGIC, _ANY_MAGIC = b"clbkmap1", b"clbkmap"
 _HAS_DIGEST = 1
 _COLUMNS = (U64, U32, U16, U64, U32, U32, U32, U32, U32, U8)
 _RUN_BYTES = 24
@@ -189,13 +190,16 @@ def encode_map(pages: PageMap) -> bytes:
 def decode_map(data: bytes, page_bytes: int, size_bytes: int, name: str) -> PageMap:
     """Read the map of a stretch of *size_bytes* in a cluster with pages of *page_bytes*; *name* is for the error.
 
-    IntegrityError when it is damaged, is that of another stretch, or has anything that this version does not know.
+    IntegrityError when it is damaged or is that of another stretch, NewerError when it has what this version does not know:
+    its bytes are those that were stored.
     """
     if len(data) < _HEAD.size:
         raise IntegrityError(f"{name}: the page map is cut short")
     magic, theirs, pages, last_bytes, frames, runs, flags, seed, digest, reserved = _HEAD.unpack_from(data)
     if magic != _MAGIC or flags & ~_HAS_DIGEST or reserved != 0:
-        raise IntegrityError(f"{name} is no page map that this version can read")
+        if not magic.startswith(_ANY_MAGIC):
+            raise IntegrityError(f"{name} is no page map")
+        raise written_by_newer(name, f"its page map is {magic!r}, with flags {flags} and {reserved} behind its digest")
     if len(data) != _HEAD.size + _PAGE_BYTES * pages + _FRAME_BYTES * frames + _RUN_BYTES * runs:
         raise IntegrityError(f"{name}: the page map has another length than it says")
     if not flags and any(digest):

@@ -1,6 +1,7 @@
 """Keys of base backups, packs and WAL: made and read in this one place (docs/design/repository-format.md, Objects)."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clipper_backup.errors import UsageError
@@ -32,6 +33,8 @@ BASE_SUMMARY = "backup.json"
 BASE_SIGNATURE = "backup.json.sig"
 SEALABLE = (LABEL, TABLESPACE_MAP, SERVER_MANIFEST, MANIFEST, BASE_DETAILS)
 """Objects of a base backup whose name ends with SEALED when recipients are configured."""
+UNCOMMITTED = frozenset({BASE_INTENT, STARTED, VERIFY, BASE_SUMMARY, BASE_SIGNATURE})
+"""Objects of a base backup that its summary does not list: they come before or behind it, or are it."""
 
 CLAIM = ".claim"
 LINK = ".link"
@@ -39,7 +42,7 @@ STORED = ".zst"
 
 # Compiled when first used: `wal push`, which starts for each segment, reads no keys.
 _ID = "[0-9]{8}-[0-9]{6}-[0-9a-f]{8}"
-_BASE_KEY = rf"base/({_ID})/([a-z_.]+)"
+_BASE_KEY = rf"base/({_ID})/([a-z0-9_][a-z0-9_.-]*)"
 _PACK_KEY = rf"packs/({_ID})/([0-9]{{8}})"
 _KEY_KEY = rf"keys/({_ID})\.age"
 _PRUNE_KEY = rf"prune/({_ID})\.json"
@@ -49,9 +52,6 @@ _SYSTEM = "[1-9][0-9]{0,19}"
 _HISTORY_KEY = rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)"
 _WAL_KEY = rf"wal/({_SYSTEM})/([0-9A-F]{{8}})/([0-9A-F]{{16}})/(.+?)(\.claim|\.link|\.zst|\.zst\.age)"
 _PARTIAL = "[0-9A-F]{24}\\.partial-[0-9a-f]{16}"
-_BASE_PARTS = frozenset({
-    BASE_INTENT, STARTED, VERIFY, PACKS, BASE_SUMMARY, BASE_SIGNATURE, *SEALABLE, *(part + SEALED for part in SEALABLE)
-})  # fmt: skip
 
 
 def system_key(number: int) -> str:
@@ -99,6 +99,12 @@ def parse_pack_key(key: str) -> PackKey | None:
     return PackKey(run, int(match[2])) if match and run else None
 
 
+def packs_named(texts: Iterable[str]) -> set[PackKey]:
+    """The packs that *texts* name, as messages about damage do."""
+    found = (parse_pack_key(match[0]) for text in texts for match in re.finditer(_PACK_KEY, text))
+    return {pack for pack in found if pack is not None}
+
+
 def base_key(backup_id: BackupId, part: str) -> str:
     """An object of a base backup; *part* is one of the constants above, perhaps with SEALED behind it."""
     return f"{BASE_FOLDER}{backup_id}/{part}"
@@ -113,12 +119,10 @@ class BaseKey:
 
 
 def parse_base_key(key: str) -> BaseKey | None:
-    """The backup and part of a key below `base/`; None when it is none of ours."""
+    """The backup and part of a key below `base/`, of a later version's part too; None when it is none of ours."""
     match = re.fullmatch(_BASE_KEY, key)
-    if match is None or match[2] not in _BASE_PARTS:
-        return None
-    backup_id = _backup_id(match[1])
-    return BaseKey(backup_id, match[2]) if backup_id else None
+    backup_id = _backup_id(match[1]) if match else None
+    return BaseKey(backup_id, match[2]) if match and backup_id else None
 
 
 def base_hold_key(backup_id: BackupId) -> str:

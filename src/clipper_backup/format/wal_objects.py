@@ -22,6 +22,8 @@ LINK_BYTES = 16
 NO_LINK = bytes(LINK_BYTES)
 """The `previous` of a segment before which there is no claim; it links to nothing."""
 
+HEADER_BYTES = 144
+"""An object that is shorter than the shortest header is none."""
 HEADER_BYTES_MAX = 240
 
 _LEVEL = 1
@@ -31,6 +33,8 @@ _VERSION = 1
 _SIGNED = 1
 _LAYOUT = struct.Struct("<II8sBBHIQQQ16s32s32s16s")
 _PLAIN_BYTES = _LAYOUT.size
+HEADER_BYTES_MIN = _PLAIN_BYTES
+"""An object with fewer is none, sealed or not: what a full disk or a broken copy leaves."""
 _PUBLIC_END = 176
 _FRAME_BYTES = {_PLAIN_BYTES - 8: 0, HEADER_BYTES_MAX - 8: _SIGNED}
 """What the skippable frame says of its length, and the flags that go with it."""

@@ -17,7 +17,7 @@ from clipper_backup.store.conformance import CHECKS, ROOM_PREFIX, in_a_room, run
 from clipper_backup.store.credentials import aws_credentials, aws_region, azure_credentials, google_credentials
 from clipper_backup.store.opening import by_virtual_host, is_on_this_machine
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
-from clipper_backup.values import show_bytes
+from clipper_backup.values import show_bytes, show_count
 
 _LEFTOVER_AGE = timedelta(days=1)
 _ROOM = re.compile(rf"{ROOM_PREFIX}[0-9a-f]{{16}}/")
@@ -187,7 +187,9 @@ def _versioning(facts: BucketFacts) -> Finding:
     if facts.versioning.value:
         return green("on: what is deleted or written over can be brought back")
     if isinstance(facts.kept_days, Known) and facts.kept_days.value:
-        return green(f"off, but what is deleted or written over can be brought back for {facts.kept_days.value} days")
+        return green(
+            f"off, but what is deleted or written over can be brought back for {show_count(facts.kept_days.value, 'day')}"
+        )
     todo = ["switch versioning on, with a rule that removes old versions"]
     if isinstance(facts.kept_days, Unread):
         return yellow(
@@ -231,7 +233,10 @@ def judge_rules(rules: Sequence[LifecycleRule], prefix: str, retention_days: int
     if not any(rule.ends_uploads_after_days and (prefix + names.DATABASE_FOLDER).startswith(rule.prefix) for rule in ours):
         todo = "add one that aborts incomplete multipart uploads after 7 days"
         findings.append(yellow("no rule removes unfinished uploads, which no listing shows", todo))
-    return [Looked("lifecycle rules", each) for each in findings or [green(f"{len(ours)} rules, none of which does harm")]]
+    return [
+        Looked("lifecycle rules", each)
+        for each in findings or [green(f"{show_count(len(ours), 'rule')}, none of which does harm")]
+    ]
 
 
 def _reaches(rule: LifecycleRule, prefix: str, own: Iterable[str]) -> bool:
@@ -242,7 +247,7 @@ def _reaches(rule: LifecycleRule, prefix: str, own: Iterable[str]) -> bool:
 def _harm(rule: LifecycleRule, prefix: str, retention_days: int) -> Iterator[Finding]:
     """What one rule does that it should not."""
     days, dumps = rule.deletes_after_days, names.DATABASE_FOLDER
-    when = "at a date or at once" if days == 0 else f"after {days} days"
+    when = f"after {show_count(days, 'day')}" if days else "at a date or at once"
     if days is not None and _reaches(rule, prefix, set(names.OWN) - {dumps}):
         todo = f"narrow it to the prefix {prefix}{dumps}, or remove it"
         yield red(f"rule {rule.name!r} deletes beyond {dumps} {when}: what makes it a repository goes too, and holds do", todo)

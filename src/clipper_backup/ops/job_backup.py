@@ -1,4 +1,4 @@
-"""`job postgres-backup`: what the CronJob runs: a dump, and a base backup where the server archives its WAL."""
+"""`job postgres-backup`: what the CronJob runs: a dump, and a base backup where the server archives its WAL, or once did."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ from clipper_backup.errors import ClipperError, IncompleteError
 from clipper_backup.ops.base.create import BaseWritten, create_base, refuse_damaged
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.job_dump import Done, run_postgres_dump
-from clipper_backup.ops.physical_prune import PhysicalPrune, prune_physical
+from clipper_backup.ops.physical_plan import PhysicalPrune, has_physical
+from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.work import Work, login_of
 from clipper_backup.postgres.cluster_facts import is_archiving
 
@@ -23,15 +24,17 @@ class BothDone:
 def run_postgres_backup(work: Work) -> BothDone:
     """Dump, prune and report as `run_postgres_dump` does; then a base backup. Each is attempted whatever became of the other.
 
-    ClipperError when one of them failed, or both; without archiving the dump's own error. IncompleteError when only something
-    beside them did: pruning, or pages that the server found damaged. Nothing is pruned by a run whose backup of that kind failed.
+    ClipperError when one of them failed, or both; the dump's own error where nobody wants a base backup: the server does not
+    archive, and the repository holds nothing of the kind. Where it does, that the server archives no more is a failure.
+    IncompleteError when only something beside them failed: pruning, or pages that the server found damaged. Nothing is pruned by
+    a run whose backup of that kind failed.
     """
     dumped, dump_error = None, None
     try:
         dumped = run_postgres_dump(work)
     except ClipperError as error:
         dump_error = error
-    if not _archives(work, dump_error):
+    if not _wants_base(work, dump_error):
         if dump_error is not None:
             raise dump_error
         work.emit(
@@ -67,9 +70,9 @@ def _prune(work: Work, base: BaseWritten) -> PhysicalPrune:
     return pruned
 
 
-def _archives(work: Work, dump_error: ClipperError | None) -> bool:
+def _wants_base(work: Work, dump_error: ClipperError | None) -> bool:
     try:
-        return is_archiving(login_of(work.settings))
+        return is_archiving(login_of(work.settings)) or has_physical(work.store)
     except ClipperError:
         if dump_error is not None:  # it says what is wrong with the server
             return False

@@ -20,13 +20,14 @@ from clipper_backup.format.compression import decompress
 from clipper_backup.format.documents import DumpSummary, KeyCheck, decode, encode
 from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
+from clipper_backup.ops.base.read import base_catalog
 from clipper_backup.ops.dump.read import catalog, good_dumps
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opened_with, read_identities
 from clipper_backup.ops.work import Work, step, this_process
 from clipper_backup.repository.dumps import LOST_HINTS, list_dumps, read_details
 from clipper_backup.repository.root import open_repository
-from clipper_backup.values import DumpId
+from clipper_backup.values import BackupId, DumpId, show_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def check_key(work: Work, identity_file: Path) -> Checked:
         raise MissingError(f"there is no good dump in {work.store.url}", hints=["`clipper-backup dump create` takes one"])
     newest = last if last.sealed else next((summary for summary in good if summary.sealed), None)
     if newest is None:
-        raise UsageError(f"the newest dump, {last.id}, is not sealed, nor is another: they open without a key")
+        raise UsageError(f"the newest good dump, {last.id}, is not sealed, nor is another: they open without a key")
     with step(work, "check key", f"open {newest.id} with {identity_file}") as running:
         recipients = tuple(identity.recipient for identity in identities if _opens(work, newest, identity))
         if not recipients:
@@ -61,7 +62,7 @@ def check_key(work: Work, identity_file: Path) -> Checked:
                 f"{newest.id} is sealed to other keys: {identity_file} holds {have}",
                 hints=[f"it is sealed to {', '.join(newest.recipients)}"],
             )
-        running.done = f"{newest.id}: {len(newest.objects)} objects open"
+        running.done = f"{newest.id}: {show_count(len(newest.objects), 'object opens', 'objects open')}"
     for recipient in set(recipients) - set(work.settings.encryption_recipients or newest.recipients):
         work.emit(Warned(f"{recipient} is none of ENCRYPTION_RECIPIENTS: the next dump will not open with it"))
     dump_id = DumpId.parse(newest.id)
@@ -84,6 +85,8 @@ def _opens(work: Work, summary: DumpSummary, identity: Identity) -> bool:
                     f"{stored.key} does not open with the key that opens {summary.id}'s details: its head is damaged",
                     hints=LOST_HINTS,
                 ) from error
+            except IntegrityError as error:
+                raise IntegrityError(error.message, hints=LOST_HINTS) from error
     return True
 
 
@@ -109,28 +112,32 @@ def _record(work: Work, recipients: Sequence[str], dump_id: DumpId) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """A key, and the dumps that open with it, oldest first. `checked_at` is when it was last shown to open one."""
+    """A key, and the dumps and base backups that open with it, oldest first. `checked_at`: when it was last shown to open one."""
 
     recipient: str
     configured: bool
     dumps: tuple[DumpId, ...]
+    base_backups: tuple[BackupId, ...]
     checked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Every key that a dump is or will be sealed to, configured ones first. `unread` are dumps that nobody could ask."""
+    """Every key that a backup is or will be sealed to, configured ones first. `unread` are the ids of those nobody could ask."""
 
     keys: tuple[Needed, ...]
-    unread: tuple[DumpId, ...]
+    unread: tuple[DumpId | BackupId, ...]
 
 
 def keys_needed(work: Work) -> Rotation:
-    """Which key opens which dump, damaged and untrusted ones too: a key is needed for as long as one of its dumps is there."""
-    entries = catalog(replace(work, trusted=()))
-    sealed = [(entry.listed.dump_id, entry.summary) for entry in entries if entry.summary is not None and entry.summary.sealed]
+    """Which key opens which backups, damaged and untrusted ones too: a key is needed for as long as one of them is there."""
+    work = replace(work, trusted=())
+    dumps = [(entry.listed, entry.listed.dump_id, entry.summary) for entry in catalog(work)]
+    bases = [(each.entry.listed, each.entry.listed.backup_id, each.entry.summary) for each in base_catalog(work)]
+    of_dumps = {dump_id: summary.recipients for _, dump_id, summary in dumps if summary is not None}
+    of_bases = {backup_id: summary.recipients for _, backup_id, summary in bases if summary is not None}
     configured = [key for key in work.settings.encryption_recipients if key != NONE]
-    others = sorted({key for _, summary in sealed for key in summary.recipients} - set(configured))
+    others = sorted({key for each in (*of_dumps.values(), *of_bases.values()) for key in each} - set(configured))
     checks, unread = key_checks(work)
     for problem in unread.values():
         work.emit(Warned(f"{problem}; it counts as never checked"))
@@ -138,12 +145,15 @@ def keys_needed(work: Work) -> Rotation:
         Needed(
             key,
             key in configured,
-            tuple(dump_id for dump_id, summary in sealed if key in summary.recipients),
+            tuple(dump_id for dump_id, recipients in of_dumps.items() if key in recipients),
+            tuple(backup_id for backup_id, recipients in of_bases.items() if key in recipients),
             None if key not in checks else checks[key].checked_at,
         )
         for key in [*configured, *others]
     ]
-    return Rotation(tuple(keys), tuple(e.listed.dump_id for e in entries if e.listed.committed and e.summary is None))
+    unknown: list[DumpId | BackupId] = [found for listed, found, summary in dumps if listed.committed and summary is None]
+    unknown += [found for listed, found, summary in bases if listed.committed and summary is None]
+    return Rotation(tuple(keys), tuple(unknown))
 
 
 def key_checks(work: Work) -> tuple[dict[str, KeyCheck], dict[str, str]]:

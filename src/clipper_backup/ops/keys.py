@@ -1,6 +1,6 @@
 """Which keys a command works with, by its settings: to whom it seals, what it can open, whose signature it trusts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +15,7 @@ from clipper_backup.kinds import NONE
 if TYPE_CHECKING:
     from clipper_backup.format.sealing import Identity
     from clipper_backup.format.signing import SigningKey
-    from clipper_backup.repository.dumps import Opener
+    from clipper_backup.repository.dumps import Last, Opener
 
 _ENCRYPTED = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 
@@ -152,6 +152,15 @@ def trusted_of(settings: Settings) -> tuple[str, ...]:
         return tuple(check_public(text) for text in settings.signature_keys)
 
 
+def check_may_sign(settings: Settings, signed_by: str | None) -> None:
+    """UsageError when WAL beside a backup that was *signed_by* somebody would be archived unsigned: readers would refuse it."""
+    if signed_by is not None and settings.signing_key_file is None:
+        raise UsageError(
+            "the backup is signed, and there is no SIGNING_KEY_FILE to sign what is archived: later restores would refuse it",
+            hints=["mount the signing key and set SIGNING_KEY_FILE", "or set it to `none`, if WAL is to be unsigned from now on"],
+        )
+
+
 def signer_of(settings: Settings) -> "SigningKey | None":
     """The key that signs the next dump; UsageError when readers would not take its signature."""
     signing, trusted = signing_key_of(settings), trusted_of(settings)
@@ -198,3 +207,33 @@ def _named(where: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", hints=error.hints) from None
+
+
+def check_meant(
+    settings: Settings, sealer: Sealer | None, signing: "SigningKey | None", what: str, last: Callable[[], "Last | None"]
+) -> None:
+    """UsageError when backups were sealed or signed until now and nobody said that they no longer are to be.
+
+    What is plain anybody can read (S2); what is unsigned readers would refuse. *what* is their kind, *last* asks for the newest.
+    """
+    plain = sealer is None and not settings.encryption_recipients
+    unsigned = signing is None and settings.signing_key_file is None
+    newest = last() if plain or unsigned else None
+    if newest is None:
+        return
+    if plain and newest.sealed:
+        raise UsageError(
+            f"the newest {what}, {newest.id}, is sealed, and there are no ENCRYPTION_RECIPIENTS to seal the next one to",
+            hints=[  # without the keys that the store names: anybody may have put them there
+                "set ENCRYPTION_RECIPIENTS to the keys that stood there until now",
+                f"or to `none`, if plain {what}s are meant from now on",
+            ],
+        )
+    if unsigned and newest.signed:
+        raise UsageError(
+            f"the newest {what}, {newest.id}, is signed, and there is no SIGNING_KEY_FILE to sign the next one with",
+            hints=[
+                "set SIGNING_KEY_FILE to the key that stood there until now",
+                f"or to `none`, if {what}s are to be unsigned from now on",
+            ],
+        )

@@ -10,9 +10,6 @@ BASE_LEASE = "base"
 PRUNE_LEASE = "prune"
 """Of whoever deletes or rewrites in base/, packs/, keys/ and wal/."""
 
-KEYS_LEASE = "keys"
-"""Of whoever writes the keys of runs anew: `key rotate`, and refreshing."""
-
 
 def take_lease(work: Work, name: str, purpose: str) -> Lease:
     """Take a lease that commands work under, waiting for a stale one to free itself."""

@@ -198,7 +198,10 @@ def _problems(status: Status, longest: timedelta) -> list[str]:
                 f"the newest good dump of {show_names([each.database])} is {show_seconds(age.total_seconds())} old,"
                 f" more than DUMP_MAX_AGE_HOURS ({longest.total_seconds() / 3600:.0f})"
             )
-    problems += [f"{entry.listed.dump_id} is damaged: {entry.problem}" for entry in status.damaged]
+    problems += [
+        f"{entry.listed.dump_id} {'cannot be read' if entry.unreadable else 'is damaged'}: {entry.problem}"
+        for entry in status.damaged
+    ]
     problems += [f"{entry.listed.dump_id} is not trusted: {entry.problem}" for entry in status.untrusted]
     problems += [f"{key.unread}; `key check --identity FILE` writes it anew" for key in status.keys if key.unread]
     if status.keys and not any(key.check or key.unread for key in status.keys):

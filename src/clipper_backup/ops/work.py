@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipper_backup import __version__
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings, repository_url
-from clipper_backup.errors import NoRepositoryError
+from clipper_backup.errors import NoRepositoryError, UsageError
 from clipper_backup.format.documents import Repository
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone, Warned
 from clipper_backup.ops.keys import trusted_of
@@ -109,6 +110,15 @@ def login_of(settings: Settings) -> "Login":
         "sslrootcert": settings.pgsslrootcert,
     }
     return Login({keyword: value for keyword, value in named.items() if value}, settings.pgpassword, settings.pgdatabase)
+
+
+def pgdata_of(settings: Settings) -> Path:
+    """The data folder of the server beside us; UsageError where none is named."""
+    if settings.pgdata is None:
+        raise UsageError(
+            "it is not said where the server's data folder is", hints=["--pgdata PATH names it, or PGDATA in the environment"]
+        )  # fmt: skip
+    return settings.pgdata
 
 
 def this_process() -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clipper_backup.errors import IntegrityError, ToolError
 from clipper_backup.postgres.programs import run
+from clipper_backup.values import show_count
 
 _ENTRY = re.compile(r"(\d+); \d+ (\d+) (.*)")
 _SETVAL = re.compile(r"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\);")
@@ -71,7 +72,9 @@ def read_contents(pg_restore: Path, environment: Mapping[str, str], archive: Ite
                 script = run(pg_restore, arguments, environment, feed=None if head is None else head.again())
             sequences = parse_setvals(script.decode())
             if len(sequences) != len(wanted):
-                raise IntegrityError(f"{name}: {len(wanted)} sequences are listed, {len(sequences)} are set")
+                raise IntegrityError(
+                    f"{name}: {show_count(len(wanted), 'sequence is', 'sequences are')} listed, {len(sequences)} are set"
+                )
     except UnicodeDecodeError as error:
         raise IntegrityError(
             f"{name} names a sequence in bytes that are not UTF-8: {error.object[error.start :][:40]!r}"

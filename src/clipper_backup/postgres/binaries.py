@@ -81,7 +81,7 @@ def every_bindir(environment: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
     """Every folder that may hold PostgreSQL's programs, with the reason why; each folder once, the user's choice first."""
     seen: set[Path] = set()
     for folder, origin in _folders(environment):
-        if folder.is_dir() and (real := folder.resolve()) not in seen:
+        if _is_folder(folder) and (real := folder.resolve()) not in seen:
             seen.add(real)
             yield folder, origin
 
@@ -94,10 +94,12 @@ def _folders(environment: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             yield Path(_ask(Path(pg_config), "--bindir")), "pg_config"
     for folder in filter(None, path.split(":")):
-        programs = [program for name in _TELLING_TOOLS if (program := Path(folder, name)).exists()]
-        # Debian's /usr/bin/pg_dump picks a version by local cluster; the real ones are found below DEBIAN_ROOT.
-        if any(program.resolve().name != "pg_wrapper" for program in programs):
-            yield Path(folder), "PATH"
+        # A folder that we may not enter holds nothing that we could run, and a shell looks on too.
+        with contextlib.suppress(PermissionError):
+            programs = [program for name in _TELLING_TOOLS if (program := Path(folder, name)).exists()]
+            # Debian's /usr/bin/pg_dump picks a version by local cluster; the real ones are found below DEBIAN_ROOT.
+            if any(program.resolve().name != "pg_wrapper" for program in programs):
+                yield Path(folder), "PATH"
     for real in sorted(DEBIAN_ROOT.glob("*/bin"), reverse=True):
         yield real, "Debian"
     # Importing the package would touch the user's runtime folder, so it is only located.
@@ -107,14 +109,25 @@ def _folders(environment: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
             yield Path(location, "pginstall", "bin"), f"the {WHEEL_PACKAGE.replace('_', '-')} wheel"
 
 
+def _is_folder(folder: Path) -> bool:
+    """Whether it is one, and we may know that."""
+    try:
+        return folder.is_dir()
+    except PermissionError:  # it lies below one that we may not enter; of Python 3.14 on, False
+        return False
+
+
 def examine(bindir: Path, origin: str, tools: Sequence[str]) -> Candidate:
     """Whether *bindir* has all *tools*, and the version that the first of them reports."""
-    if bindir.is_file():
-        return Candidate(bindir, origin, problem="that is a file: name its folder")
-    if not bindir.is_dir():
-        return Candidate(bindir, origin, problem="no such folder")
-    if missing := [tool for tool in tools if not (bindir / tool).is_file()]:
-        return Candidate(bindir, origin, problem=f"no {', '.join(missing)} there")
+    try:
+        if bindir.is_file():
+            return Candidate(bindir, origin, problem="that is a file: name its folder")
+        if not bindir.is_dir():
+            return Candidate(bindir, origin, problem="no such folder")
+        if missing := [tool for tool in tools if not (bindir / tool).is_file()]:
+            return Candidate(bindir, origin, problem=f"no {', '.join(missing)} there")
+    except PermissionError:
+        return Candidate(bindir, origin, problem="this account may not enter it")
     try:
         answer = _ask(bindir / tools[0], "--version")
     except (OSError, subprocess.SubprocessError) as error:

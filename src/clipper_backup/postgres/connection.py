@@ -13,7 +13,7 @@ import psycopg
 from psycopg import conninfo, sql
 from psycopg.rows import TupleRow
 
-from clipper_backup.errors import AccessError, ClipperError, MissingError, ServerError
+from clipper_backup.errors import AccessError, ClipperError, MissingError, ServerError, UsageError
 from clipper_backup.postgres.privileges import privilege_hints
 from clipper_backup.values import Secret
 
@@ -70,6 +70,20 @@ class Login:
         host = self.keywords.get("host") or os.environ.get("PGHOST") or "the local socket"
         port = self.keywords.get("port") or os.environ.get("PGPORT") or "5432"
         return f"{host}:{port}"
+
+
+def login_of_conninfo(name: str, text: Secret) -> Login:
+    """The login that libpq's connection string *text* describes; UsageError, which calls it *name* and does not show it."""
+    try:
+        keywords = conninfo.conninfo_to_dict(text.reveal())
+    except psycopg.Error:
+        raise UsageError(
+            f"{name} is no connection string of libpq",
+            hints=["like `host=primary port=5432 user=backup`, or a postgresql:// URL"],
+        ) from None
+    password, dbname = keywords.pop("password", None), keywords.pop("dbname", None)
+    kept = {keyword: str(value) for keyword, value in keywords.items() if value is not None}
+    return Login(kept, None if password is None else Secret(str(password)), None if dbname is None else str(dbname))
 
 
 def _connect_timeout() -> str:

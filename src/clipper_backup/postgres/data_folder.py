@@ -1,7 +1,7 @@
 """A server's data folder as its archiver finds it: which system it is, and the files in pg_wal, checked as they are read."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipper_backup.clock import Clock
@@ -9,15 +9,27 @@ from clipper_backup.errors import ClipperError, IntegrityError, MissingError, Us
 from clipper_backup.postgres.control_file import ControlFile, State
 from clipper_backup.postgres.history import Ancestor, is_made, parse_history
 from clipper_backup.postgres.wal_files import FileIdentity, identify, read_unchanged
-from clipper_backup.postgres.wal_pages import PageCheck, WalLayout
+from clipper_backup.postgres.wal_pages import PageCheck, WalLayout, begins_anew
 from clipper_backup.values import Timeline
 from clipper_backup.wal_names import Kind, Segment, classify, history_name
 
 WAL_FOLDER = "pg_wal"
+SAVED_FACTS = ("global/pg_control", "PG_VERSION")
+"""What of a data folder tells whose WAL lies in it; beside WAL that a restore saved, both lie in one folder."""
+NO_CONTROL_HINT = (
+    "its pg_wal may be whole: restore the cluster into another folder, copy global/pg_control from there, and `clipper-backup wal"
+    " push` and `restore --replace` take what was never archived; start no server on it"
+)
+"""When pg_control is damaged: who it is, and how large its segments are, any other copy of the cluster says as well."""
 _READ_TRIES = 10
 _AGAIN_SECONDS = 0.02
 _SMALL_BYTES = 1 << 20
 """Histories and backup files have some hundred bytes."""
+
+
+def is_saved_wal(folder: Path) -> bool:
+    """Whether a restore saved a server's WAL in *folder*."""
+    return all((folder / Path(name).name).is_file() for name in SAVED_FACTS)
 
 
 class DataFolder:
@@ -27,10 +39,21 @@ class DataFolder:
         self.path = path
         self.wal = path / WAL_FOLDER
         self.clock = clock
+        self._control, self._version = (path / name for name in SAVED_FACTS)
+
+    @classmethod
+    def of_wal(cls, folder: Path, clock: Clock) -> "DataFolder":
+        """The one whose WAL lies in *folder*: a pg_wal, or what a restore saved of one, with what tells whose it was."""
+        if not is_saved_wal(folder):
+            return cls(folder.parent, clock)
+        found = cls(folder, clock)
+        found.wal = folder
+        found._control, found._version = (folder / Path(name).name for name in SAVED_FACTS)
+        return found
 
     def control(self) -> ControlFile:
         """The control file; read again where the server was just writing it."""
-        path = self.path / "global" / "pg_control"
+        path = self._control
         for tries_left in reversed(range(_READ_TRIES)):
             try:
                 return ControlFile.parse(_read_small(path), str(path))
@@ -44,14 +67,16 @@ class DataFolder:
         """What its WAL must look like; MissingError when this is no data folder."""
         try:
             control = self.control()
-            version = _read_small(self.path / "PG_VERSION").decode("ascii", "replace").strip()
+            version = _read_small(self._version).decode("ascii", "replace").strip()
         except MissingError as error:
             raise MissingError(
                 f"{self.path.absolute()} is no data folder of PostgreSQL: {error.message}",
                 hints=["name the file by its full path, or as %p with PGDATA as the working directory, as PostgreSQL does"],
             ) from error
+        except IntegrityError as error:
+            raise IntegrityError(error.message, hints=[*error.hints, NO_CONTROL_HINT]) from error
         if not version.isdigit():
-            raise IntegrityError(f"{self.path / 'PG_VERSION'} names no major version: {version!r}")
+            raise IntegrityError(f"{self._version} names no major version: {version!r}")
         return WalLayout(int(version), int(control.system_id), control.segment_bytes, control.wal_page_bytes)
 
     def wrote_its_wal(self) -> bool:
@@ -75,6 +100,7 @@ class WalFile:
     identity: FileIdentity
     layout: WalLayout
     ancestors: tuple[Ancestor, ...] = ()
+    _anew: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def find(cls, path: Path, layout: WalLayout, ancestors: Sequence[Ancestor] = ()) -> "WalFile":
@@ -90,6 +116,11 @@ class WalFile:
     def size_bytes(self) -> int:
         """Its size."""
         return self.identity.size_bytes
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether no WAL leads to this segment, as far as it was read: pg_resetwal made its begin."""
+        return any(self._anew)
 
     def read(self) -> Iterator[bytes]:
         """Its content, checked by what its name says it is.
@@ -119,8 +150,10 @@ class WalFile:
 
     def _read_pages(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         check = self._check(self.ancestors)
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
             check.feed(piece)
+            if number == 0:
+                self._anew.append(begins_anew(piece))
             yield piece
         check.finish()
 

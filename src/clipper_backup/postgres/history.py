@@ -1,6 +1,7 @@
 """Timeline histories as PostgreSQL writes them (timeline.c): which timelines came before, and where each was left."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clipper_backup.errors import IntegrityError
@@ -45,6 +46,11 @@ def parse_history(data: bytes, name: str) -> list[Ancestor]:
 def is_made(data: bytes) -> bool:
     """Whether a restore of ours made this one, to keep a number taken whose own history cannot be read."""
     return data.startswith(_MADE)
+
+
+def told_history(ancestors: Iterable[Ancestor]) -> bytes:
+    """The history that these give, in PostgreSQL's own form; its reasons are not known."""
+    return "".join(f"{int(each.timeline)}\t{each.left_at}\tas the base backup has it\n" for each in ancestors).encode()
 
 
 def made_history(timeline: Timeline) -> bytes:

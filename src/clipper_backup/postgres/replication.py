@@ -10,12 +10,14 @@ from types import TracebackType
 from typing import Self
 
 from psycopg import pq
-from psycopg.errors import error_from_result
+from psycopg.errors import UndefinedFile, error_from_result
 from psycopg.pq.abc import PGresult
 
 from clipper_backup.errors import ServerError
 from clipper_backup.postgres.connection import Connection, Login, connect_replication, translated
+from clipper_backup.postgres.history import Ancestor, parse_history
 from clipper_backup.values import Lsn, Timeline
+from clipper_backup.wal_names import history_name
 
 _LOOK_SECONDS = 1.0
 
@@ -98,6 +100,18 @@ class Replication:
         while not select.select([self._pg.socket], [], [], _LOOK_SECONDS)[0]:
             pass
         self._pg.consume_input()
+
+
+def ancestors_of(replication: Replication, timeline: Timeline) -> list[Ancestor] | None:
+    """TIMELINE_HISTORY: which timelines came before one of the server's; None where the server has that file no more."""
+    if timeline == 1:
+        return []
+    with translated("asking the server for its history"):
+        try:
+            ((_, content),) = replication.rows(f"TIMELINE_HISTORY {int(timeline)}")
+        except UndefinedFile:
+            return None
+    return parse_history(content or b"", history_name(timeline))
 
 
 def first_row(result: PGresult) -> tuple[bytes, bytes]:

@@ -230,14 +230,15 @@ class PrivateServer:
 
     def status(self) -> str | None:
         """What the postmaster says of itself: starting, ready, standby or stopping; None when it has said nothing yet."""
-        if not self.is_running:
+        process = self._process  # it may end while we look: that is an answer, no error
+        if process is None or process.poll() is not None:
             return None
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return None
         # A file of an earlier life names another process; the status is the eighth line, and the last to be written.
-        if len(lines) < 8 or lines[0] != str(self.pid):
+        if len(lines) < 8 or lines[0] != str(process.pid):
             return None
         return lines[7].strip()
 

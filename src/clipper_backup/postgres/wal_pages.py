@@ -19,6 +19,9 @@ _HEADER = struct.Struct("<HHIQ")
 _LONG_HEADER = struct.Struct("<QII")
 _LONG_AT = 24
 _LONG_FLAG = 0x0002
+_CONTINUED_AT, _FIRST_RECORD_AT = 16, 40
+_RECORD, _RECORD_BYTES = struct.Struct("<IIQBB"), 24
+"""XLogRecord: length, xid, where the record before begins, info, resource manager; both are 0 for a shutdown checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,18 @@ class WalLayout:
     system_id: int
     segment_bytes: int
     page_bytes: int
+
+
+def begins_anew(head: bytes) -> bool:
+    """Whether no WAL leads to the segment that begins with *head*: its first record is a checkpoint that says so.
+
+    pg_resetwal writes such a one, and initdb in a cluster's first segment (xl_prev is 0). Replay ends before it.
+    """
+    if len(head) < _FIRST_RECORD_AT + _RECORD.size:
+        return False
+    (continued,) = struct.unpack_from("<I", head, _CONTINUED_AT)
+    length, _, before, info, manager = _RECORD.unpack_from(head, _FIRST_RECORD_AT)
+    return continued == 0 and length >= _RECORD_BYTES and (before, info, manager) == (0, 0, 0)
 
 
 class PageCheck:

@@ -1,8 +1,8 @@
 """Reads WAL records: when transactions ended, where restore points lie, where a segment was left by a switch.
 
 What is read of pages and records is equal in PostgreSQL 15 to 18, but for the size of one array; pages of other versions are
-not understood. A record is known by its length and by the begin of the record before, which it names. Its CRC is left to
-PostgreSQL: recovery looks at it before it stops there.
+not understood. A record is known by its length and by the begin of the record before, which it names. Its CRC is looked at
+where that was asked for; else it is left to PostgreSQL: recovery looks at it before it stops there.
 """
 
 import struct
@@ -27,6 +27,7 @@ _PAGE_BYTES_AT = 36
 _RECORD = struct.Struct("<IIQBB")
 """XLogRecord: length, xid, where the record before begins, info, resource manager; two empty bytes and the CRC follow."""
 _RECORD_BYTES = 24
+_CRC_AT = 20
 _RECORD_BYTES_MAX = 1020 << 20
 """XLogRecordMaxSize of PostgreSQL 16 and later."""
 _XLOG, _XACT = 0, 1
@@ -126,9 +127,13 @@ class RecordReader:
     When the records of a segment were all taken, `complete` says whether it was followed to its end: not, when a page is none,
     or when a record does not follow on the one before. `understood`: that, and it does not begin with the rest of a record
     whose begin was not read just before. `switched`: it ends with a switch; what lies behind that was not looked at.
+
+    With *checked* a record whose CRC is wrong is none, and neither does a segment follow that does not begin with the rest of
+    the last one's record: both end it as they end a recovery.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, checked: bool = False) -> None:
+        self._checked = checked
         self.complete = False
         self.understood = False
         self.switched = False
@@ -153,14 +158,15 @@ class RecordReader:
         those of *chunks*.
         """
         self.complete = self.understood = self.switched = False
-        if not self.follows(segment):
+        follows = self.follows(segment)
+        if not follows:
             self._forget()
         self._next_start = None
         try:
             end, whole = int(segment.start), True
             for block, page_bytes in _blocks(chunks):
                 if end == segment.start:
-                    whole = self._joins(block)
+                    whole = self._joins(block, follows=follows)
                 for stretch in self._stretches(block, end, page_bytes):
                     yield from self._walk(stretch, _NEVER if every_from is None else every_from)
                     if self.switched:
@@ -174,7 +180,7 @@ class RecordReader:
         if end == segment.end:
             self._next_start, self.complete, self.understood = end, True, whole
 
-    def _joins(self, block: bytes) -> bool:
+    def _joins(self, block: bytes, *, follows: bool) -> bool:
         """Fit a segment's first page to what went before; False when it begins with the rest of a record that we do not have."""
         magic, flags, _, _, rest = _PAGE.unpack_from(block)
         self._major = MAJORS.get(magic, 0)
@@ -183,6 +189,8 @@ class RecordReader:
         rest = _aligned(rest) if flags & _CONTINUES else 0
         if rest == (_aligned(_total(self._begun)) - len(self._begun) if self._begun else self._skip):
             return rest == 0 or self._begun_at != 0
+        if follows and self._checked:
+            raise _StrangeError
         self._forget()
         self._skip = rest
         return rest == 0
@@ -225,9 +233,11 @@ class RecordReader:
             if not _RECORD_BYTES <= total <= _RECORD_BYTES_MAX or before >= start or self._previous not in {0, before}:
                 raise _StrangeError
             following = place + _aligned(total)
-            if manager <= _XACT or start >= every_from:
+            if manager <= _XACT or start >= every_from or self._checked:
                 if following > size:
                     break
+                if self._checked and not _has_its_crc(data[place : place + total]):
+                    raise _StrangeError
                 end = stretch.lsn(place + total - 1 - carried) + 1
                 record = _understand(data[place : place + total], self._major, Lsn(start), Lsn(end))
                 if record.kind is not Kind.OTHER or start >= every_from:
@@ -264,6 +274,14 @@ def _page_bytes(first_page: bytearray) -> int:
     if not 1 << 10 <= size <= 1 << 16 or size & (size - 1):
         raise _StrangeError
     return size
+
+
+def _has_its_crc(record: bytes) -> bool:
+    """Over all that lies behind the header, then the header up to the CRC (XLogRecordAssemble, ValidXLogRecord)."""
+    import google_crc32c  # noqa: PLC0415  few read records that a crash may have cut off
+
+    (crc,) = struct.unpack_from("<I", record, _CRC_AT)
+    return bool(google_crc32c.value(record[_RECORD_BYTES:] + record[:_CRC_AT]) == crc)
 
 
 def _aligned(length: int) -> int:

@@ -4,21 +4,24 @@ What makes one, and keeps B1 to B5, is `base_run`.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+from msgspec import UnsetType
 
 from clipper_backup.errors import ClipperError, IntegrityError, MissingError, ObjectMissingError
 from clipper_backup.format import physical_names as names
-from clipper_backup.format.base_documents import BaseDetails, BaseObject, BaseSummary, PacksDocument, Role, VerifyMark
+from clipper_backup.format.base_documents import SOURCES, BaseDetails, BaseObject, BaseSummary, PacksDocument, Role, VerifyMark
 from clipper_backup.format.compression import decompress
-from clipper_backup.format.documents import decode
+from clipper_backup.format.documents import decode, written_by_newer
 from clipper_backup.format.manifest import Entry, Head, read_manifest
 from clipper_backup.format.names import SEALED
 from clipper_backup.format.physical_names import PackKey
-from clipper_backup.repository.dumps import Opener, UntrustedError, check_signature, read_committed
+from clipper_backup.postgres.history import Ancestor
+from clipper_backup.repository.dumps import Last, Opener, UntrustedError, check_signature, read_committed
 from clipper_backup.repository.lines import Line
 from clipper_backup.store.protocol import ObjectInfo, Store
-from clipper_backup.values import BackupId, Lsn, Timeline
+from clipper_backup.values import BackupId, Lsn, Timeline, show_count
 
 LOST_HINTS = (
     "use another base backup: `clipper-backup base list`",
@@ -105,7 +108,8 @@ def role_of(part: str) -> Role:
 def read_base_summary(store: Store, backup_id: BackupId, trusted: Sequence[str] = (), repository_id: str = "") -> BaseSummary:
     """A committed base backup's summary; MissingError when there is no such backup, IntegrityError when it is damaged.
 
-    With *trusted* public keys, UntrustedError unless one of them signed it, and for the repository with this id.
+    NewerError when a newer version took it in a way that this one does not know. With *trusted* public keys, UntrustedError
+    unless one of them signed it, and for the repository with this id.
     """
     key = names.base_key(backup_id, names.BASE_SUMMARY)
     try:
@@ -123,19 +127,28 @@ def read_base_summary(store: Store, backup_id: BackupId, trusted: Sequence[str] 
             f"{key} was signed for another repository: {summary.repository_id}, this is {repository_id}",
             hints=["somebody copied it here; use one signing key for one repository"],
         )
+    if summary.source not in SOURCES:
+        raise written_by_newer(key, f"the source {summary.source!r}")
     _check_objects(summary, key, backup_id)
     return summary
 
 
 def _check_objects(summary: BaseSummary, key: str, backup_id: BackupId) -> None:
-    roles = [stored.role for stored in summary.objects]
-    if not _NEEDED.issubset(roles) or len(set(roles)) != len(roles):
+    roles = [stored.role for stored in summary.objects if is_known(stored)]
+    keys = {stored.key for stored in summary.objects}
+    if not _NEEDED.issubset(roles) or len(set(roles)) != len(roles) or len(keys) != len(summary.objects):
         raise IntegrityError(f"{key} is damaged: it does not commit one object of each role", hints=LOST_HINTS)
     for stored in summary.objects:
         parsed = names.parse_base_key(stored.key)
-        fits = parsed is not None and parsed.backup_id == backup_id
-        if parsed is None or not fits or _ROLES.get(parsed.part.removesuffix(SEALED)) != stored.role:
+        fits = parsed is not None and parsed.backup_id == backup_id and parsed.part not in names.UNCOMMITTED
+        known = None if parsed is None else _ROLES.get(parsed.part.removesuffix(SEALED))
+        if not fits or known != (stored.role if is_known(stored) else None):
             raise IntegrityError(f"{key} is damaged: {stored.key!r} is no such object of this base backup", hints=LOST_HINTS)
+
+
+def is_known(stored: BaseObject) -> bool:
+    """Whether this version knows what the object is for. Of another only its bytes are looked at."""
+    return stored.role in _ROLES.values()
 
 
 def plain_part(store: Store, part: BaseObject, opened: Opener) -> Iterator[bytes]:
@@ -207,6 +220,19 @@ def read_verify_mark(store: Store, listed: ListedBase) -> VerifyMark | None:
         )
 
 
+def read_marks(store: Store, everyone: Iterable[ListedBase]) -> dict[BackupId, VerifyMark]:
+    """What was found in each of *everyone*, also in those that are not committed: what they name may be needed by others."""
+    found = ((listed.backup_id, read_verify_mark(store, listed)) for listed in everyone)
+    return {backup_id: mark for backup_id, mark in found if mark is not None}
+
+
+def found_by_others(backup_id: BackupId, marks: Mapping[BackupId, VerifyMark]) -> list[str]:
+    """What verifies of other base backups found since this one was looked at itself, or without that since it was begun."""
+    own = marks.get(backup_id)
+    since = backup_id.at if own is None or isinstance(own.begun_at, UnsetType) else own.begun_at
+    return [text for other, mark in marks.items() if other != backup_id and mark.verified_at > since for text in mark.damage]
+
+
 def lost_parts(listed: ListedBase, summary: BaseSummary) -> list[str]:
     """What is gone of what its summary commits, or has another size, as far as a listing shows it."""
     present = {info.key: info.size_bytes for info in listed.objects}
@@ -243,6 +269,16 @@ def shown(problems: Sequence[str]) -> str:
     return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
+def last_base_backup(store: Store) -> Last | None:
+    """What the next base backup is measured by, as `last_dump` is for dumps; None before the first."""
+    listed = next((listed for listed in reversed(list_base_backups(store)) if listed.committed), None)
+    if listed is None:
+        return None
+    sealed = any(listed.part(part + SEALED) is not None for part in names.SEALABLE)
+    signed = listed.part(names.BASE_SIGNATURE) is not None
+    return Last(listed.backup_id, sealed, signed).or_as_said(lambda: read_base_summary(store, listed.backup_id))
+
+
 @dataclass(frozen=True, slots=True)
 class BaseEntry:
     """One id of the catalog. `summary` is None while it is unfinished, or when it cannot be read.
@@ -271,18 +307,29 @@ class BaseCatalog:
         self._store, self._repository_id, self._trusted = store, repository_id, trusted
         self._packs: dict[PackKey, ObjectInfo] | None = None
         self._keys: set[BackupId] | None = None
+        self._marks: dict[BackupId, VerifyMark] | None = None
 
     def entries(self) -> list[BaseEntry]:
         """Every id, by id."""
-        return [self.entry(listed) for listed in list_base_backups(self._store)]
+        everyone = list_base_backups(self._store)
+        self._marks = read_marks(self._store, everyone)
+        return [self.entry(listed) for listed in everyone]
 
     def entry(self, listed: ListedBase) -> BaseEntry:
-        """What there is to say of one; a damaged one is no error here."""
+        """What there is to say of one; a damaged one is no error here.
+
+        What a verify found in a pack holds for each backup that needs it, until a verify of its own that began later.
+        """
+        if self._marks is None:
+            self._marks = read_marks(self._store, list_base_backups(self._store))
+        return self._shared(self._own(listed, self._marks.get(listed.backup_id)), self._marks)
+
+    def _own(self, listed: ListedBase, mark: VerifyMark | None) -> BaseEntry:
+        """What its own objects and mark say."""
         if not listed.committed:
             return BaseEntry(listed, None, None)
         try:
             summary = read_base_summary(self._store, listed.backup_id, self._trusted, self._repository_id)
-            mark = read_verify_mark(self._store, listed)
             return BaseEntry(listed, summary, self._problem(listed, summary, mark), mark)
         except UntrustedError as error:
             return BaseEntry(listed, None, str(error), untrusted=True)
@@ -292,6 +339,16 @@ class BaseCatalog:
             if error.temporary:
                 raise
             return BaseEntry(listed, None, str(error), unreadable=True)
+
+    def _shared(self, entry: BaseEntry, marks: Mapping[BackupId, VerifyMark]) -> BaseEntry:
+        if not entry.good or entry.summary is None:
+            return entry
+        damaged = names.packs_named(found_by_others(entry.listed.backup_id, marks))
+        if damaged:
+            hit = [str(pack) for pack, _ in needed_packs(read_packs(self._store, entry.summary)) if pack in damaged]
+            if hit:
+                return replace(entry, problem=f"the verify of another base backup found damage in {shown(hit)}")
+        return entry
 
     def _problem(self, listed: ListedBase, summary: BaseSummary, mark: VerifyMark | None) -> str | None:
         if lost := lost_parts(listed, summary):
@@ -306,7 +363,7 @@ class BaseCatalog:
         if mark is not None and mark.damage:
             return f"the last verify found damage: {shown(mark.damage)}"
         if summary.pages.damaged:
-            return f"{summary.pages.damaged} pages had wrong checksums when it was taken"
+            return f"{show_count(summary.pages.damaged, 'page')} had wrong checksums when it was taken"
         return None
 
 
@@ -315,15 +372,29 @@ def is_on(line: Line, summary: BaseSummary) -> bool:
     return line.holds_backup(Timeline(summary.timeline), Lsn.parse(summary.stop_lsn))
 
 
-def choose_parent(entries: Iterable[BaseEntry], line: Line, system_id: str, *, sealed: bool) -> BaseSummary | None:
-    """The newest good base backup on the server's line, by start LSN, that is sealed just as the next one will be (B3, P5)."""
+def recorded_line(summary: BaseSummary) -> Line | None:
+    """The line of its own timeline as a base backup has it; None where it does not say."""
+    if isinstance(summary.ancestors, UnsetType):
+        return None
+    return Line.of(
+        Timeline(summary.timeline), [Ancestor(Timeline(number), Lsn.parse(left_at)) for number, left_at in summary.ancestors]
+    )
+
+
+def choose_parent(entries: Iterable[BaseEntry], line: Line, system_id: str, recipients: Collection[str]) -> BaseSummary | None:
+    """The newest good base backup on the server's line, by start LSN (B3), whose pages open to all *recipients* of the next (P5).
+
+    A run's key is sealed to the recipients of its time. From a parent that lacks one of *recipients* nothing may be taken: who
+    holds that key alone could not open the backup that says it is sealed to him.
+    """
     fit = [
         entry.summary
         for entry in entries
         if entry.good
         and entry.summary is not None
         and entry.summary.system_id == system_id
-        and entry.summary.sealed == sealed
+        and entry.summary.sealed == bool(recipients)
+        and set(recipients) <= set(entry.summary.recipients)
         and is_on(line, entry.summary)
     ]
     return max(fit, key=lambda summary: (Lsn.parse(summary.start_lsn), summary.id), default=None)

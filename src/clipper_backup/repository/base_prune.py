@@ -4,8 +4,9 @@ The order is that of docs/design/repository-format.md, "Deleting". All of it hap
 that is lost, and is called before each call that deletes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import PruneRecord
@@ -21,46 +22,73 @@ from clipper_backup.repository.base_state import (
     read_records,
     refuse_unreadable,
 )
+from clipper_backup.repository.proof.numbers import Ranges
+from clipper_backup.repository.proof.removal import Removal
+from clipper_backup.repository.verify_marks import hand_on
 from clipper_backup.store.protocol import ObjectInfo, Store
-from clipper_backup.values import BackupId
+from clipper_backup.values import BackupId, show_time
 
 _KEYS_A_CALL = 500
 """The lease is looked at before each call: so many removals are all that a sleeper makes after it lost it."""
 
 Check = Callable[[], None]
+Prove = Callable[[Removal], Store]
+"""Shows that a removal takes nothing that is promised, or raises; returned is the store through which it may be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoingPacks:
+    """Packs of one run that nothing needs: the numbers from `first` to `last`, both included, that are there.
+
+    `announced`: they stay until a prune a day from now, or later. `with_key`: the key of the run goes too.
+    """
+
+    run: BackupId
+    first: int | None
+    last: int | None
+    packs: int
+    stored_bytes: int
+    reason: str
+    announced: bool
+    with_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What was deleted: how many packs, of how many bytes, and keys of runs."""
+    """What was deleted: how many packs, of how many bytes, and keys of runs; and of `runs` which, and why."""
 
     packs: int = 0
     stored_bytes: int = 0
     keys: int = 0
+    runs: tuple[GoingPacks, ...] = field(default=(), compare=False)
 
 
-def remove_backup(store: Store, backup_id: BackupId, check: Check) -> bool:
-    """Steps 1 and 2 for one backup: its backup.json, alone, then the rest. False when it is held by now, and stays.
+def remove_backup(store: Store, backup_id: BackupId, check: Check, *, rest: bool = True) -> bool:
+    """Steps 1 and 2 for one backup: its backup.json, alone, then the *rest*. False when it is held by now, and stays.
 
-    While a live run takes pages from it, the rest stays: packs.json.zst still names its packs.
+    First of all, damage of packs that a verify found in it is written beside each other backup that needs them. While a live
+    run takes pages from it, the rest stays: packs.json.zst still names its packs.
     """
     if backup_id in held_ids(store):
         return False
+    hand_on(store, backup_id)
     check()
     store.delete([names.base_key(backup_id, names.BASE_SUMMARY)])
     intents = read_intents(store, store.now())
     refuse_unreadable(intents.unreadable)
-    if not intents.children(backup_id) and backup_id in intents.folders:
+    if rest and not intents.children(backup_id) and backup_id in intents.folders:
         _remove_rest(store, intents.folders[backup_id], check)
     return True
 
 
-def remove_unfinished(store: Store, check: Check) -> list[BackupId]:
-    """Remove what `unfinished` names; returned is what was removed."""
+def remove_unfinished(store: Store, check: Check, only: Collection[BackupId] | None = None) -> list[BackupId]:
+    """Remove what `unfinished` names, of that with *only* no other; returned is what was removed."""
     removed = []
     intents = read_intents(store, store.now())
     refuse_unreadable(intents.unreadable)
     for backup_id in unfinished(intents):
+        if only is not None and backup_id not in only:
+            continue
         # A run that slept past its death puts backup.json and then looks for its intent: one of the two sees the other.
         check()
         store.delete([names.base_key(backup_id, names.BASE_INTENT)])
@@ -68,6 +96,7 @@ def remove_unfinished(store: Store, check: Check) -> list[BackupId]:
         if again is not None and again.committed:
             continue
         if again is not None:
+            hand_on(store, backup_id)
             _remove_rest(store, again, check)
         removed.append(backup_id)
     return removed
@@ -98,12 +127,14 @@ def doomed_now(state: PackState, records: Iterable[PruneRecord]) -> tuple[dict[B
     return {run: numbers for run, numbers in packs.items() if numbers}, keys
 
 
-def doom(store: Store, check: Check) -> PruneRecord | None:
+def doom(store: Store, check: Check, prove: Prove | None = None) -> PruneRecord | None:
     """Announce what nothing needs; None when there is nothing new. IntegrityError when something cannot be read (G2)."""
     records = read_records(store)
     packs, keys = doomed_now(read_packs(store, store.now()), records.values())
     if not packs and not keys:
         return None
+    if prove is not None:
+        prove(Removal(announced={run: Ranges.of(numbers) for run, numbers in packs.items()}))
     now = store.now()
     record = PruneRecord(
         id=str(BackupId.make(now)),
@@ -116,34 +147,85 @@ def doom(store: Store, check: Check) -> PruneRecord | None:
     return record
 
 
-def delete_doomed(store: Store, check: Check) -> Freed:
-    """Step 4: of each record older than grace, delete what is still not needed; then the record, when nothing of it is left."""
-    freed_packs = freed_bytes = freed_keys = 0
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a prune of now deletes of what an older one announced, with the record of that: packs first, then keys."""
+
+    record: ObjectInfo
+    announced_at: datetime
+    packs: Sequence[ObjectInfo]
+    keys: Sequence[BackupId]
+
+    def removal(self) -> Removal:
+        """The same, to be proven."""
+        found: dict[BackupId, set[int]] = {}
+        for info in self.packs:
+            if (pack := names.parse_pack_key(info.key)) is not None:
+                found.setdefault(pack.run, set()).add(pack.number)
+        record = names.parse_prune_key(self.record.key)
+        return Removal(
+            packs={run: Ranges.of(numbers) for run, numbers in found.items()},
+            data_keys=frozenset(self.keys),
+            records=frozenset() if record is None else frozenset({record}),
+        )
+
+    def runs(self) -> Iterator[GoingPacks]:
+        """What goes, by run."""
+        why = f"announced at {show_time(self.announced_at)}, and nothing has needed it since"
+        yield from going_by_run(self.packs, self.keys, why, announced=False)
+
+
+def due_of(state: PackState, info: ObjectInfo, record: PruneRecord) -> Due:
+    """What of a record that is older than grace is still there and not needed."""
+    going = going_packs(state, record)
+    gone = {pack.key for pack in going}
+    left = PackState(
+        {run: {n: i for n, i in packs.items() if i.key not in gone} for run, packs in state.packs.items()},
+        state.keys,
+        state.base,
+        state.needed,
+    )
+    return Due(info, info.modified_at, going, [run for run in map(BackupId.parse, record.keys) if left.is_key_unneeded(run)])
+
+
+def delete_doomed(store: Store, check: Check, prove: Prove | None = None) -> Freed:
+    """Step 4: of each record older than grace, delete what is still not needed; then the record: what is left is needed again."""
+    freed = Freed()
     for info, record in read_records(store).items():
         now = store.now()
         if now - info.modified_at < GRACE:
             continue
         state = read_packs(store, now)
-        going = going_packs(state, record)
-        for batch in _batches([pack.key for pack in going]):
-            check()
-            store.delete(batch)
-        gone = {pack.key for pack in going}
-        left = PackState(
-            {run: {n: i for n, i in packs.items() if i.key not in gone} for run, packs in state.packs.items()},
-            state.keys,
-            state.base,
-            state.needed,
+        due = due_of(state, info, record)
+        proven = store if prove is None else prove(due.removal())
+        for keys in ([pack.key for pack in due.packs], [state.keys[run].key for run in due.keys], [info.key]):
+            for batch in _batches(keys):
+                check()
+                proven.delete(batch)
+        freed = Freed(
+            freed.packs + len(due.packs),
+            freed.stored_bytes + sum(pack.size_bytes for pack in due.packs),
+            freed.keys + len(due.keys),
+            (*freed.runs, *due.runs()),
         )
-        keys = [state.keys[run].key for run in map(BackupId.parse, record.keys) if left.is_key_unneeded(run)]
-        for batch in _batches(keys):
-            check()
-            store.delete(batch)
-        check()
-        store.delete([info.key])  # what is left of it is needed again
-        freed_packs, freed_bytes = freed_packs + len(going), freed_bytes + sum(pack.size_bytes for pack in going)
-        freed_keys += len(keys)
-    return Freed(freed_packs, freed_bytes, freed_keys)
+    return freed
+
+
+def going_by_run(
+    packs: Iterable[ObjectInfo], keys: Collection[BackupId], reason: str, *, announced: bool
+) -> Iterator[GoingPacks]:
+    """Packs and keys by run, the packs in ranges without holes."""
+    found: dict[BackupId, dict[int, int]] = {run: {} for run in keys}
+    for info in packs:
+        if (pack := names.parse_pack_key(info.key)) is not None:
+            found.setdefault(pack.run, {})[pack.number] = info.size_bytes
+    for run, sizes in sorted(found.items()):
+        if not sizes:
+            yield GoingPacks(run, None, None, 0, 0, reason, announced, with_key=True)
+        for first, last in _ranges(sizes):
+            stored_bytes = sum(sizes[number] for number in range(first, last + 1))
+            with_key = run in keys and last == max(sizes)
+            yield GoingPacks(run, first, last, last - first + 1, stored_bytes, reason, announced, with_key)
 
 
 def going_packs(state: PackState, record: PruneRecord) -> list[ObjectInfo]:

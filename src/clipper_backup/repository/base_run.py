@@ -28,13 +28,18 @@ from clipper_backup.repository.data_keys import Sealer
 from clipper_backup.repository.dumps import other_bytes
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.root import check_same_repository
+from clipper_backup.repository.verify_marks import damage_of_taken
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import BackupId, show_time
+from clipper_backup.values import BackupId, Timeline, show_time
+from clipper_backup.wal_names import history_name
 
 _AHEAD_SECONDS = 60
 _ID_ATTEMPTS = 8
 _LEVEL = 3
 """Of zstd, for the documents of a backup: a manifest is small beside what it describes."""
+
+_TAKE_ANOTHER = "take another; when it happens again, see what removes objects: a bucket's rule, another tool, a person"
+_TAKEN_IS_DAMAGED = "a `base verify` found it meanwhile: take another, which takes nothing from what is damaged"
 
 Intended = Callable[[BackupId], BaseIntent]
 
@@ -50,8 +55,6 @@ def begin_intent(
     newest = max(committed, default=None)
     for _ in range(_ID_ATTEMPTS):
         backup_id = BackupId.make(_moment(store, newest))
-        if newest is not None and backup_id <= newest:  # of the same second
-            continue
         with suppress(ObjectExistsError):
             intent = LiveIntent(store, clock, intended(backup_id))
             break
@@ -67,8 +70,9 @@ def begin_intent(
 
 
 def _moment(store: Store, newest: BackupId | None) -> datetime:
+    """Now, or the second behind *newest*: of two ids of one second, chance says which is the newer."""
     moment = store.now()
-    if newest is None or newest.at < moment:
+    if newest is None or moment - newest.at >= timedelta(seconds=1):
         return moment
     if (newest.at - moment).total_seconds() >= _AHEAD_SECONDS:
         raise ClipperError(
@@ -194,13 +198,31 @@ class BaseRun:
         if runs:
             listed = {str(names.parse_data_key_key(info.key)) for info in self._store.list(names.KEYS_FOLDER)}
             self._must_be_none([f"{names.data_key_key(BackupId.parse(run))} is not there" for run in sorted(runs - listed)])
+        self._must_be_none(
+            self._lost_history(summary),
+            f"on the server: `clipper-backup wal push pg_wal/{history_name(Timeline(summary.timeline))}`; then take another",
+        )
         self._must_be_none(lost_parts(listed_base(self._store, self.backup_id), summary))
+        taken = {pack for pack, _ in needed_packs(packs) if pack.run != self.backup_id}
+        if taken and summary.parent is not None:
+            self._must_be_none(damage_of_taken(self._store, BackupId.parse(summary.parent), taken), _TAKEN_IS_DAMAGED)
 
-    def _must_be_none(self, problems: Sequence[str]) -> None:
+    def _lost_history(self, summary: BaseSummary) -> list[str]:
+        """What is missing of the history of its timeline: without it no restore can name that timeline."""
+        if summary.timeline == 1:
+            return []
+        system_id, timeline = summary.system_id, Timeline(summary.timeline)
+        there = {info.key for info in self._store.list(names.histories_folder(system_id))}
+        claim, stored = (names.history_key(system_id, timeline, suffix) for suffix in (names.CLAIM, names.STORED))
+        lost = [] if claim in there else [claim]
+        lost += [] if there & {stored, stored + SEALED} else [stored]
+        return [f"{key} is not there" for key in lost]
+
+    def _must_be_none(self, problems: Sequence[str], *hints: str) -> None:
         if problems:
             raise IntegrityError(
                 f"the base backup {self.backup_id} cannot be committed: {shown(problems)}",
-                hints=["take another; when it happens again, see what removes objects: a bucket's rule, another tool, a person"],
+                hints=hints or [_TAKE_ANOTHER],
             )
 
     def _withdraw(self, error: IntegrityError) -> None:

@@ -3,6 +3,7 @@
 A key is used by the process that made it and never again for sealing: the counter of its frame numbers dies with it.
 """
 
+import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,7 @@ class RunFrames:
         self.run, self.repository_id = run, repository_id
         self._cipher = cipher
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._next = 0
 
     @property
@@ -45,7 +47,12 @@ class RunFrames:
         return self._cipher is not None
 
     def make(self, packed: Bytes, kind: FrameKind) -> tuple[bytes, int]:
-        """What is stored of a compressed frame, and its number: a new one at each call, also for the same bytes (P2)."""
+        """What is stored of a compressed frame, and its number: a new one at each call, also for the same bytes (P2).
+
+        RuntimeError in a process that was forked off: its numbers would be those of this one.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError("the frames of a run are made by the process that began it")
         with self._lock:
             number = self._next
             self._next += 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from clipper_backup.errors import (
@@ -16,11 +16,12 @@ from clipper_backup.errors import (
     UsageError,
 )
 from clipper_backup.format import names
-from clipper_backup.format.base_documents import BaseObject
+from clipper_backup.format.base_documents import BaseObject, BaseSummary
 from clipper_backup.format.compression import Meter, decompress_bytes
 from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, Intent, StoredObject, decode, encode
 from clipper_backup.store.protocol import ObjectInfo, Store, is_key
-from clipper_backup.values import DumpId, show_time
+from clipper_backup.values import BackupId, DumpId, show_time
+from clipper_backup.wal_names import Segment
 
 _ID_ATTEMPTS = 60
 
@@ -234,7 +235,9 @@ class DumpWriter:
                     store.put(names.dump_key(dump_id, names.INTENT), encode(intent), create=True)
                     if writer.is_ours():
                         return writer
-                except KeyboardInterrupt:  # told to stop, and the caller has no writer yet that it could abandon
+                except ObjectExistsError:
+                    raise
+                except BaseException:  # the caller has no writer yet that it could abandon
                     writer.abandon()
                     raise
             dump_id = dump_id.next()
@@ -352,11 +355,21 @@ def release_dump(store: Store, dump_id: DumpId) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The newest committed dump, good or not, made by whomever: whether it is sealed, and signed."""
+    """The newest committed backup of its kind, or WAL segment, good or not, made by whomever: is it sealed, and signed."""
 
-    dump_id: DumpId
+    id: DumpId | BackupId | Segment
     sealed: bool
     signed: bool
+
+    def or_as_said(self, read: Callable[[], DumpSummary | BaseSummary]) -> "Last":
+        """As the names of its objects say, or its summary, when *read* gives one: who takes a signature away hides nothing."""
+        try:
+            summary = read()
+        except ClipperError as error:
+            if error.temporary:
+                raise
+            return self
+        return replace(self, sealed=self.sealed or summary.sealed, signed=self.signed or summary.signed_by is not None)
 
 
 def last_dump(store: Store) -> Last | None:
@@ -370,13 +383,7 @@ def last_dump(store: Store) -> Last | None:
         return None
     sealed = any(names.is_sealed(info.key) for info in listed.objects)
     signed = any(info.key.endswith(names.SIGNATURE) for info in listed.objects)
-    try:
-        summary = read_summary(store, listed.dump_id)
-    except ClipperError as error:
-        if error.temporary:
-            raise
-        return Last(listed.dump_id, sealed, signed)
-    return Last(listed.dump_id, sealed or summary.sealed, signed or summary.signed_by is not None)
+    return Last(listed.dump_id, sealed, signed).or_as_said(lambda: read_summary(store, listed.dump_id))
 
 
 def newest(dumps: Sequence[Listed]) -> DumpId | None:

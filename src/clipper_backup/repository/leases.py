@@ -132,6 +132,13 @@ class Lease:
         """Stop renewing and free it at once. A store that does not answer now leaves it to go stale."""
         if self._released:
             return
+        try:
+            self._release()
+        except KeyboardInterrupt:  # told to stop amid it, which happens once
+            self._release()
+            raise
+
+    def _release(self) -> None:
         self._stop.set()
         self._thread.join()
         self._released = True

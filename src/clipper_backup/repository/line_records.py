@@ -25,13 +25,15 @@ def chunks_of(reader: WalReader) -> OpenSegment:
 class LineRecords:
     """Reads segments on *line*, and those before them where a record began there. Errors are those of *open_segment*.
 
+    *checked* is `RecordReader`'s.
+
     `lacking` is the segment in which a record began that ends in the one read last, when that is not there.
     """
 
-    def __init__(self, line: Line, open_segment: OpenSegment) -> None:
+    def __init__(self, line: Line, open_segment: OpenSegment, *, checked: bool = False) -> None:
         self.line = line
         self._open = open_segment
-        self._reader = RecordReader()
+        self._reader = RecordReader(checked=checked)
         self.lacking: Segment | None = None
 
     @property

@@ -13,6 +13,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from clipper_backup.errors import AccessError, IntegrityError, ObjectMissingError, StoreError
+from clipper_backup.format.documents import NewerError
 from clipper_backup.format.frames import (
     PACK_HEADER_BYTES,
     FilePart,
@@ -50,14 +51,18 @@ class PackReader:
         plain = self._frame(reference, FrameKind.MAP)
         return decode_map(plain, self._page_bytes, size_bytes, str(reference))
 
-    def stretch(self, reference: Reference, size_bytes: int) -> memoryview:
-        """The content of a stretch, compared with its digest, where its map has one. Errors as of `map_of`."""
+    def stretch(self, reference: Reference, size_bytes: int, room: memoryview | None = None) -> memoryview:
+        """The content of a stretch, compared with its digest, where its map has one. Errors as of `map_of`.
+
+        It lies in *room*, where that is given: whoever reads many stretches spares the kernel 64 MiB of new pages for each.
+        """
         pages = self.map_of(reference, size_bytes)
-        content = np.zeros(size_bytes, np.uint8).data  # not touched where nothing is placed
+        content = np.empty(size_bytes, np.uint8).data if room is None else room[:size_bytes]
         order = np.argsort(pages.frames, kind="stable")
         rows, starts = np.unique(pages.frames[order], return_index=True)
         of_row = dict(zip(rows.tolist(), np.split(order, starts[1:]), strict=True))
-        of_row.pop(ZEROS, None)
+        if (zeros := of_row.pop(ZEROS, None)) is not None:
+            _clear(content, zeros, pages.page_bytes)
         packs, pack_of_row = pages.table.packs_of()
         by_pack: dict[PackKey, list[int]] = defaultdict(list)
         for row in of_row:
@@ -101,7 +106,7 @@ class PackReader:
             for reference, size_bytes in zip(part.maps, stretches(part.size_bytes) if part.maps else (), strict=True):
                 try:
                     return self.map_of(reference, size_bytes).seed
-                except (IntegrityError, AccessError):
+                except (IntegrityError, AccessError, NewerError):
                     continue
         return None
 
@@ -113,7 +118,7 @@ class PackReader:
         (stored,) = self._ranges(reference.pack, [reference])
         return open_frame(stored, reference, kind, cipher)
 
-    def _ranges(self, pack: PackKey, references: Sequence[Reference]) -> Iterator[bytes]:
+    def _ranges(self, pack: PackKey, references: Sequence[Reference]) -> Iterator[memoryview]:
         """What is stored of frames of one pack, which rise by offset."""
         for each in references:
             check_possible(each)
@@ -131,7 +136,7 @@ class PackReader:
             while each.offset >= sum(ranges[number]):
                 number += 1
             start = each.offset - ranges[number][0]
-            yield found[number][start : start + each.stored_bytes]
+            yield memoryview(found[number])[start : start + each.stored_bytes]
 
 
 def coalesced(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -155,6 +160,13 @@ def _place(content: memoryview, plain: bytes, numbers: NDArray[np.intp], pages: 
         start = int(run[0]) * size
         length = min(len(run) * size, len(content) - start)
         content[start : start + length] = view[int(at[0]) * size : int(at[0]) * size + length]
+
+
+def _clear(content: memoryview, numbers: NDArray[np.intp], page_bytes: int) -> None:
+    """Make pages of zeros, neighbours together."""
+    target = np.frombuffer(content, np.uint8)
+    for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+        target[int(run[0]) * page_bytes : (int(run[-1]) + 1) * page_bytes] = 0
 
 
 def verify_pack(store: Store, pack: PackKey, facts: PackFacts, repository_id: str) -> None:

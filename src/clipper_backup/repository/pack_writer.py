@@ -1,8 +1,10 @@
 """A run: the contents of files into packs, in one pass, taking over what the parent's packs hold already.
 
-Whoever calls hands over file by file, in any order, and fills one buffer while threads work on those that are full: XXH3 of each
-page, BLAKE3 of the stretch, zstd, AES-GCM, BLAKE3 of what is stored, all of which let go of the interpreter's lock. Other
-threads put full packs into the store. Memory is bounded by the buffers and the packs under way, however large the files are.
+Whoever calls hands over file by file, in any order. A file that comes as a stream fills one buffer while threads work on those
+that are full; of one that can be read anywhere, the threads read the stretches themselves, side by side. What they do with
+them, XXH3 of each page, BLAKE3 of the stretch, zstd, AES-GCM, BLAKE3 of what is stored, lets go of the interpreter's lock.
+Other threads put full packs into the store. Memory is bounded by the buffers and the packs under way, however large the files
+are.
 """
 
 import secrets
@@ -12,18 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from clipper_backup.crew import Crew
 from clipper_backup.errors import AccessError, IntegrityError
 from clipper_backup.format.base_documents import PacksOfRun, PageCounts
+from clipper_backup.format.documents import NewerError
 from clipper_backup.format.frames import (
     SMALL_BYTES_MAX,
     SMALL_FRAME_BYTES_MAX,
     STRETCH_BYTES,
+    Bytes,
     Compressor,
     FilePart,
     FrameKind,
@@ -32,7 +37,7 @@ from clipper_backup.format.frames import (
     stretches,
 )
 from clipper_backup.format.packs import PackBuilder
-from clipper_backup.format.page_maps import PageMap, encode_map
+from clipper_backup.format.page_maps import ZEROS, PageMap, encode_map
 from clipper_backup.repository.adoption import Adoption, Fate
 from clipper_backup.repository.data_keys import RunFrames
 from clipper_backup.repository.pack_reader import PackReader
@@ -47,6 +52,26 @@ THREADS = 2
 """More than the stream of one server can feed is of no use, and each holds a stretch and a pack in memory."""
 SMALL_FILES_MAX = 1024
 """Files in one frame: so few parts are ever open."""
+
+
+READS_TOGETHER, READS_TOGETHER_BYTES = 32, 4 << 20
+"""Small files that one thread reads in a row: each of them alone would be less work than handing it over."""
+
+
+class Readable(Protocol):
+    """A file that can be read anywhere, from any thread."""
+
+    def read(self, target: memoryview, start: int) -> None:
+        """Fill *target* with what the file holds from *start* on."""
+        ...
+
+    def check(self, content: memoryview, start: int, same: NDArray[np.bool_]) -> bool:
+        """Look at what was read to *content*; *same* are the pages that the parent holds just so. True: it was read anew."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is read of it. Called once."""
+        ...
 
 
 class PendingPart:
@@ -99,6 +124,29 @@ class _Gathered:
     digest: bytes
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _SmallRead:
+    pending: PendingPart
+    file: Readable
+    size_bytes: int
+    before: Small | None
+
+
+class _Reading:
+    """A file that is open until the last of its *parts* was taken."""
+
+    def __init__(self, file: Readable, parts: int, *, unchanged: bool) -> None:
+        self.file, self.unchanged = file, unchanged
+        self._parts = parts
+        self._lock = threading.Lock()
+
+    def taken(self) -> bool:
+        """One more was; True when it was the last."""
+        with self._lock:
+            self._parts -= 1
+            return self._parts == 0
+
+
 class RunWriter:
     """Writes the packs of one run. One thread hands over files; within `with`, an error ends all others.
 
@@ -134,6 +182,9 @@ class RunWriter:
         self._counts = np.zeros(len(Page), np.int64)
         self._gathered: list[_Gathered] = []
         self._gathered_bytes = 0
+        self._reads: list[_SmallRead] = []
+        self._reads_bytes = 0
+        self._open: set[Readable] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +192,7 @@ class RunWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.abandon()
 
-    def file(self, name: str, size_bytes: int, chunks: Iterable[bytes], parent: FilePart | None = None) -> PendingPart:
+    def file(self, name: str, size_bytes: int, chunks: Iterable[Bytes], parent: FilePart | None = None) -> PendingPart:
         """Take over the content of a file; *parent* is where it lay in the parent backup.
 
         Returns when the last chunk was taken; the part is known later, that of the last files at `finish`. Raises what a thread
@@ -153,21 +204,46 @@ class RunWriter:
         if size_bytes == 0:
             pending.place_nothing()
         elif size_bytes <= self._small_bytes:
-            self._small(pending, source.take(size_bytes), parent.small if parent and parent.size_bytes == size_bytes else None)
+            full = self._gather(pending, source.take(size_bytes), _small_of(parent, size_bytes))
+            if full:
+                self._crew.submit(partial(self._store_small, full))
         else:
-            maps = parent.maps if parent else ()
-            before = stretches(parent.size_bytes) if parent else []
-            for number, length in enumerate(sizes):
-                known = (maps[number], before[number]) if number < len(maps) else None
+            for number, (length, known) in enumerate(zip(sizes, _maps_of(parent, len(sizes)), strict=True)):
                 buffer = self._buffer()
                 source.fill(buffer[:length])
                 self._crew.submit(partial(self._stretch, pending, number, buffer, length, known))
         source.check_end()
         return pending
 
+    def read(self, file: Readable, size_bytes: int, parent: FilePart | None = None, *, unchanged: bool = False) -> PendingPart:
+        """Take over the first *size_bytes* of a file, which the threads read; it is closed when they have, or at the end.
+
+        With *unchanged* it is known to hold what *parent* says, and is read only where that may not be adopted whole.
+        """
+        sizes = stretches(size_bytes)
+        pending = PendingPart(size_bytes, len(sizes))
+        with self._lock:
+            self._open.add(file)
+        if size_bytes == 0:
+            pending.place_nothing()
+            self._close(file)
+        elif size_bytes <= self._small_bytes:
+            self._read_small(pending, file, size_bytes, _small_of(parent, size_bytes), unchanged=unchanged)
+        else:
+            reading = _Reading(file, len(sizes), unchanged=unchanged)
+            for number, (length, known) in enumerate(zip(sizes, _maps_of(parent, len(sizes)), strict=True)):
+                self._crew.submit(partial(self._stretch, pending, number, self._buffer(), length, known, reading))
+        return pending
+
+    def wait_until_read(self) -> None:
+        """Wait until the threads have read all files."""
+        self._begin_reads()
+        self._crew.wait_idle()
+
     def finish(self) -> WrittenPacks:
         """Wait until all lies in the store; after it every part is known."""
-        self._flush()
+        self.wait_until_read()
+        self._store_small(self._take_gathered())
         self._crew.finish()
         for bench in (*self._benches, self._maps):
             if bench.pack is not None:
@@ -183,28 +259,61 @@ class RunWriter:
         self._crew.end()
         self._uploads.end()
         self._free.clear()  # who keeps us keeps no buffers
+        for file in list(self._open):
+            self._close(file)
 
     # -- small files
 
-    def _small(self, pending: PendingPart, content: bytes, before: Small | None) -> None:
+    def _read_small(
+        self, pending: PendingPart, file: Readable, size_bytes: int, before: Small | None, *, unchanged: bool
+    ) -> None:
+        if unchanged and before is not None and self._adoption.fate(before.frame.pack) is Fate.ADOPTED:
+            self._live.add({before.frame.pack: size_bytes})
+            pending.place_small(before)
+            self._close(file)
+            return
+        self._reads.append(_SmallRead(pending, file, size_bytes, before))
+        self._reads_bytes += size_bytes
+        if len(self._reads) == READS_TOGETHER or self._reads_bytes >= READS_TOGETHER_BYTES:
+            self._begin_reads()
+
+    def _begin_reads(self) -> None:
+        reads, self._reads, self._reads_bytes = self._reads, [], 0
+        if reads:
+            self._crew.submit(partial(self._take_small, reads))
+
+    def _take_small(self, reads: list[_SmallRead]) -> None:
+        for each in reads:
+            content = memoryview(bytearray(each.size_bytes))
+            each.file.read(content, 0)
+            same = each.before is not None and each.before.digest == blake3(content).digest()
+            each.file.check(content, 0, np.full(-(-len(content) // self._page_bytes), same))
+            self._close(each.file)
+            full = self._gather(each.pending, bytes(content), each.before)
+            if full:
+                self._store_small(full)
+
+    def _gather(self, pending: PendingPart, content: bytes, before: Small | None) -> list[_Gathered]:
+        """Take a small file; what is to be stored now, since there is enough for a frame."""
         digest = blake3(content).digest()
         if before is not None and before.digest == digest and self._adoption.fate(before.frame.pack) is Fate.ADOPTED:
             self._live.add({before.frame.pack: len(content)})
             pending.place_small(before)
-            return
-        if self._gathered_bytes + len(content) > SMALL_FRAME_BYTES_MAX:
-            self._flush()
-        self._gathered.append(_Gathered(pending, content, digest))
-        self._gathered_bytes += len(content)
-        if len(self._gathered) == SMALL_FILES_MAX:
-            self._flush()
+            return []
+        with self._lock:
+            fits = self._gathered_bytes + len(content) <= SMALL_FRAME_BYTES_MAX and len(self._gathered) < SMALL_FILES_MAX
+            full = [] if fits else self._take_gathered()
+            self._gathered.append(_Gathered(pending, content, digest))
+            self._gathered_bytes += len(content)
+        return full
 
-    def _flush(self) -> None:
+    def _take_gathered(self) -> list[_Gathered]:
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        if gathered:
-            self._crew.submit(lambda: self._store_small(gathered))
+        return gathered
 
     def _store_small(self, gathered: list[_Gathered]) -> None:
+        if not gathered:
+            return
         plain = b"".join(each.content for each in gathered)
         with self._bench() as bench:
             frame = self._store(bench, plain, FrameKind.SMALL, self._pack_bytes)
@@ -221,30 +330,68 @@ class RunWriter:
         return self._free.pop()
 
     def _stretch(
-        self, pending: PendingPart, number: int, buffer: memoryview, length: int, before: tuple[Reference, int] | None
+        self,
+        pending: PendingPart,
+        number: int,
+        buffer: memoryview,
+        length: int,
+        before: tuple[Reference, int] | None,
+        reading: _Reading | None = None,
     ) -> None:
+        """One stretch, in a thread of the crew: that is in *buffer* already, or read there, where it has to be read at all."""
         try:
-            stretch = Stretch.read(buffer[:length], self._page_bytes, self._seed)
-            parent, lost = self._map_before(before)
-            pages = decide(stretch, parent, self._adoption)
-            if lost:
-                pages[pages == Page.NEW] = Page.HEALED
-            shared = before is not None and self._adoption.fate(before[0].pack) is Fate.ADOPTED
-            if before is not None and parent is not None and shared and is_whole(stretch, pages, parent):
-                found, reference = parent, before[0]
+            shared = self._unread(before) if reading is not None and reading.unchanged else None
+            if shared is not None and before is not None:
+                found, pages, reference = shared, _as_adopted(shared), before[0]
             else:
-                with self._bench() as bench:
-                    found = write_pages(
-                        stretch, pages, parent, lambda plain: self._store(bench, plain, FrameKind.PAGES, self._pack_bytes)
-                    )
-                reference = self._store_map(found)
+                found, pages, reference = self._written(buffer[:length], number, before, reading)
         finally:
             self._free.append(buffer)
+        if reading is not None and reading.taken():
+            self._close(reading.file)
         self._live.add(live_in(found))
         self._live.add({reference.pack: reference.plain_bytes})
         with self._lock:
             self._counts += np.bincount(pages, minlength=len(Page))
         pending.place_map(number, reference)
+
+    def _written(
+        self, content: memoryview, number: int, before: tuple[Reference, int] | None, reading: _Reading | None
+    ) -> tuple[PageMap, NDArray[np.uint8], Reference]:
+        """The map of a stretch, what became of each page, and where the map lies: the parent's, or one that was stored now."""
+        start = number * STRETCH_BYTES
+        if reading is not None:
+            reading.file.read(content, start)
+        stretch = Stretch.read(content, self._page_bytes, self._seed)
+        parent, lost = self._map_before(before)
+        pages = decide(stretch, parent, self._adoption)
+        if reading is not None and reading.file.check(content, start, (pages != Page.NEW) & (pages != Page.ZERO)):
+            stretch = Stretch.read(content, self._page_bytes, self._seed)
+            pages = decide(stretch, parent, self._adoption)
+        if lost:
+            pages[pages == Page.NEW] = Page.HEALED
+        shared = before is not None and self._adoption.fate(before[0].pack) is Fate.ADOPTED
+        if before is not None and parent is not None and shared and is_whole(stretch, pages, parent):
+            return parent, pages, before[0]
+        with self._bench() as bench:
+            found = write_pages(
+                stretch, pages, parent, lambda plain: self._store(bench, plain, FrameKind.PAGES, self._pack_bytes)
+            )
+        return found, pages, self._store_map(found)
+
+    def _unread(self, before: tuple[Reference, int] | None) -> PageMap | None:
+        """The parent's map of an unchanged stretch, where it and all that it names may be adopted: then nothing need be read."""
+        if before is None or self._adoption.fate(before[0].pack) is not Fate.ADOPTED:
+            return None
+        parent, _ = self._map_before(before)
+        if parent is None or any(self._adoption.fate(pack) is not Fate.ADOPTED for pack in parent.table.packs_of()[0]):
+            return None
+        return parent
+
+    def _close(self, file: Readable) -> None:
+        with self._lock:
+            self._open.discard(file)
+        file.close()
 
     def _map_before(self, before: tuple[Reference, int] | None) -> tuple[PageMap | None, bool]:
         """The parent's map of a stretch, and whether there was one that cannot be read: then all of it is stored anew."""
@@ -252,7 +399,7 @@ class RunWriter:
             return None, False
         try:
             found = self._reader.map_of(*before)
-        except (IntegrityError, AccessError):  # `verify` of the parent says what is wrong with it
+        except (IntegrityError, AccessError, NewerError):  # `verify` of the parent says what is wrong with it
             return None, True
         return found if found.seed == self._seed else None, False
 
@@ -281,12 +428,30 @@ class RunWriter:
         return reference
 
 
+def _small_of(parent: FilePart | None, size_bytes: int) -> Small | None:
+    """Where the content lay in the parent; None for one of another size."""
+    return parent.small if parent is not None and parent.size_bytes == size_bytes else None
+
+
+def _maps_of(parent: FilePart | None, count: int) -> list[tuple[Reference, int] | None]:
+    """For each of *count* stretches, where the parent's map of it lies, and the size of the parent's stretch."""
+    found: list[tuple[Reference, int] | None] = []
+    if parent is not None and parent.maps:
+        found += list(zip(parent.maps, stretches(parent.size_bytes), strict=True))[:count]
+    return found + [None] * (count - len(found))
+
+
+def _as_adopted(pages: PageMap) -> NDArray[np.uint8]:
+    """What becomes of the pages of a map that is shared."""
+    return np.where(pages.frames == ZEROS, np.uint8(Page.ZERO), np.uint8(Page.ADOPTED))
+
+
 class _Source:
     """The chunks of a file, taken in other pieces than they come."""
 
-    def __init__(self, name: str, size_bytes: int, chunks: Iterable[bytes]) -> None:
+    def __init__(self, name: str, size_bytes: int, chunks: Iterable[Bytes]) -> None:
         self._name, self._size_bytes = name, size_bytes
-        self._chunks = filter(None, chunks)
+        self._chunks: Iterator[Bytes] = (chunk for chunk in chunks if chunk)
         self._rest = memoryview(b"")
 
     def fill(self, target: memoryview) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from clipper_backup.repository.base_intents import GRACE
 from clipper_backup.repository.lines import Line
-from clipper_backup.values import BackupId, Lsn, Timeline
+from clipper_backup.values import BackupId, Lsn, Timeline, show_count
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,7 +42,10 @@ class TimelineSeen:
 
 @dataclass(frozen=True, slots=True)
 class BackupSeen:
-    """A committed base backup. `wal_to` is the end, on a line, to which a hold keeps WAL too."""
+    """A committed base backup. `wal_to` is the end, on a line, to which a hold keeps WAL too.
+
+    `newer`: a newer version took it, in a way that this one does not know. It is not good here, and stays.
+    """
 
     backup_id: BackupId
     system: int
@@ -52,6 +55,7 @@ class BackupSeen:
     finished_at: datetime
     good: bool = True
     held: bool = False
+    newer: bool = False
     wal_to: tuple[Timeline, Lsn] | None = None
 
     @property
@@ -103,13 +107,27 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSpan:
+    """Segments that stay whatever their age, and why."""
+
+    of: TimelineOf
+    span: Span
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PhysicalPlan:
-    """What stays. `spans` are rising and apart; `young_from` is when WAL that was written since stays by its age alone."""
+    """What stays. `spans` are rising and apart; `young_from` is when WAL that was written since stays by its age alone.
+
+    `kept` says of what `spans` are made, each with its reason. `live` are the lines that live, with their anchors.
+    """
 
     backups: tuple[BackupDecision, ...]
     young_from: datetime
     all_wal: bool
     spans: Mapping[TimelineOf, tuple[Span, ...]] = field(default_factory=dict)
+    kept: tuple[KeptSpan, ...] = ()
+    live: tuple[tuple[TimelineSeen, BackupSeen | None], ...] = ()
 
     def keeps(self, of: TimelineOf, number: int, written_at: datetime) -> bool:
         """Whether a segment stays, with its claim and link; *written_at* is the youngest Last-Modified of the three."""
@@ -147,7 +165,9 @@ def plan_physical(seen: Seen, *, now: datetime, window: timedelta) -> PhysicalPl
     known = {timeline.of for timeline in seen.timelines}
     lost = any(each.wal_to is not None and TimelineOf(each.system, each.wal_to[0]) not in known for each in staying)
     all_wal = seen.unknown_wal or seen.unknown_lines or lost
-    return PhysicalPlan(decisions, horizon, all_wal, _spans(seen, live, anchors, staying))
+    kept = _kept(seen, live, anchors, staying)
+    lines = tuple((timeline, anchors[timeline.of]) for timeline in live)
+    return PhysicalPlan(decisions, horizon, all_wal, _by_timeline(kept), tuple(_worth_telling(kept)), lines)
 
 
 def _on_line(line: Line, backup: BackupSeen) -> bool:
@@ -195,6 +215,8 @@ def _reasons(
     for backup in seen.backups:
         if backup.held:
             reasons[backup.backup_id] = "held"
+        elif backup.newer:
+            reasons[backup.backup_id] = "a newer version of clipper-backup took it"
         elif seen.unknown_lines:
             reasons[backup.backup_id] = "there is a timeline of which nobody knows what it needs"
         elif backup is newest:
@@ -218,19 +240,34 @@ def _age(backup: BackupSeen) -> tuple[int, datetime]:
     return backup.system, backup.finished_at
 
 
-def _spans(
+def _kept(
     seen: Seen,
     live: Sequence[TimelineSeen],
     anchors: Mapping[TimelineOf, BackupSeen | None],
     staying: Sequence[BackupSeen],
-) -> dict[TimelineOf, tuple[Span, ...]]:
+) -> list[KeptSpan]:
     """The segments that stay whatever their age, of each timeline."""
-    found = _own_spans(seen, staying, seen.pins)
+    found: list[KeptSpan] = []
     for timeline in live:
-        anchor = anchors[timeline.of]
+        anchor, name = anchors[timeline.of], f"timeline {int(timeline.line.timeline)}"
         begin = Lsn(0) if anchor is None else anchor.start
-        found += _along(timeline.line, timeline.system, seen.segment_bytes[timeline.system], begin, None)
-    return _by_timeline(found)
+        why = f"no good base backup of {name}" if anchor is None else f"the window of {name} begins with {anchor.backup_id}"
+        along = _along(timeline.line, timeline.system, seen.segment_bytes[timeline.system], begin, None)
+        found += (KeptSpan(of, span, why) for of, span in along)
+    return found + _own_spans(seen, staying, seen.pins)
+
+
+def _worth_telling(kept: Sequence[KeptSpan]) -> Iterator[KeptSpan]:
+    """Those that are not within one that came before."""
+    told: list[KeptSpan] = []
+    for each in kept:
+        if not any(each.of == before.of and _within(each.span, before.span) for before in told):
+            told.append(each)
+            yield each
+
+
+def _within(inner: Span, outer: Span) -> bool:
+    return outer.first <= inner.first and (outer.last is None or (inner.last is not None and inner.last <= outer.last))
 
 
 def spans_of(seen: Seen, backups: Iterable[BackupSeen], pins: Iterable[Pin]) -> dict[TimelineOf, tuple[Span, ...]]:
@@ -238,16 +275,21 @@ def spans_of(seen: Seen, backups: Iterable[BackupSeen], pins: Iterable[Pin]) -> 
     return _by_timeline(_own_spans(seen, backups, pins))
 
 
-def _own_spans(seen: Seen, backups: Iterable[BackupSeen], pins: Iterable[Pin]) -> list[tuple[TimelineOf, Span]]:
+def _own_spans(seen: Seen, backups: Iterable[BackupSeen], pins: Iterable[Pin]) -> list[KeptSpan]:
     lines = {timeline.of: timeline.line for timeline in seen.timelines}
-    found: list[tuple[TimelineOf, Span]] = []
+    found: list[KeptSpan] = []
     for backup in backups:
-        size = seen.segment_bytes[backup.system]
-        found += _along(Line.of(backup.timeline, ()), backup.system, size, backup.start, backup.stop)
+        size, why = seen.segment_bytes[backup.system], f"{backup.backup_id} needs it to be consistent"
+        along = _along(Line.of(backup.timeline, ()), backup.system, size, backup.start, backup.stop)
+        found += (KeptSpan(of, span, why) for of, span in along)
         if backup.wal_to is not None and (line := lines.get(TimelineOf(backup.system, backup.wal_to[0]))) is not None:
-            found += _along(line, backup.system, size, backup.start, backup.wal_to[1])
+            why = f"held, from {backup.backup_id} to {backup.wal_to[1]}"
+            found += (KeptSpan(of, span, why) for of, span in _along(line, backup.system, size, backup.start, backup.wal_to[1]))
     for pin in pins:
-        found += _along(Line.of(pin.of.timeline, ()), pin.of.system, seen.segment_bytes[pin.of.system], pin.start, pin.stop)
+        why = "a base backup is being made" if pin.stop is None else "a volume snapshot needs it"
+        size = seen.segment_bytes[pin.of.system]
+        along = _along(Line.of(pin.of.timeline, ()), pin.of.system, size, pin.start, pin.stop)
+        found += (KeptSpan(of, span, why) for of, span in along)
     return found
 
 
@@ -261,10 +303,10 @@ def _along(line: Line, system: int, size: int, start: Lsn, stop: Lsn | None) -> 
             yield TimelineOf(system, part.timeline), Span(first, last)
 
 
-def _by_timeline(found: Iterable[tuple[TimelineOf, Span]]) -> dict[TimelineOf, tuple[Span, ...]]:
+def _by_timeline(found: Iterable[KeptSpan]) -> dict[TimelineOf, tuple[Span, ...]]:
     spans: dict[TimelineOf, list[Span]] = {}
-    for of, span in found:
-        spans.setdefault(of, []).append(span)
+    for each in found:
+        spans.setdefault(each.of, []).append(each.span)
     return {of: _joined(each) for of, each in spans.items()}
 
 
@@ -282,4 +324,4 @@ def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def _days(age: timedelta) -> str:
-    return "1 day old" if age.days == 1 else f"{max(0, age.days)} days old"
+    return f"{show_count(max(0, age.days), 'day')} old"

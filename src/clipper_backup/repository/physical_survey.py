@@ -51,14 +51,16 @@ def survey(store: Store, state: PackState, *, trusted: Sequence[str], repository
     pins = [*_pins_of_runs(store, state, systems, unreadable), *_pins_of_snapshots(store, systems, unreadable)]
     no_line: list[ClipperError] = []
     timelines = _timelines(store, systems, summaries, no_line)
-    good = {entry.listed.backup_id for entry in BaseCatalog(store, repository_id, trusted).entries() if entry.good}
+    entries = BaseCatalog(store, repository_id, trusted).entries()
+    good = {entry.listed.backup_id for entry in entries if entry.good}
+    newer = {entry.listed.backup_id for entry in entries if entry.unreadable}
     return Survey(
         Seen(
             segment_bytes={summary.system_number: summary.sizes.segment_bytes for summary in summaries.values()}
             | {number: entry.segment_bytes for number, entry in systems.items()},
             timelines=timelines,
             backups=[
-                _seen(backup_id, summary, good=backup_id in good, hold=holds.get(backup_id))
+                _seen(backup_id, summary, good=backup_id in good, newer=backup_id in newer, hold=holds.get(backup_id))
                 for backup_id, summary in sorted(summaries.items(), key=lambda item: item[1].finished_at)
             ],
             pins=pins,
@@ -93,7 +95,7 @@ def read_holds(store: Store, unreadable: list[ClipperError]) -> dict[BackupId, H
     return holds
 
 
-def _seen(backup_id: BackupId, summary: BaseSummary, *, good: bool, hold: Hold | None) -> BackupSeen:
+def _seen(backup_id: BackupId, summary: BaseSummary, *, good: bool, newer: bool, hold: Hold | None) -> BackupSeen:
     return BackupSeen(
         backup_id,
         summary.system_number,
@@ -102,6 +104,7 @@ def _seen(backup_id: BackupId, summary: BaseSummary, *, good: bool, hold: Hold |
         Lsn.parse(summary.stop_lsn),
         summary.finished_at,
         good=good,
+        newer=newer,
         held=hold is not None,
         wal_to=None if hold is None else hold.wal_to,
     )

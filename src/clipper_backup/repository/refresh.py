@@ -1,15 +1,14 @@
 """Refreshing: what must outlive a bucket's rule that deletes by age is written again, with the same bytes, before it is old.
 
-It happens under the lease `prune`, and for keys under the lease `keys` too, so that nothing comes back that is being deleted, and
-no key that is being rotated (G6; docs/design/repository-format.md, "Refreshing").
+It happens under the lease `prune`, so that nothing comes back that is being deleted (G6; docs/design/repository-format.md,
+"Refreshing").
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from clipper_backup.errors import ClipperError, IntegrityError, LeaseLostError, LockedError
+from clipper_backup.errors import ClipperError, IntegrityError, LeaseLostError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.names import HOLDS_FOLDER, REPOSITORY
 from clipper_backup.format.time_maps import parse_map_key
@@ -20,6 +19,22 @@ from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, ObjectInfo, Store
 
 REFRESH_AGE = timedelta(days=14)
 """Half of what the source document's rule allows, so that a fortnight without a run loses nothing."""
+
+_RULE_DAYS = 30
+"""At which age the source document's own rule deletes every object of the bucket, whatever needs it."""
+_SPARE_DAYS = 2
+"""A day of grace before the window's edge, and one because a job runs at an hour and a rule at another."""
+
+
+def tolerated_outage_days(*, max_pack_age_days: int, window_days: int) -> int:
+    """How many days may pass without a base backup under a bucket's rule that deletes at 30 days, and nothing promised is lost.
+
+    The backup that the window begins with may be a window and the outage old, its packs MAX_PACK_AGE_DAYS older; what is only
+    refreshed may be REFRESH_AGE old before the outage. 0 or less: the rule takes what is needed without any.
+    """
+    of_packs = _RULE_DAYS - _SPARE_DAYS - max_pack_age_days - window_days
+    return min(of_packs, _RULE_DAYS - _SPARE_DAYS - REFRESH_AGE.days)
+
 
 Check = Callable[[], None]
 
@@ -39,29 +54,14 @@ def refresh(
     seen: Seen,
     catalogs: Mapping[int, WalCatalog],
     check: Check,
-    key_lease: Callable[[], AbstractContextManager[Check]],
 ) -> Refreshed:
-    """Write again what is older than REFRESH_AGE; *check* raises when the lease `prune` is lost, *key_lease* takes the other.
+    """Write again what is older than REFRESH_AGE; *check* raises when the lease `prune` is lost.
 
     What cannot be read or written is in the answer. LeaseLostError and temporary errors pass through.
     """
     now = store.now()
     problems: list[ClipperError] = []
-    written = [_again(store, info, check, problems) for info in _old(_without_keys(store, state, seen, catalogs), now)]
-    old_keys = list(_old(state.keys.values(), now))
-    if old_keys:
-        try:
-            with key_lease() as check_keys:
-
-                def both() -> None:
-                    check()
-                    check_keys()
-
-                written += [_again(store, info, both, problems) for info in old_keys]
-        except LeaseLostError:
-            raise
-        except LockedError as error:  # whoever rotates the keys writes all of them anew
-            problems.append(error)
+    written = [_again(store, info, check, problems) for info in _old(_lasting(store, state, seen, catalogs), now)]
     return Refreshed(sum(size is not None for size in written), sum(size or 0 for size in written), tuple(problems))
 
 
@@ -73,9 +73,10 @@ def _old(infos: Iterable[ObjectInfo], now: datetime) -> Iterator[ObjectInfo]:
     yield from found.values()
 
 
-def _without_keys(store: Store, state: PackState, seen: Seen, catalogs: Mapping[int, WalCatalog]) -> Iterator[ObjectInfo]:
-    """All that a rule must not take, the keys aside: they have a lease of their own."""
+def _lasting(store: Store, state: PackState, seen: Seen, catalogs: Mapping[int, WalCatalog]) -> Iterator[ObjectInfo]:
+    """All that a rule must not take."""
     yield store.head(REPOSITORY)
+    yield from state.keys.values()
     yield from (info for info in store.list(names.SYSTEMS_FOLDER) if names.parse_system_key(info.key) is not None)
     yield from store.list(HOLDS_FOLDER)
     yield from (info for info in store.list(names.SNAPSHOTS_FOLDER) if names.is_snapshot_key(info.key))

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from clipper_backup.errors import ClipperError, IntegrityError, UsageError, WalGapError
-from clipper_backup.format.base_documents import Count, Hex128, LsnText, RunText, SystemNumber
+from clipper_backup.format.base_documents import Count, Hex128, Hex256, LsnText, RunText, SystemNumber
 from clipper_backup.format.documents import SCHEMA, Document, Time, decode, encode, register
 from clipper_backup.format.wal_objects import NO_LINK
 from clipper_backup.postgres.history import Ancestor
@@ -31,6 +31,14 @@ _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 
 
+class KeptSegment(Document, kw_only=True, frozen=True):
+    """A segment that a dead primary left: the first `used_bytes` of its file count, with that BLAKE3; the rest is zeros."""
+
+    name: str
+    used_bytes: Count
+    digest: Hex256
+
+
 class RestorePlan(Document, kw_only=True, frozen=True):
     """`plan.json`: which WAL this restore takes, and where from.
 
@@ -38,7 +46,10 @@ class RestorePlan(Document, kw_only=True, frozen=True):
     segment of the backup's start LSN; `last` the one with the last byte of the record at which recovery stops, None for "to the
     end": then `seen` is the last one that was there when the plan was made, and recovery does not end before it. `settings` are
     what `wal fetch` needs besides the defaults, by name, as text; secrets are not among them, but the names of their files may
-    be; `environment` is the same of variables that are no settings of ours.
+    be; `environment` is the same of variables that are no settings of ours. `kept` are segments that no archive has, in the
+    folder `kept_in` of the restore folder; they follow on the archive's end. `line_recorded`: the base backup itself says
+    that this is its line, so that recovery can do without that history's object. `own_links` are those of the backup's first
+    and last segment, by name, as far as it has them.
     """
 
     schema: int = SCHEMA
@@ -55,6 +66,10 @@ class RestorePlan(Document, kw_only=True, frozen=True):
     first: str
     last: str | None
     seen: str | None = None
+    own_links: dict[str, Hex128] = msgspec.field(default_factory=dict)
+    kept: list[KeptSegment] = msgspec.field(default_factory=list)
+    kept_in: str = ""
+    line_recorded: bool = False
     unsigned: bool = False
     settings: dict[str, str]
     environment: dict[str, str] = msgspec.field(default_factory=dict)
@@ -67,7 +82,12 @@ class RestorePlan(Document, kw_only=True, frozen=True):
     @property
     def line(self) -> Line:
         """The target's line."""
-        return Line.of(self.target, [Ancestor(Timeline(number), Lsn.parse(left_at)) for number, left_at in self.ancestors])
+        return Line.of(self.target, self.left)
+
+    @property
+    def left(self) -> list[Ancestor]:
+        """The timelines before the target, and where each was left."""
+        return [Ancestor(Timeline(number), Lsn.parse(left_at)) for number, left_at in self.ancestors]
 
     @property
     def first_segment(self) -> Segment:
@@ -84,8 +104,12 @@ class RestorePlan(Document, kw_only=True, frozen=True):
         """The last one that was there when this was planned; None when `last` says where it ends."""
         return None if self.seen is None else Segment.parse(self.seen, self.segment_bytes)
 
+    def kept_segment(self, segment: Segment) -> KeptSegment | None:
+        """Of a segment that a dead primary left, what counts; None for any other."""
+        return next((each for each in self.kept if each.name == segment.name), None)
 
-register(RestorePlan)
+
+register(RestorePlan, KeptSegment)
 
 
 def keep_plan(folder: Path, plan: RestorePlan) -> None:
@@ -173,14 +197,14 @@ def links_of(folder: Path, plan: RestorePlan) -> Iterator["Links"]:
     """The links that were handed out so far, for who holds the turn. ClipperError when they cannot be read or kept."""
     path = folder / LINKS
     with _locked(path) as descriptor:
-        yield Links(path, descriptor, plan.first_segment)
+        yield Links(path, descriptor, plan)
 
 
 class Links:
     """The file of links: a line of 91 bytes for each segment that was handed out."""
 
-    def __init__(self, path: Path, descriptor: int, first: Segment) -> None:
-        self._path, self._descriptor, self._first = path, descriptor, first
+    def __init__(self, path: Path, descriptor: int, plan: RestorePlan) -> None:
+        self._path, self._descriptor, self._first, self._own = path, descriptor, plan.first_segment, plan.own_links
         try:
             data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         except OSError as error:
@@ -191,9 +215,15 @@ class Links:
     def add(self, linked: Linked) -> None:
         """Note a segment that is about to be handed out. WalGapError when a neighbour does not fit.
 
-        One that is noted already must be the same; nothing is written then.
+        IntegrityError for the backup's own first or last that is another one than it was taken with. One that is noted already
+        must be the same; nothing is written then.
         """
         segment = linked.segment
+        if self._own.get(segment.name, linked.link.hex()) != linked.link.hex():
+            raise IntegrityError(
+                f"{segment} is not the one that was there when the base backup was taken",
+                hints=["it is of another history, or was archived anew: begin with another base backup"],
+            )
         before = self._find(segment.previous()) if segment.number > 0 else None
         behind, known = self._find(segment.next()), self._find(segment)
         if before is not None and segment.number != self._first.number:

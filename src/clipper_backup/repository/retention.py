@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from clipper_backup.repository.dumps import Listed
-from clipper_backup.values import DumpId
+from clipper_backup.values import DumpId, show_count
 
 GARBAGE_AGE = timedelta(days=1)
 """How old the newest object of an unfinished dump must be before it counts as garbage: longer than any dump runs."""
@@ -84,7 +84,7 @@ def _decide(
         return Decision(listed.dump_id, keep, reason, listed.stored_bytes)
 
     age = now - listed.dump_id.at
-    days = "1 day old" if age.days == 1 else f"{max(0, age.days)} days old"
+    days = f"{show_count(max(0, age.days), 'day')} old"
     # Held first: one that lost its summary later may still hold archives that somebody wants.
     if listed.dump_id in held:
         return decision("held", keep=True)
@@ -95,7 +95,7 @@ def _decide(
     if listed.dump_id in damaged:
         return decision("damaged: a person must decide", keep=True)
     if age <= timedelta(days=retention_days):
-        return decision(f"{days}, kept for {retention_days} days", keep=True)
+        return decision(f"{days}, kept for {show_count(retention_days, 'day')}", keep=True)
     if newest is not None:
         return decision(f"{days}, but {newest}", keep=True)
-    return decision(f"{days}, kept for {retention_days} days only", keep=False)
+    return decision(f"{days}, kept for {show_count(retention_days, 'day')} only", keep=False)

@@ -21,7 +21,7 @@ def open_repository(store: Store, *, writing: bool = False) -> Repository:
     except ObjectMissingError as error:
         data = _look_again(store, error)
     repository = decode(data, Repository, names.REPOSITORY)
-    needed = max(repository.min_reader_version, repository.min_writer_version) if writing else repository.min_reader_version
+    needed = _to_write(repository) if writing else repository.min_reader_version
     _check_version(store, repository, needed)
     return repository
 
@@ -40,12 +40,17 @@ def open_or_create_repository(store: Store, clock: Clock, software: str) -> Repo
 
 
 def check_same_repository(store: Store, repository_id: str) -> None:
-    """IntegrityError when the store is not, or no longer, the repository of that id: another volume, or none, may lie there."""
+    """Look again, before something is acknowledged or committed, that the store is what it was when the writer began.
+
+    IntegrityError when it is not, or no longer, the repository of that id: another volume, or none, may lie there; and when this
+    version may not write to it any more: a newer one asks for more than it knows, and an archiver runs for months.
+    """
     try:
-        found = decode(store.get(names.REPOSITORY), Repository, names.REPOSITORY).id
+        repository = decode(store.get(names.REPOSITORY), Repository, names.REPOSITORY)
     except ObjectMissingError:
-        found = "gone"
-    if found != repository_id:
+        repository = None
+    if repository is None or repository.id != repository_id:
+        found = "gone" if repository is None else repository.id
         raise IntegrityError(
             f"{store.url} is no longer the repository that it was: {names.REPOSITORY} is {found}, not {repository_id}",
             hints=[
@@ -53,6 +58,15 @@ def check_same_repository(store: Store, repository_id: str) -> None:
                 "nothing that is stored there now is acknowledged",
             ],
         )
+    try:
+        _check_version(store, repository, _to_write(repository))
+    except StoreError as error:
+        raise IntegrityError(error.message, hints=[*error.hints, "nothing that is stored there now is acknowledged"]) from error
+
+
+def _to_write(repository: Repository) -> int:
+    """Which version of the format a writer must know."""
+    return max(repository.min_reader_version, repository.min_writer_version)
 
 
 def _look_again(store: Store, missing: ObjectMissingError) -> bytes:

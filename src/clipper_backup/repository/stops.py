@@ -14,6 +14,7 @@ from clipper_backup.repository.line_records import LineRecords, chunks_of
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.times import Piece, TimeMaps
 from clipper_backup.repository.wal_catalog import WalCatalog
+from clipper_backup.repository.wal_range import GAP_HINTS
 from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Segment
@@ -85,10 +86,13 @@ class NoStop:
 
 
 class StopSearch:
-    """Looks for the record at which recovery along one line stops. *records* reads the archive of which *catalog* tells."""
+    """Looks for the record at which recovery along one line stops. *records* reads the archive of which *catalog* tells.
 
-    def __init__(self, catalog: WalCatalog, records: LineRecords, maps: TimeMaps) -> None:
-        self._catalog, self._records, self._maps = catalog, records, maps
+    Where *ends_at* is given nothing lies behind it, and the segment that holds it cannot be followed to its end.
+    """
+
+    def __init__(self, catalog: WalCatalog, records: LineRecords, maps: TimeMaps, ends_at: Lsn | None = None) -> None:
+        self._catalog, self._records, self._maps, self._ends_at = catalog, records, maps, ends_at
         self._pieces: dict[Timeline, list[Piece]] = {}
         self._known: dict[MapName, TimeMap | None] = {}
 
@@ -119,6 +123,8 @@ class StopSearch:
                     if wanted.stops(record):
                         return Stop(record, segment)
                     newest = max(newest, record.at or NEVER) if record.kind in _ENDS else newest
+            if self._ends_at is not None and segment.end >= self._ends_at:
+                return NoStop(segment, _moment(newest) if wanted.time is not None else None)
             if not self._records.reader.complete:
                 raise IntegrityError(
                     f"the records in {segment} cannot be followed to its end: recovery could not pass it either, or its"
@@ -158,7 +164,7 @@ class StopSearch:
         goes_on = f"{behind} is there" if behind is not None else f"timeline {int(timeline or 0)} began behind it"
         raise WalGapError(
             f"{missing} is missing from the archive, which goes on: {goes_on}",
-            hints=["`clipper-backup wal verify` names what is missing", "choose a target before it, or a backup behind it"],
+            hints=[*GAP_HINTS, "`clipper-backup wal verify` names what is missing"],
         )
 
     def _descendant_behind(self, missing: Segment) -> Timeline | None:

@@ -69,6 +69,11 @@ class Source(Protocol):
         """Its size."""
         ...
 
+    @property
+    def begins_anew(self) -> bool:
+        """Whether no WAL leads to it, as far as it was read."""
+        ...
+
     def read(self) -> Iterator[bytes]:
         """Its content, each time the same, or an error at the end at the latest."""
         ...
@@ -179,9 +184,11 @@ class WalArchive:
     def claim(self, prepared: Prepared, previous: bytes = NO_LINK, ancestors: Sequence[Ancestor] | None = None) -> Claimed:
         """Step 2: take the name, or find that it was taken for this very plaintext; IntegrityError for another one.
 
-        *previous* is the link of the segment before; *ancestors* are those of a history, and of nothing else.
+        *previous* is the link of the segment before, which a segment that begins anew does not get; *ancestors* are those of a
+        history, and of nothing else.
         """
         source, name = prepared.source, prepared.source.name
+        previous = NO_LINK if source.begins_anew else previous
         began = self._clock.since_boot()
         if prepared.place.kind is ObjectKind.PARTIAL:
             stored_name = wal_objects.partial_name(name, prepared.digest)
@@ -252,6 +259,8 @@ class WalArchive:
             if wal_objects.digest_of(behind.read(), salt) != digest:
                 return False
         except (IntegrityError, MissingError, ChangedError):  # it was recycled: nothing is proved
+            return False
+        if behind.begins_anew:
             return False
         place = place_of(behind.name, self._segment_bytes)
         header = Header(

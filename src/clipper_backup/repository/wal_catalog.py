@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from clipper_backup.errors import ClipperError, IntegrityError, MissingError, ObjectMissingError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError, MissingError, ObjectMissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.format.base_documents import BaseSummary, Claim
 from clipper_backup.format.documents import decode
@@ -72,7 +72,7 @@ class WalCatalog:
         except ObjectMissingError as error:
             raise MissingError(
                 f"nobody has archived the history of timeline {int(timeline)}: there is no {key}",
-                hints=["`clipper-backup wal status` shows the timelines that can be restored"],
+                hints=["`clipper-backup wal status` shows the timelines that can be restored: name one, --timeline N"],
             ) from error
         named = claim.ancestors or []
         numbers = [number for number, _ in named]
@@ -92,6 +92,27 @@ class WalCatalog:
         claimed = [timeline for timeline, listed in self.histories().items() if listed.claim is not None]
         holding = (each for each in sorted(claimed, reverse=True) if each in of_backups or self.newest(each) is not None)
         return next(holding, Timeline(1))
+
+    def followed_timeline(self, of_backups: Container[Timeline] = frozenset()) -> Timeline:
+        """`newest_timeline`, to be gone along where nobody named one.
+
+        WalGapError when a newer one holds something and nobody claimed its history: what lies there would be passed over in
+        silence, and that is the end of the WAL.
+        """
+        timelines = [each for each in self.timelines() if each > 1]  # before: one that begins meanwhile is not of these
+        newest = self.newest_timeline(of_backups)
+        lost = [each for each in timelines if each > newest and (each in of_backups or self.newest(each) is not None)]
+        if lost:
+            number = int(lost[-1])
+            raise WalGapError(
+                f"timeline {number} has WAL or a base backup here, and nobody has archived its history: timeline {int(newest)},"
+                " without them, would be taken for the newest",
+                hints=[
+                    f"on its server, or a copy of it: `clipper-backup wal push pg_wal/{history_name(lost[-1])}`",
+                    f"to go along another all the same: --timeline {int(newest)}",
+                ],
+            )
+        return newest
 
     def beside(self, line: Line) -> list[Segment]:
         """Where each timeline ends that has WAL beside *line*: behind where the line leaves it, or none of it lies there."""
@@ -131,6 +152,13 @@ class WalCatalog:
         """The claim of a segment; None when there is none, IntegrityError when it is damaged."""
         try:
             return self._claim(keys.archive_key(self.system_id, segment.name, keys.CLAIM), segment.name)
+        except ObjectMissingError:
+            return None
+
+    def history_claim(self, timeline: Timeline) -> Claim | None:
+        """The claim of a timeline's history; None when there is none, IntegrityError when it is damaged."""
+        try:
+            return self._claim(keys.history_key(self.system_id, timeline, keys.CLAIM), history_name(timeline))
         except ObjectMissingError:
             return None
 

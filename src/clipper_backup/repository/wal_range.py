@@ -10,17 +10,55 @@ from itertools import pairwise
 from typing import Protocol
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import WalGapError
-from clipper_backup.format.wal_objects import NO_LINK
+from clipper_backup.errors import IntegrityError, StoreError, WalGapError
+from clipper_backup.format.base_documents import BaseSummary
+from clipper_backup.format.wal_objects import HEADER_BYTES, NO_LINK
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.wal_catalog import Listed, WalCatalog
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import Timeline, show_time
+from clipper_backup.values import Timeline, show_count, show_time
 from clipper_backup.wal_names import Segment
 
+GAP_HINTS = (
+    "choose a target before it, or begin with a backup behind it: `clipper-backup base list`",
+    "to end there: without a target, and --accept-gap",
+)
+"""What a restore can do about a gap."""
+FOREIGN = "is not the one that was there when the base backup was taken: it is of another history, or was archived anew"
 _LOOK_AGAIN_SECONDS = 1.0
 _READERS = 8
 """Claims that are read at once: a bucket answers each in some 30 ms."""
+
+
+def own_links(summary: BaseSummary) -> dict[str, str]:
+    """The links of a backup's first and last segment, by their names: those of the server's own WAL. As far as it has them."""
+    known = ((summary.first_segment, summary.first_link), (summary.last_segment, summary.last_link))
+    return {name: link for name, link in known if isinstance(link, str)}
+
+
+def foreign_wal(catalog: WalCatalog, summary: BaseSummary) -> list[Segment]:
+    """Those two that the archive has other WAL of by now. A claim that is gone or cannot be read says nothing here."""
+    found = []
+    for name, link in own_links(summary).items():
+        segment = Segment.parse(name, summary.sizes.segment_bytes)
+        try:
+            claim = catalog.claim(segment)
+        except (IntegrityError, StoreError) as error:
+            if error.temporary:
+                raise
+            continue
+        if claim is not None and catalog.link_of(claim).hex() != link:
+            found.append(segment)
+    return found
+
+
+def refuse_foreign(catalog: WalCatalog, summary: BaseSummary) -> None:
+    """IntegrityError where the archive has other WAL than the backup was taken with: it would be replayed onto its pages."""
+    for segment in foreign_wal(catalog, summary):
+        raise IntegrityError(
+            f"{segment} of the base backup {summary.id} {FOREIGN}",
+            hints=["another base backup may do: `clipper-backup base list`", "`clipper-backup base verify` says it of each"],
+        )
 
 
 class Linked(Protocol):
@@ -42,10 +80,7 @@ class Gap:
         """The refusal of a restore that needs it."""
         return WalGapError(
             f"the WAL has a gap at {self.segment}: {self.why}",
-            hints=[
-                "choose a target before it, or begin with a backup behind it: `clipper-backup base list`",
-                "to end there: without a target, and --accept-gap",
-            ],
+            hints=GAP_HINTS,
         )
 
 
@@ -67,7 +102,7 @@ class RangeCheck:
         self._folders: dict[tuple[int, str], dict[Segment, Listed]] = {}
 
     def follow(self, line: Line, first: Segment, last: Segment | None) -> WalRange:
-        """From *first* to *last*, without it to the end of what is there. *first* has nothing to fit to."""
+        """From *first* to *last*, without it to the end of what is there. *first* has no segment before it to fit to."""
         segments: list[Segment] = []
         stored, gap = 0, None
         for segment in self._numbered(line, first, last):
@@ -96,7 +131,7 @@ class RangeCheck:
         while True:
             listed = self._listed(segment)
             if listed.stored is not None:
-                return listed.stored.size_bytes
+                return None if listed.stored.size_bytes < HEADER_BYTES else listed.stored.size_bytes
             if listed.claim is None:
                 return None
             # Two limits, because the store's clock and ours may differ.
@@ -114,7 +149,9 @@ class RangeCheck:
 
     def _what_is_missing(self, line: Line, segment: Segment, *, needed: bool) -> Gap | None:
         """The gap at a segment that is not there; None when the archive simply ends before it."""
-        claim = self._listed(segment).claim
+        claim, stored = self._listed(segment).claim, self._listed(segment).stored
+        if stored is not None:
+            return Gap(segment, f"{stored.key} has {show_count(stored.size_bytes, 'byte')}, less than a header: it is cut short")
         known = (
             "nothing of it is there"
             if claim is None

@@ -15,7 +15,7 @@ from clipper_backup.format import physical_names as keys
 from clipper_backup.format.base_documents import BaseSummary, Claim
 from clipper_backup.format.names import SEALED
 from clipper_backup.format.time_maps import MapName, TimeMap
-from clipper_backup.format.wal_objects import NO_LINK, ObjectKind, decode_object
+from clipper_backup.format.wal_objects import HEADER_BYTES_MIN, NO_LINK, ObjectKind, decode_object
 from clipper_backup.repository.base_backups import is_on
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.times import Piece, TimeMaps
@@ -33,8 +33,8 @@ Objects = Mapping[str, ObjectInfo]
 
 
 def is_stored(objects: Objects) -> bool:
-    """Whether the file's object is there, sealed or not."""
-    return any(suffix.startswith(keys.STORED) for suffix in objects)
+    """Whether the file's object is there, sealed or not, and may be one by its size."""
+    return any(suffix.startswith(keys.STORED) and info.size_bytes >= HEADER_BYTES_MIN for suffix, info in objects.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +273,8 @@ def _follow(
 
 def _why(objects: Objects) -> str:
     claim = objects.get(keys.CLAIM)
+    if rest := [info.size_bytes for suffix, info in objects.items() if suffix.startswith(keys.STORED)]:
+        return f"its object has {max(rest)} bytes and is none"
     return (
         "nothing of it is there" if claim is None else f"claimed at {show_time(claim.modified_at)}, never stored, or lost since"
     )

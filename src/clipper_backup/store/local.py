@@ -6,12 +6,11 @@ docs/design/store.md.
 
 import contextlib
 import errno
-import functools
 import itertools
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from clipper_backup.errors import (
     ObjectMissingError,
     StoreError,
 )
+from clipper_backup.linux import begin_write_back
 from clipper_backup.store.protocol import Capabilities, ObjectInfo, check_key, check_prefix, is_key
 
 _DRAFTS = ".tmp"
@@ -204,7 +204,7 @@ class LocalStore:
                 _write_all(draft, chunk, target)
                 size_bytes += len(chunk)
                 if size_bytes - begun_bytes >= _WRITE_BACK_BYTES:
-                    _begin_write_back(draft.descriptor, begun_bytes, size_bytes - begun_bytes)
+                    begin_write_back(draft.descriptor, begun_bytes, size_bytes - begun_bytes)
                     begun_bytes = size_bytes
             try:
                 os.fsync(draft.descriptor)
@@ -325,7 +325,7 @@ def _walk(folder: str, prefix: str) -> Iterator[ObjectInfo]:
 
 def _is_ours(key: str) -> bool:
     """Others put there what is no key: editors, Kubernetes, and mkfs, whose folder only root may enter."""
-    return is_key(key) and not key.endswith(_LOST_AND_FOUND)
+    return is_key(key) and key.rpartition("/")[2] != _LOST_AND_FOUND
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:
@@ -345,23 +345,6 @@ def _write_all(draft: _Draft, chunk: bytes, target: Path) -> None:
             written += os.write(draft.descriptor, memoryview(chunk)[written:])
     except OSError as error:
         raise _translated(error, target) from error
-
-
-def _begin_write_back(descriptor: int, start: int, length: int) -> None:
-    """Have the kernel write what it was given, now: else the disk is idle until fsync, which then waits for all of it."""
-    if (sync_file_range := _sync_file_range()) is not None:
-        sync_file_range(descriptor, start, length, 2)  # SYNC_FILE_RANGE_WRITE; what fails here fails in fsync too
-
-
-@functools.cache
-def _sync_file_range() -> "Callable[[int, int, int, int], int] | None":
-    """Linux's own call, which Python has no name for."""
-    import ctypes  # noqa: PLC0415  6 ms that only large objects need
-
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return function
 
 
 def _give_name(draft: Path, target: Path, *, create: bool) -> None:

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 _PARTS_AT_ONCE = 3
 _PARTS_AT_ONCE_BYTES = 96 * 1024 * 1024
-_READ_AHEAD = 3
-# What is handed out is copied out of obstore's buffer: a megabyte stays in the processor's cache, eight are new memory each time.
-_HANDED_OUT_BYTES = 1024 * 1024
+_READ_AHEAD = 4
+# What is handed out is copied out of obstore's buffer: so little stays in the processor's cache, 8 MiB are new memory each time.
+_HANDED_OUT_BYTES = 256 * 1024
 _DELETES_AT_ONCE = 16
 _WAITING_BYTES = 1024 * 1024
 _TAKE_BACK_SECONDS = 10.0

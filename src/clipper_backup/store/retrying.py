@@ -13,7 +13,7 @@ from clipper_backup.clock import Clock
 from clipper_backup.errors import ClipperError, ObjectExistsError, ObjectMissingError, StoreUnavailableError
 from clipper_backup.store.protocol import ObjectInfo, Store
 from clipper_backup.store.wrapper import WrapperStore
-from clipper_backup.values import show_seconds
+from clipper_backup.values import show_count, show_seconds
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 15.0
@@ -156,7 +156,7 @@ class _Patience:
         if elapsed + pause >= self._seconds:
             if self._failures == 1:
                 raise error
-            tried = f"tried {self._failures} times in {show_seconds(elapsed)}"
+            tried = f"tried {show_count(self._failures, 'time')} in {show_seconds(elapsed)}"
             raise StoreUnavailableError(f"{error.message}; {tried}", hints=error.hints) from error
         if self._tell is not None and elapsed + pause >= SILENT_SECONDS:
             self._tell(f"{error.message}; tried again for up to {show_seconds(self._seconds)} (STORE_RETRY_SECONDS)")

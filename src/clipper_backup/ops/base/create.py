@@ -1,7 +1,8 @@
 """`base create`: steps 1 to 11 of docs/design/repository-format.md, from the lease to backup.json."""
 
+import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,6 @@ from clipper_backup.errors import (
     MissingError,
     ObjectMissingError,
     ServerError,
-    UsageError,
 )
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import (
@@ -24,29 +24,48 @@ from clipper_backup.format.base_documents import (
     BaseObject,
     BaseSummary,
     PacksDocument,
+    ReadFrom,
     Started,
     SystemEntry,
 )
-from clipper_backup.format.documents import Repository, encode
+from clipper_backup.format.documents import NewerError, Repository, encode
 from clipper_backup.format.manifest import Head, write_manifest
-from clipper_backup.format.names import SEALED
-from clipper_backup.ops.base.describe import Copied, check_control, details_of, summary_of
+from clipper_backup.linux import keep_freed_memory
+from clipper_backup.ops.base.describe import (
+    Copied,
+    check_control,
+    check_in_place,
+    details_of,
+    server_manifest,
+    shown_pages,
+    summary_of,
+)
 from clipper_backup.ops.base.gather import LABEL, TABLESPACE_MAP, Gathering
 from clipper_backup.ops.base.source import BaseSource, look_at_base_source
 from clipper_backup.ops.base.table import EntrySorter, KnownFiles
-from clipper_backup.ops.base.wal import prove_wal, wait_for_wal
+from clipper_backup.ops.base.unchanged import read_from, unchanged_since
+from clipper_backup.ops.base.wal import end_last_segment, prove_wal, wait_for_wal, warn_of_newer_lines
 from clipper_backup.ops.events import Warned
-from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.keys import check_meant, opener_of
 from clipper_backup.ops.lease import BASE_LEASE, take_lease
 from clipper_backup.ops.scratch import scratch_folder
-from clipper_backup.ops.work import SOFTWARE, Work, repository_of, step, this_process
-from clipper_backup.postgres.base_backup import BaseBackup
+from clipper_backup.ops.work import SOFTWARE, Step, Work, repository_of, step, this_process
+from clipper_backup.postgres.base_backup import BaseBackup, Position
 from clipper_backup.postgres.cluster_facts import archiver_failure, databases_placed, outside_files, server_now
 from clipper_backup.postgres.control_file import ControlFile
+from clipper_backup.postgres.files_backup import FilesBackup
 from clipper_backup.postgres.replication import Replication
 from clipper_backup.postgres.wal_stream import HeldWal
 from clipper_backup.repository.adoption import Adoption, doomed_by, plan_adoption
-from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry, choose_parent, read_entries, read_packs
+from clipper_backup.repository.base_backups import (
+    BaseCatalog,
+    BaseEntry,
+    choose_parent,
+    last_base_backup,
+    read_base_details,
+    read_entries,
+    read_packs,
+)
 from clipper_backup.repository.base_intents import LiveIntent
 from clipper_backup.repository.base_run import BaseRun, begin_intent, read_prune_records
 from clipper_backup.repository.data_keys import DataKeys, begin_frames
@@ -55,7 +74,7 @@ from clipper_backup.repository.pack_reader import PackReader
 from clipper_backup.repository.pack_writer import RunWriter
 from clipper_backup.repository.systems import accept_system, add_system, list_systems, physical_id
 from clipper_backup.repository.wal_catalog import WalCatalog
-from clipper_backup.values import BackupId, show_bytes
+from clipper_backup.values import BackupId, Lsn, show_bytes, show_count
 from clipper_backup.wal_names import Segment
 
 _SCRATCH_BYTES = 64 << 20
@@ -74,7 +93,7 @@ def create_base(work: Work, *, new_system: bool = False) -> BaseWritten:
 
     With *new_system* the server may be a new one of this repository's cluster, as after pg_upgrade.
     """
-    source = look_at_base_source(work.settings)
+    source = look_at_base_source(work.settings, work.clock)
     repository = repository_of(work)
     with take_lease(work, BASE_LEASE, "base create") as lease:
         return write_base(work, repository, lease, source, new_system=new_system)
@@ -83,10 +102,10 @@ def create_base(work: Work, *, new_system: bool = False) -> BaseWritten:
 def write_base(work: Work, repository: Repository, lease: Lease, source: BaseSource, *, new_system: bool = False) -> BaseWritten:
     """Write and commit one base backup; the caller holds *lease*."""
     physical_id(repository)
+    keep_freed_memory()
     catalog = BaseCatalog(work.store, repository.id, work.trusted)
     entries = catalog.entries()
-    _check_meant_to_be_plain(work, source, entries)
-    _check_meant_to_be_unsigned(work, source, entries)
+    check_meant(work.settings, source.sealer, source.signing, "base backup", lambda: last_base_backup(work.store))
     system = _accepted(work, source, new_system=new_system)
     tables = [part.plain_bytes for entry in entries if entry.summary and (part := entry.summary.part("manifest"))]
     needed_bytes = _SCRATCH_BYTES + 2 * max(tables, default=0)
@@ -107,7 +126,8 @@ def refuse_damaged(summary: BaseSummary) -> None:
     """IncompleteError for one that has pages with wrong checksums: it is kept, and counts as no good one (rule 43, B5)."""
     if summary.pages.damaged:
         raise IncompleteError(
-            f"the base backup {summary.id} holds {summary.pages.damaged} pages whose checksums were wrong on the server",
+            f"the base backup {summary.id} holds {show_count(summary.pages.damaged, 'page')}"
+            " whose checksums were wrong on the server",
             hints=[
                 f"`clipper-backup base show {summary.id}` names the files; the server's disk, memory or file system damaged them",
                 "older good base backups stay until a good one follows",
@@ -135,40 +155,6 @@ def _accepted(work: Work, source: BaseSource, *, new_system: bool) -> SystemEntr
     return system
 
 
-def _check_meant_to_be_plain(work: Work, source: BaseSource, entries: Sequence[BaseEntry]) -> None:
-    """UsageError when base backups were sealed until now and nobody said that they no longer are to be (K2)."""
-    last = _newest(entries)
-    if source.sealer is not None or work.settings.encryption_recipients or last is None:
-        return
-    if any(info.key.endswith(SEALED) for info in last.listed.objects):
-        raise UsageError(
-            f"the newest base backup, {last.listed.backup_id}, is sealed, and there are no ENCRYPTION_RECIPIENTS for the next",
-            hints=[
-                "set ENCRYPTION_RECIPIENTS to the keys that stood there until now",
-                "or to `none`, if plain backups are meant from now on",
-            ],
-        )
-
-
-def _check_meant_to_be_unsigned(work: Work, source: BaseSource, entries: Sequence[BaseEntry]) -> None:
-    """UsageError when base backups were signed until now and nobody said that they no longer are to be."""
-    last = _newest(entries)
-    if source.signing is not None or work.settings.signing_key_file is not None or last is None:
-        return
-    if last.listed.part(names.BASE_SIGNATURE) is not None:
-        raise UsageError(
-            f"the newest base backup, {last.listed.backup_id}, is signed, and there is no SIGNING_KEY_FILE for the next",
-            hints=[
-                "set SIGNING_KEY_FILE to the key that stood there until now",
-                "or to `none`, if backups are to be unsigned from now on",
-            ],
-        )
-
-
-def _newest(entries: Sequence[BaseEntry]) -> BaseEntry | None:
-    return next((entry for entry in reversed(entries) if entry.listed.committed), None)
-
-
 @dataclass(frozen=True, slots=True)
 class _Parent:
     """The backup that pages are taken from, and its files."""
@@ -176,6 +162,7 @@ class _Parent:
     summary: BaseSummary
     packs: PacksDocument
     known: KnownFiles
+    details: BaseDetails | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +185,7 @@ class _Making:
         self._wal = WalCatalog(work.store, source.system_id, system.segment_bytes)
         self._warnings: list[str] = []
         self._objects: list[BaseObject] = []
+        self._read_from: ReadFrom | None = None
 
     # -- step 1
 
@@ -219,18 +207,29 @@ class _Making:
         except MissingError as error:
             self._warn(f"no pages are taken from earlier backups: {error}")
             return None
-        summary = choose_parent(entries, line, self._source.system_id, sealed=self._source.sealer is not None)
-        if summary is None or (summary.sealed and self._work.settings.encryption_identity_file is None):
+        recipients = () if self._source.sealer is None else self._source.sealer.recipients
+        summary = choose_parent(entries, line, self._source.system_id, recipients)
+        if summary is None:
+            self._tell_of_new_keys(entries, recipients)
+            return None
+        if summary.sealed and self._work.settings.encryption_identity_file is None:
             return None  # who can only seal reads no parent: each of his backups is whole, and that is meant
         try:
             opened = opener_of(self._work.settings, summary.recipients)
             packs = read_packs(self._work.store, summary)
+            details = read_base_details(self._work.store, summary, opened) if summary.source == "files" else None
             known = KnownFiles(self._scratch, read_entries(self._work.store, summary, opened))
             self._until_done.callback(known.close)
-            return _Parent(summary, packs, known)
-        except (AccessError, IntegrityError) as error:
+            return _Parent(summary, packs, known, details)
+        except (AccessError, IntegrityError, NewerError) as error:
             self._warn(f"no pages are taken from the base backup {summary.id}: {error}")
             return None
+
+    def _tell_of_new_keys(self, entries: Sequence[BaseEntry], recipients: Sequence[str]) -> None:
+        """Why the first backup after a change of ENCRYPTION_RECIPIENTS is a whole one."""
+        newest = next((entry.summary for entry in reversed(entries) if entry.good and entry.summary is not None), None)
+        if newest is not None and newest.sealed and set(recipients) - set(newest.recipients):
+            self._warn(f"{newest.id} is not sealed to all of ENCRYPTION_RECIPIENTS: this backup is whole, so that each opens it")
 
     # -- steps 2 to 10
 
@@ -247,7 +246,7 @@ class _Making:
                 work.store, frames, page_bytes, reader=take.reader, adoption=take.adoption, seed=take.seed
             ) as writer:  # fmt: skip
                 gathering = Gathering(writer, None if parent is None else parent.known, sorter)
-                copied = self._copy(run, gathering)
+                copied = self._copy(run, gathering, parent)
                 gathering.check_databases(databases, databases_placed(source.login))
                 for file in outside_files(source.login, self._warnings, gathering.inside):
                     gathering.take_outside(file)
@@ -256,7 +255,7 @@ class _Making:
                     running.done = f"{show_bytes(written.stored_bytes)} stored in packs"
                 gathering.settle()
             packs = PacksDocument(id=str(run.backup_id), runs=written.runs)
-            details = self._keep(run, gathering, sorter, packs)
+            details = self._keep(run, gathering, sorter, packs, copied)
             summary = summary_of(
                 run.backup_id, self._repository, source, self._system, copied,
                 parent=None if parent is None else parent.summary.id, files=sorter.files, plain_bytes=sorter.size_bytes,
@@ -266,10 +265,14 @@ class _Making:
             first, last = (
                 Segment.parse(name, self._system.segment_bytes) for name in (summary.first_segment, summary.last_segment)
             )
-            wait_for_wal(work, self._wal, first, last, lambda: archiver_failure(source.login))
-            prove_wal(work, self._wal, held, first, last, self._repository.id)
+            end_last_segment(work, source, last)
+            wait_for_wal(
+                work, self._wal, first, last, lambda: archiver_failure(source.login), from_standby=source.facts.in_recovery
+            )  # fmt: skip
+            first_link, last_link = prove_wal(work, self._wal, held, first, last, self._repository.id)
+            warn_of_newer_lines(work, self._wal, source.timeline)
         with step(work, "commit", f"commit {run.backup_id}") as committing:
-            summary = msgspec.structs.replace(summary, finished_at=work.store.now())
+            summary = msgspec.structs.replace(summary, first_link=first_link, last_link=last_link, finished_at=work.store.now())
             run.commit(summary, packs, None if source.signing is None else source.signing.sign)
             committing.done = f"committed {run.backup_id}: {show_bytes(summary.stored_bytes)} stored"
         return BaseWritten(summary, details)
@@ -302,41 +305,88 @@ class _Making:
         reader = PackReader(store, keys, page_bytes)
         return _Adopted(adoption, reader, reader.seed(file.part for file in parent.known))
 
-    def _copy(self, run: BaseRun, gathering: Gathering) -> Copied:
-        """Steps 4 to 6: everything the server sends."""
+    def _copy(self, run: BaseRun, gathering: Gathering, parent: _Parent | None) -> Copied:
+        """Steps 4 to 6: everything that the server has, sent by it or read where it lies."""
+        by_files = self._source.folder is not None
+        copied = self._read_files(run, gathering, parent) if by_files else self._receive(run, gathering)
+        check_control(copied.control, self._source)
+        return copied
+
+    def _receive(self, run: BaseRun, gathering: Gathering) -> Copied:
         work, source = self._work, self._source
         kind = work.settings.base_checkpoint
         with Replication(source.login) as replication:
-            with step(work, "checkpoint", f"wait for a {kind} checkpoint of the server") as running:
+            with self._checkpoint_step() as running:
                 backup = BaseBackup(replication, f"clipper-backup {run.backup_id}", kind)
-                running.done = f"the backup begins at {backup.start.lsn} on timeline {int(backup.start.timeline)}"
-            if backup.start.timeline != source.timeline:
-                raise ServerError(
-                    f"the server went from timeline {int(source.timeline)} to {int(backup.start.timeline)} as the backup began",
-                    hints=["it was promoted: take another backup"],
-                )
-            run.start(self._started(run, backup))
+                running.done = _begins(backup.start)
+            check_in_place(source, backup.tablespaces)
+            self._begin_copy(run, backup.start)
             with step(work, "copy", "copy the server's files") as running:
                 gathering.take_members(backup, running)
                 self._objects.append(run.keep(names.SERVER_MANIFEST, backup.manifest()))
                 stop = backup.finish()
-                running.done = f"{show_bytes(backup.done_bytes)} copied, the backup ends at {stop.lsn}"
+                running.done = _copied(backup.done_bytes, stop)
         for warning in backup.warnings:
             self._warn(warning)
-        control = ControlFile.parse(gathering.control)
-        check_control(control, source)
-        return Copied(backup.start, stop, server_now(source.login), control)
+        return Copied(backup.start, stop, server_now(source.login), ControlFile.parse(gathering.control))
 
-    def _started(self, run: BaseRun, backup: BaseBackup) -> Started:
+    def _read_files(self, run: BaseRun, gathering: Gathering, parent: _Parent | None) -> Copied:
+        work, source, folder = self._work, self._source, self._source.folder
+        assert folder is not None  # noqa: S101  whoever calls has looked
+        known_below = Lsn.parse(parent.summary.start_lsn) if parent is not None and parent.summary.checksums else None
+        with ExitStack() as session:
+            with self._checkpoint_step() as running:
+                backup = session.enter_context(
+                    FilesBackup(
+                        source.login, folder, work.clock, f"clipper-backup {run.backup_id}", work.settings.base_checkpoint,
+                        known_below=known_below, total_bytes=sum(each.size_bytes or 0 for each in source.facts.databases),
+                    )
+                )  # fmt: skip
+                running.done = _begins(backup.start)
+            self._begin_copy(run, backup.start)
+            self._read_from = here = read_from(folder.path, backup.clock_ns)
+            unchanged = None
+            if parent is not None and work.settings.base_skip_unchanged:
+                unchanged = unchanged_since(
+                    parent.summary, parent.details, here, backup.start.timeline, from_standby=source.facts.in_recovery
+                )
+            with step(work, "copy", "read the server's files") as running:
+                gathering.take_members(backup, running, unchanged)
+                gathering.wait_until_read()  # a standby's pg_control must be newer than every page that was read
+                gathering.take_control(*backup.control())
+                stopped = backup.finish()
+                running.done = _copied(backup.done_bytes, stopped.end)
+        gathering.own = {LABEL: stopped.label, TABLESPACE_MAP: stopped.tablespace_map}
+        for warning in backup.warnings:
+            self._warn(warning)
+        for path, damage in sorted(backup.damaged.items()):
+            pages = show_count(damage.count, "page")
+            self._warn(f"checksum verification failed in file {os.fsdecode(path)!r}: {pages}, {shown_pages(damage.pages)}")
+        return Copied(backup.start, stopped.end, server_now(source.login), ControlFile.parse(gathering.control))
+
+    def _checkpoint_step(self) -> AbstractContextManager[Step]:
+        return step(self._work, "checkpoint", f"wait for a {self._work.settings.base_checkpoint} checkpoint of the server")
+
+    def _begin_copy(self, run: BaseRun, start: Position) -> None:
+        """The server has begun; ServerError when it is not on the timeline any more that the parent was chosen for."""
+        expected = self._source.timeline
+        if start.timeline != expected:
+            raise ServerError(
+                f"the server went from timeline {int(expected)} to {int(start.timeline)} as the backup began",
+                hints=["it was promoted: take another backup"],
+            )
+        run.start(self._started(run, start))
+
+    def _started(self, run: BaseRun, start: Position) -> Started:
         return Started(
             id=str(run.backup_id),
             system_id=self._source.system_id,
-            timeline=int(backup.start.timeline),
-            start_lsn=str(backup.start.lsn),
+            timeline=int(start.timeline),
+            start_lsn=str(start.lsn),
             started_at=self._work.store.now(),
         )
 
-    def _keep(self, run: BaseRun, gathering: Gathering, sorter: EntrySorter, packs: PacksDocument) -> BaseDetails:
+    def _keep(self, run: BaseRun, gathering: Gathering, sorter: EntrySorter, packs: PacksDocument, copied: Copied) -> BaseDetails:
         """The other objects of `base/<id>/`."""
         for name, part in ((LABEL, names.LABEL), (TABLESPACE_MAP, names.TABLESPACE_MAP)):
             if name in gathering.own:
@@ -347,18 +397,29 @@ class _Making:
             page_bytes=self._source.facts.page_bytes,
             sealed=self._source.sealer is not None,
         )
-        details = details_of(run.backup_id, self._source.facts, self._warnings)
+        details = details_of(run.backup_id, self._source.facts, self._warnings, self._read_from)
         with step(self._work, "documents", "store the table of files and what is known of the cluster") as running:
             key = names.base_key(run.backup_id, names.MANIFEST)
+            if self._source.folder is not None:
+                manifest = server_manifest(self._source, copied, gathering, sorter.entries())
+                self._objects.append(run.keep(names.SERVER_MANIFEST, manifest))
             self._objects.append(run.keep(names.MANIFEST, write_manifest(head, sorter.entries(), key)))
             self._objects.append(run.keep(names.PACKS, [encode(packs)]))
             self._objects.append(run.keep(names.BASE_DETAILS, [encode(details)]))
-            running.done = f"{sorter.files} files, {show_bytes(sorter.size_bytes)}"
+            running.done = f"{show_count(sorter.files, 'file')}, {show_bytes(sorter.size_bytes)}"
         return details
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
         self._work.emit(Warned(text))
+
+
+def _begins(start: Position) -> str:
+    return f"the backup begins at {start.lsn} on timeline {int(start.timeline)}"
+
+
+def _copied(done_bytes: int, stop: Position) -> str:
+    return f"{show_bytes(done_bytes)} copied, the backup ends at {stop.lsn}"
 
 
 def _intended(parent: BackupId | None) -> Callable[[BackupId], BaseIntent]:

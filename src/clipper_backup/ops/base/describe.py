@@ -1,12 +1,13 @@
 """What is written down of a base backup: its summary and its details, from what the server and the run said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 import msgspec
 
-from clipper_backup.errors import IntegrityError
+from clipper_backup.errors import IntegrityError, ServerError
 from clipper_backup.format.base_documents import (
     BaseDetails,
     BaseObject,
@@ -15,15 +16,19 @@ from clipper_backup.format.base_documents import (
     DatabaseFingerprint,
     Fingerprint,
     PageCounts,
+    ReadFrom,
     ServerSettings,
     Sizes,
     SystemEntry,
     TablespaceRecord,
 )
 from clipper_backup.format.documents import ExtensionRecord, Repository
+from clipper_backup.format.manifest import Entry, File, Outside
+from clipper_backup.format.server_manifest import ManifestFile, write_server_manifest
+from clipper_backup.ops.base.gather import CONTROL, Gathering
 from clipper_backup.ops.base.source import BaseSource
 from clipper_backup.ops.work import SOFTWARE
-from clipper_backup.postgres.base_backup import Position
+from clipper_backup.postgres.base_backup import Position, TablespaceInfo
 from clipper_backup.postgres.cluster_facts import NEEDED_AT_RECOVERY, ClusterFacts
 from clipper_backup.postgres.control_file import ControlFile
 from clipper_backup.values import BackupId
@@ -40,6 +45,16 @@ class Copied:
     control: ControlFile
 
 
+def check_in_place(source: BaseSource, sent: Iterable[TablespaceInfo]) -> None:
+    """ServerError where the server has a tablespace in PGDATA itself, and sends nothing of it: before 16 it passes over those."""
+    lost = {each.oid for each in source.facts.tablespaces if not each.path.startswith("/")} - {each.oid for each in sent}
+    if lost:
+        raise ServerError(
+            f"the server sends nothing of the tablespaces that lie in pg_tblspc itself: {', '.join(map(str, sorted(lost)))}",
+            hints=["they were made with allow_in_place_tablespaces, for tests: move what is in them, and drop them"],
+        )
+
+
 def check_control(control: ControlFile, source: BaseSource) -> None:
     """IntegrityError when the files are not those of the server that was asked: a proxy leads to two of them."""
     facts = source.facts
@@ -52,8 +67,10 @@ def check_control(control: ControlFile, source: BaseSource) -> None:
         )
 
 
-def details_of(backup_id: BackupId, facts: ClusterFacts, warnings: Sequence[str]) -> BaseDetails:
-    """The fingerprint and the texts of the warnings."""
+def details_of(
+    backup_id: BackupId, facts: ClusterFacts, warnings: Sequence[str], read_from: ReadFrom | None
+) -> BaseDetails:  # fmt: skip
+    """The fingerprint, the texts of the warnings, and from which folder the files were read, if they were."""
     databases = []
     for each in facts.databases:
         extensions = each.extensions
@@ -81,7 +98,44 @@ def details_of(backup_id: BackupId, facts: ClusterFacts, warnings: Sequence[str]
         databases=databases,
         left_out=list(facts.left_out),
     )
-    return BaseDetails(id=str(backup_id), warnings=list(warnings), fingerprint=fingerprint)
+    where = msgspec.UNSET if read_from is None else read_from
+    return BaseDetails(id=str(backup_id), warnings=list(warnings), fingerprint=fingerprint, read_from=where)
+
+
+def server_manifest(source: BaseSource, copied: Copied, gathering: Gathering, entries: Iterable[Entry]) -> Iterator[bytes]:
+    """The backup_manifest that a server would have made of the table's *entries*."""
+    own = (
+        ManifestFile(path, len(content), int(copied.stopped_at.timestamp()), content)
+        for path, content in sorted(gathering.own.items())
+    )
+    files = (
+        ManifestFile(
+            entry.named,
+            entry.size_bytes,
+            entry.mtime_ns // 10**9,
+            gathering.control if entry.named == CONTROL else None,
+        )
+        for entry in entries
+        if isinstance(entry, File) and not isinstance(entry, Outside)
+    )
+    return write_server_manifest(
+        chain(own, files),
+        major=source.facts.major,
+        system_id=source.system_id,
+        timeline=copied.start.timeline,
+        start=copied.start.lsn,
+        stop=copied.stop.lsn,
+    )
+
+
+_PAGES_SHOWN = 5
+
+
+def shown_pages(pages: Sequence[int]) -> str:
+    """The numbers of some pages, for people: the first few, and how many more."""
+    shown = ", ".join(map(str, pages[:_PAGES_SHOWN]))
+    more = len(pages) - _PAGES_SHOWN
+    return f"blocks {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def summary_of(
@@ -100,7 +154,7 @@ def summary_of(
     objects: Sequence[BaseObject],
     warnings: int,
 ) -> BaseSummary:
-    """backup.json; its `finished_at` is set when it is committed."""
+    """backup.json; its links and `finished_at` are set when it is committed."""
     control, size = copied.control, system.segment_bytes
     return BaseSummary(
         id=str(backup_id),
@@ -116,9 +170,12 @@ def summary_of(
             control=control.version,
             catalog=control.catalog,
         ),
-        source="protocol",
+        source=source.kind,
         from_standby=source.facts.in_recovery,
         timeline=int(copied.start.timeline),
+        ancestors=msgspec.UNSET
+        if source.ancestors is None
+        else [(int(each.timeline), str(each.left_at)) for each in source.ancestors],
         start_lsn=str(copied.start.lsn),
         stop_lsn=str(copied.stop.lsn),
         stopped_at=copied.stopped_at,

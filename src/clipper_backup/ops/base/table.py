@@ -42,7 +42,7 @@ class EntrySorter:
             self._spill()
 
     def entries(self) -> Iterator[Entry]:
-        """All of them, once, in order."""
+        """All of them in order, as often as they are asked for."""
         self._held.sort()
         held = (decode_entry(line, "a line of ours") for _, line in self._held)
         yield from heapq.merge(*map(_read, self._runs), held, key=lambda entry: entry.order)

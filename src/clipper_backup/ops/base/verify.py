@@ -1,23 +1,26 @@
 """`base verify`: what a base backup needs is there, and is what was stored; what is found is written beside it.
 
-Objects are always read whole. Of packs the listing is looked at; read are those of a sample, or all of them. Then each file is
-put together too, where a key opens it: a forged page passes everything else.
+Objects are always read whole. Of packs the listing is looked at; read are those of a sample, or all of them, and always those in
+which any verify found damage. With all of them each file is put together too, where a key opens it: a forged page passes
+everything else. Only that takes back what an earlier verify found. Damage of a pack is written beside each backup that needs it,
+and what another verify found meanwhile stays.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from clipper_backup.errors import AccessError, ClipperError, IncompleteError, IntegrityError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import BaseSummary, PacksDocument, VerifyMark
-from clipper_backup.format.documents import encode
+from clipper_backup.format.documents import NewerError
 from clipper_backup.format.manifest import File
 from clipper_backup.format.names import is_sealed
 from clipper_backup.format.packs import PackFacts
-from clipper_backup.format.physical_names import PackKey
+from clipper_backup.format.physical_names import PackKey, packs_named
 from clipper_backup.ops.base.read import base_summary
 from clipper_backup.ops.base.wal import unarchived
 from clipper_backup.ops.events import Warned
@@ -25,25 +28,39 @@ from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.work import Work, step
 from clipper_backup.repository.base_backups import (
     LOST_HINTS,
+    is_known,
+    list_base_backups,
     list_packs,
     lost_packs,
+    needed_packs,
     part_of,
     plain_part,
     read_entries,
+    read_marks,
     read_packs,
     shown,
 )
 from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.dumps import read_committed
 from clipper_backup.repository.pack_reader import PackReader, verify_pack
+from clipper_backup.repository.verify_marks import (
+    Marks,
+    add_damage,
+    found_meanwhile,
+    known_damage,
+    naming,
+    needing,
+    write_mark,
+)
 from clipper_backup.repository.wal_catalog import WalCatalog
-from clipper_backup.values import BackupId, show_bytes
+from clipper_backup.repository.wal_range import FOREIGN, foreign_wal
+from clipper_backup.values import BackupId, show_bytes, show_count
 from clipper_backup.wal_names import Segment
 
 _READERS = 4
 _FILES_AHEAD = 64
-_DAMAGE_MAX = 1000
-"""Of what is written down; a backup with more of it is no backup."""
+_READ_ALWAYS = (names.BASE_FOLDER, "segment ")
+"""How damage of what each verify looks at begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +78,42 @@ class BaseVerified:
 def verify_base(work: Work, backup_id: BackupId, *, share: float) -> BaseVerified:
     """Look at a base backup, reading *share* (0 to 1) of its packs' bytes; with 1 also put together each file.
 
-    IntegrityError names what is wrong, after it was written into verify.json.
+    IntegrityError names what is wrong, after it was written into verify.json. NewerError, where nothing is wrong with what
+    could be read: a newer version wrote the rest.
     """
-    summary = base_summary(work, backup_id)
+    summary, marks, begun_at = base_summary(work, backup_id), _marks(work), work.store.now()
     opened = not summary.sealed or work.settings.encryption_identity_file is not None
     damage: list[str] = []
-    _objects(work, summary, damage, opened=opened)
+    newer: list[NewerError] = []
+    _objects(work, summary, damage, newer, opened=opened)
     packs = _packs_of(work, summary, damage)
     read_bytes = files = 0
     whole_bytes = sum(row[1] for of_run in packs.runs for row in of_run.packs)
     if packs.runs:
         damage += lost_packs(packs, list_packs(work.store))
-        chosen = list(_chosen(packs, share))
+        chosen = list(_chosen(packs, share, packs_named(text for mark in marks.values() for text in mark.damage)))
         read_bytes = sum(facts.size_bytes for _, facts in chosen)
         _read_packs(work, summary, chosen, damage)
-    if share >= 1 and opened:
-        files = _files(work, summary, damage)
+    if share >= 1 and opened and not newer:
+        files = _files(work, summary, damage, newer)
     _wal(work, summary, damage)
+    needed = {pack for pack, _ in needed_packs(packs)}
+    again = _marks(work)  # anew: other verifies wrote theirs meanwhile
+    if share >= 1 and opened and not newer:
+        known = naming(found_meanwhile(backup_id, marks, again, begun_at), needed)
+    else:
+        former = again.get(backup_id)
+        known = [] if former is None else [text for text in former.damage if not text.startswith(_READ_ALWAYS)]
+        known += known_damage(backup_id, again, needed)
+    damage += [text for text in dict.fromkeys(known) if text not in damage]
     read_share = read_bytes / whole_bytes if whole_bytes else 1.0
-    _mark(work, backup_id, read_share, damage)
+    mark = VerifyMark(id=str(backup_id), begun_at=begun_at, verified_at=work.store.now(), share=read_share, damage=damage)
+    _written_down(work, lambda: write_mark(work.store, backup_id, mark, damage), bad=bool(damage))
+    _mark_others(work, backup_id, damage)
     if damage:
         raise IntegrityError(f"the base backup {backup_id} is damaged: {shown(damage)}", hints=[*damage[1:20], *LOST_HINTS])
+    if newer:
+        raise newer[0]
     return BaseVerified(summary, sum(len(of_run.packs) for of_run in packs.runs), read_bytes, read_share, files, opened)
 
 
@@ -94,24 +126,26 @@ def refuse_unopened(verified: BaseVerified) -> None:
         )
 
 
-def _objects(work: Work, summary: BaseSummary, damage: list[str], *, opened: bool) -> None:
+def _objects(work: Work, summary: BaseSummary, damage: list[str], newer: list[NewerError], *, opened: bool) -> None:
     opener = opener_of(work.settings, summary.recipients)
     with step(work, "objects", f"read the objects of {summary.id}") as running:
         for part in summary.objects:
             try:
-                if not opened and is_sealed(part.key):
+                if not is_known(part) or (not opened and is_sealed(part.key)):
                     _drain(read_committed(work.store, part, LOST_HINTS))
                 else:
                     _drain(plain_part(work.store, part, opener))
                     if part.role == "manifest":
                         _check_manifest(work, summary, damage)
+            except NewerError as error:
+                newer.append(error)
             except IntegrityError as error:
                 damage.append(str(error))
-        running.done = f"{len(summary.objects)} objects read"
+        running.done = f"{show_count(len(summary.objects), 'object')} read"
 
 
 def _check_manifest(work: Work, summary: BaseSummary, damage: list[str]) -> None:
-    """Its lines; what is wrong with one may name a path, which is told and not written down."""
+    """Its lines; what is wrong with one may name a path, which is told and not written down. NewerError passes through."""
     try:
         _drain(read_entries(work.store, summary, opener_of(work.settings, summary.recipients)))
     except IntegrityError as error:
@@ -128,14 +162,21 @@ def _packs_of(work: Work, summary: BaseSummary, damage: list[str]) -> PacksDocum
         return PacksDocument(id=summary.id, runs=[])
 
 
-def _chosen(packs: PacksDocument, share: float) -> Iterator[tuple[PackKey, PackFacts]]:
-    """Packs of about that share of all bytes, drawn at random."""
+def _marks(work: Work) -> Marks:
+    """What was found in any base backup."""
+    return read_marks(work.store, list_base_backups(work.store))
+
+
+def _chosen(packs: PacksDocument, share: float, known: Collection[PackKey]) -> Iterator[tuple[PackKey, PackFacts]]:
+    """Packs of about that share of all bytes, drawn at random, behind the *known* ones."""
     rows = [
         (PackKey(BackupId.parse(of_run.run), number), PackFacts(size_bytes, plain_bytes, bytes.fromhex(digest)))
         for of_run in packs.runs
         for number, size_bytes, plain_bytes, _, digest in of_run.packs
     ]
     random.SystemRandom().shuffle(rows)
+    yield from (row for row in rows if row[0] in known)
+    rows = [row for row in rows if row[0] not in known]
     left = share * sum(facts.size_bytes for _, facts in rows)
     for pack, facts in rows:
         if left <= 0:
@@ -148,7 +189,10 @@ def _read_packs(work: Work, summary: BaseSummary, chosen: Sequence[tuple[PackKey
     if not chosen:
         return
     total = sum(facts.size_bytes for _, facts in chosen)
-    with step(work, "packs", f"read {len(chosen)} packs, {show_bytes(total)}") as running, ThreadPoolExecutor(_READERS) as pool:
+    with (
+        step(work, "packs", f"read {show_count(len(chosen), 'pack')}, {show_bytes(total)}") as running,
+        ThreadPoolExecutor(_READERS) as pool,
+    ):
         done = 0
         for problem, (_, facts) in zip(
             pool.map(lambda each: _problem_of_pack(work, summary, *each), chosen), chosen, strict=True
@@ -157,7 +201,7 @@ def _read_packs(work: Work, summary: BaseSummary, chosen: Sequence[tuple[PackKey
             running.progress(done, total)
             if problem is not None and not any(str(problem).startswith(known) for known in damage):
                 damage.append(problem)
-        running.done = f"{len(chosen)} packs read, {show_bytes(total)}"
+        running.done = f"{show_count(len(chosen), 'pack')} read, {show_bytes(total)}"
 
 
 def _problem_of_pack(work: Work, summary: BaseSummary, pack: PackKey, facts: PackFacts) -> str | None:
@@ -168,7 +212,7 @@ def _problem_of_pack(work: Work, summary: BaseSummary, pack: PackKey, facts: Pac
     return None
 
 
-def _files(work: Work, summary: BaseSummary, damage: list[str]) -> int:
+def _files(work: Work, summary: BaseSummary, damage: list[str], newer: list[NewerError]) -> int:
     """Put together each file; how many there are."""
     opener = opener_of(work.settings, summary.recipients)
     keys = DataKeys(work.store, summary.repository_id, opener) if summary.sealed else None
@@ -180,6 +224,9 @@ def _files(work: Work, summary: BaseSummary, damage: list[str]) -> int:
             found = sum(len(piece) for piece in reader.content(file.part))
         except IntegrityError as error:
             return str(error)
+        except NewerError as error:
+            newer.append(error)
+            return None
         return None if found == file.size_bytes else f"a file is not of {file.size_bytes} bytes"
 
     with step(work, "files", f"put together the files of {summary.id}") as running, ThreadPoolExecutor(_READERS) as pool:
@@ -194,7 +241,7 @@ def _files(work: Work, summary: BaseSummary, damage: list[str]) -> int:
         except IntegrityError:  # of the manifest: `_objects` has named it
             if not damage:
                 raise
-        running.done = f"{done} files put together, {show_bytes(done_bytes)}"
+        running.done = f"{show_count(done, 'file')} put together, {show_bytes(done_bytes)}"
     return done
 
 
@@ -203,20 +250,33 @@ def _wal(work: Work, summary: BaseSummary, damage: list[str]) -> None:
     first, last = Segment.parse(summary.first_segment, size), Segment.parse(summary.last_segment, size)
     catalog = WalCatalog(work.store, summary.system_id, size)
     damage += [f"segment {segment} of its WAL is missing from the archive" for segment in unarchived(catalog, first, last)]
+    damage += [f"segment {segment} of its WAL {FOREIGN}" for segment in foreign_wal(catalog, summary)]
 
 
-def _mark(work: Work, backup_id: BackupId, share: float, damage: Sequence[str]) -> None:
-    """Write down what was found; who may only read says so."""
-    key = names.base_key(backup_id, names.VERIFY)
+def _written_down(work: Work, write: Callable[[], None], *, bad: bool) -> None:
+    """Write down what was found; who may only read says so. A store that fails raises only where nothing *bad* is to be told."""
     try:
-        mark = VerifyMark(id=str(backup_id), verified_at=work.store.now(), share=share, damage=list(damage[:_DAMAGE_MAX]))
-        work.store.put(key, encode(mark))
+        write()
     except AccessError as error:
         work.emit(Warned(f"what was found is not written down: {error}"))
     except ClipperError as error:
-        if not damage:
+        if not bad:
             raise
         work.emit(Warned(f"the damage could not be written down: {error}", error.hints))
+
+
+def _mark_others(work: Work, backup_id: BackupId, damage: Sequence[str]) -> None:
+    """Write what was found in packs beside each other backup that needs them, and say which those are."""
+
+    def unknown(other: BackupId, error: ClipperError) -> None:
+        work.emit(Warned(f"whether {other} is damaged too was not found out: {error}", error.hints))
+
+    others = []
+    for other, shared in needing(work.store, damage, backup_id, unknown):
+        others.append(str(other))
+        _written_down(work, partial(add_damage, work.store, other, shared), bad=True)
+    if others:
+        work.emit(Warned(f"needed by other base backups too, which are not good either: {', '.join(others)}"))
 
 
 def _drain(pieces: Iterable[object]) -> None:

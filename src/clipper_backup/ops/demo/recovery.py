@@ -6,6 +6,7 @@ by that instant.
 
 import os
 import shlex
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,17 +17,17 @@ from pathlib import Path
 
 from clipper_backup.errors import IntegrityError, ServerError
 from clipper_backup.ops.restore.left_wal import make_plan
-from clipper_backup.ops.restore.plan import Request
+from clipper_backup.ops.restore.request import Request
 from clipper_backup.ops.restore.restore import Restored, restore
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.wal.archive import run_archiver
-from clipper_backup.ops.wal.archive_command import archive_shim
+from clipper_backup.ops.wal.shims import ARCHIVE_SHIM
 from clipper_backup.ops.work import Work, login_of
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.connection import Connection, Login, connect
 from clipper_backup.postgres.server import PrivateServer
 
-_SHIM, _HANDSHAKE, _TARGET = "archive.sh", "handshake", "before"
+_HANDSHAKE, _TARGET = "handshake", "before"
 _TICKS_BEFORE, _TICKS_AFTER = 200, 100
 _PAUSE_SECONDS = 0.002
 _ARCHIVED_SECONDS = 120.0
@@ -57,8 +58,7 @@ class Proof:
 def archive_settings(folder: Path) -> dict[str, str]:
     """Settings of a server whose WAL `archiving` in *folder* archives. Makes the folder that they name."""
     (folder / _HANDSHAKE).mkdir()
-    shim = folder / _SHIM
-    shim.write_text(archive_shim(), encoding="utf-8")
+    shim = Path(shutil.copy(ARCHIVE_SHIM, folder))
     return {"archive_mode": "on", "archive_command": f"sh {shlex.quote(str(shim))} {shlex.quote(str(folder / _HANDSHAKE))} %p"}
 
 

@@ -32,7 +32,7 @@ from clipper_backup.postgres.connection import connect
 from clipper_backup.postgres.databases import create_database
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.repository.root import open_or_create_repository
-from clipper_backup.values import DumpId, show_bytes
+from clipper_backup.values import DumpId, show_bytes, show_count
 
 DATABASE = "clipper"
 MAJOR = 18
@@ -80,7 +80,7 @@ def run_demo(clock: Clock, emit: Emit, *, scale: float) -> Story:
             work = _work(server, folder, binaries, clock, emit)
             with _chapter(chapters, clock, "restore the dump on a new server") as chapter:
                 restored = restore_dump(work, DumpRequest(dump_id, DATABASE, DATABASE, jobs=2))
-                chapter.result = f"database {restored.into}, {len(restored.roles_created)} roles"
+                chapter.result = f"database {restored.into}, {show_count(len(restored.roles_created), 'role')}"
     compared = restored.comparison
     proof = f"{compared.tables} tables, {compared.rows or 0:,} rows by hash, {compared.sequences} sequences: all equal"
     chapters.append(Chapter("compare (part of the restore)", 0.0, proof))

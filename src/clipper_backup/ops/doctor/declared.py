@@ -11,9 +11,11 @@ from clipper_backup.config import Settings
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.findings import Finding
 from clipper_backup.ops.keys import trusted_of
+from clipper_backup.ops.physical_status import PhysicalStatus, look_at_physical
 from clipper_backup.ops.status import Status, look_at_repository
 from clipper_backup.ops.work import Work, hasty, login_of, open_work
 from clipper_backup.postgres import server_facts
+from clipper_backup.postgres.archiver_facts import ArchiverFacts, Archiving, read_archiver, read_archiving
 from clipper_backup.postgres.connection import Connection, connect, translated
 from clipper_backup.repository.dumps import Last, last_dump
 from clipper_backup.store.protocol import Store
@@ -52,6 +54,29 @@ class Surroundings:
         """All that `status` knows of the repository, read once."""
         trusted = trusted_of(self.settings)
         return look_at_repository(replace(self.work, store=ReadOnlyStore(self.store, self.clock), trusted=trusted))
+
+    @cached_property
+    def physical(self) -> PhysicalStatus | None:
+        """What `status` knows of base backups and WAL, read once; None where there are none."""
+        trusted = trusted_of(self.settings)
+        work = replace(self.work, store=ReadOnlyStore(self.store, self.clock), trusted=trusted)
+        return look_at_physical(work, ask_server=False)
+
+    @cached_property
+    def archiving(self) -> Archiving:
+        """How the server archives."""
+        with self.session() as connection:
+            return read_archiving(connection)
+
+    @cached_property
+    def archiver(self) -> ArchiverFacts:
+        """How far the server's archiver is."""
+        return read_archiver(login_of(self.settings))
+
+    @property
+    def is_pitr_off(self) -> bool:
+        """Whether nobody wants point-in-time recovery: the server does not archive, and there is no base backup and no WAL."""
+        return self.archiving.off_because is not None and self.physical is None
 
     @cached_property
     def last(self) -> Last | None:

@@ -8,7 +8,7 @@ from functools import partial
 from clipper_backup.clock import Clock
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError
-from clipper_backup.ops.doctor import of_dumps, of_machine, of_server, of_store
+from clipper_backup.ops.doctor import of_dumps, of_machine, of_recovery, of_server, of_store
 from clipper_backup.ops.doctor.declared import Check, Surroundings
 from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.values import show_seconds
@@ -18,7 +18,7 @@ CHECK_SECONDS = 30.0
 ALL_SECONDS = 180.0
 """How long all together may take; what is then left is red."""
 
-CHECKS: tuple[Check, ...] = (*of_store.CHECKS, *of_dumps.CHECKS, *of_server.CHECKS, *of_machine.CHECKS)
+CHECKS: tuple[Check, ...] = (*of_store.CHECKS, *of_dumps.CHECKS, *of_server.CHECKS, *of_recovery.CHECKS, *of_machine.CHECKS)
 """Every check, in the order in which they are made: what one needs stands before it."""
 
 

@@ -10,7 +10,7 @@ from clipper_backup.ops.findings import SKEW, Finding, green, red, yellow
 from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
 from clipper_backup.repository.retention import GARBAGE_AGE
 from clipper_backup.repository.root import open_repository
-from clipper_backup.values import show_names, show_seconds, show_time
+from clipper_backup.values import show_count, show_names, show_seconds, show_time
 
 _HELD_TOO_LONG = timedelta(days=1)
 _CHECKED_LONG_AGO = timedelta(days=30)
@@ -28,7 +28,7 @@ check = Declaring()
 def _repository(here: Surroundings) -> Finding:
     open_repository(here.store, writing=True)
     status = here.status
-    return green(f"{len(status.entries)} dumps, {len(status.good)} of them good")
+    return green(f"{show_count(len(status.entries), 'dump')}, {len(status.good)} of them good")
 
 
 @check(
@@ -129,7 +129,7 @@ def _holds(here: Surroundings) -> Finding:
     gone = [str(dump_id) for dump_id in sorted(status.holds) if dump_id not in there]
     if gone:
         return yellow(f"{len(gone)} keep a dump that is not there: {gone[-1]}")
-    return green(f"{len(status.holds)} dumps are held" if status.holds else "none")
+    return green(show_count(len(status.holds), "dump is held", "dumps are held") if status.holds else "none")
 
 
 @check(
@@ -146,7 +146,7 @@ def _encryption(here: Surroundings) -> Finding:
         return yellow("dumps are plain: whoever can read the store, or a copy of it, can read every row in them")
     if last is not None and not last.sealed:
         return yellow("the next dump is sealed; the newest one is plain", "`clipper-backup dump create` takes a sealed one now")
-    return green(f"sealed to {len(sealer.recipients)} keys")
+    return green(f"sealed to {show_count(len(sealer.recipients), 'key')}")
 
 
 @check(
@@ -161,7 +161,7 @@ def _recipients(here: Surroundings) -> Finding:
         return green("plain dumps open without a key")
     if len(set(sealer.recipients)) == 1:
         return yellow("one key opens dumps: when it is lost, so is every dump")
-    return green(f"{len(set(sealer.recipients))} keys, each of which opens dumps alone")
+    return green(f"{show_count(len(set(sealer.recipients)), 'key')}, each of which opens dumps alone")
 
 
 @check(
@@ -178,7 +178,9 @@ def _identity(here: Surroundings) -> Finding:
     closed = [summary for summary in here.status.sealed if have.isdisjoint(summary.recipients)]
     if closed:
         return red(f"{closed[-1].id} is sealed to other keys: {path} holds {', '.join(sorted(have))}")
-    return green(f"{path} holds {len(have)} keys" + (", the newest dumps open with them" if here.status.sealed else ""))
+    return green(
+        f"{path} holds {show_count(len(have), 'key')}" + (", the newest dumps open with them" if here.status.sealed else "")
+    )
 
 
 @check(
@@ -231,7 +233,10 @@ def _signing(here: Surroundings) -> Finding:
             f"the newest dump is not trusted: {untrusted[-1].problem}", "take another dump; see who could write into the store"
         )
     if untrusted:
-        return yellow(f"{len(untrusted)} dumps are not trusted, the newest of them {untrusted[-1].listed.dump_id}")
+        return yellow(
+            f"{show_count(len(untrusted), 'dump is not trusted', 'dumps are not trusted')},"
+            f" the newest of them {untrusted[-1].listed.dump_id}"
+        )
     return green(f"signed by {signing.public}")
 
 

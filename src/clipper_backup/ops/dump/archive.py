@@ -24,7 +24,7 @@ from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.archive import Contents
 from clipper_backup.postgres.connection import cancel_query, connect
 from clipper_backup.postgres.snapshot import DataTable, Snapshot
-from clipper_backup.values import DumpId
+from clipper_backup.values import DumpId, show_count
 
 _LOCK_FAILURES = ("LOCK TABLE", "could not obtain lock")
 """pg_dump's own words when it got no lock: of the query that timed out, and of a worker of its parallel dump."""
@@ -76,7 +76,7 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
     with ExitStack() as until_read_back:
         with step(work, f"lock {name}", f"{name}: lock the tables and take a snapshot") as running:
             snapshot = Snapshot.take(source.login, name, lock_timeout_seconds=settings.dump_lock_timeout_seconds)
-            running.done = f"{name}: {len(snapshot.tables)} tables locked, snapshot {snapshot.exported}"
+            running.done = f"{name}: {show_count(len(snapshot.tables), 'table')} locked, snapshot {snapshot.exported}"
         with closing(snapshot):
             connection = snapshot.connection
             fp.fix_text_form(connection)
@@ -103,7 +103,9 @@ def _archive_once(work: Work, dump_id: DumpId, source: Source, name: str) -> Arc
     measured.warnings.extend(writing.warnings())
     uncounted = set(contents.data_tables) - {table.oid for table in snapshot.tables}
     if uncounted:
-        measured.warnings.append(f"database {name}: {len(uncounted)} tables were dumped but not counted")
+        measured.warnings.append(
+            f"database {name}: {show_count(len(uncounted), 'table was dumped', 'tables were dumped')} but not counted"
+        )
     record = DatabaseRecord(
         name=name,
         properties=_as_document(properties),
@@ -129,7 +131,7 @@ def _check_contents(name: str, contents: Contents, tables: Sequence[DataTable]) 
     """An archive that lacks a table must never be committed, whatever pg_dump's exit status was."""
     lacking = [table.title for table in tables if table.oid not in contents.data_tables]
     if lacking:
-        raise ToolError(f"pg_dump left out {len(lacking)} tables of database {name}: {', '.join(lacking[:5])}")
+        raise ToolError(f"pg_dump left out {show_count(len(lacking), 'table')} of database {name}: {', '.join(lacking[:5])}")
 
 
 def _as_document(properties: server_facts.Properties) -> DatabaseProperties:

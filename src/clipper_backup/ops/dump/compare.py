@@ -9,6 +9,7 @@ from clipper_backup.format.documents import DatabaseRecord, TableRecord
 from clipper_backup.ops.work import Step, Work, step
 from clipper_backup.postgres import server_facts
 from clipper_backup.postgres.connection import Connection
+from clipper_backup.values import show_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,11 @@ def compare(work: Work, connection: Connection, record: DatabaseRecord) -> Compa
         _compare_extensions(connection, record, differences)
         hashed = any(table.hash is not None for table in record.tables)
         what = "hashes" if hashed else "counts"
-        verdict = f"{len(differences)} differences" if differences else "equal"
+        verdict = show_count(len(differences), "difference") if differences else "equal"
         running.done = (
-            f"{record.name}: {len(present)} tables ({'nothing counted' if rows is None else f'{what} of {rows} rows'}),"
-            f" {len(record.sequences)} sequences, {len(record.queries)} queries: {verdict}"
+            f"{record.name}: {show_count(len(present), 'table')}"
+            f" ({'nothing counted' if rows is None else what + ' of ' + show_count(rows, 'row')}),"
+            f" {show_count(len(record.sequences), 'sequence')}, {show_count(len(record.queries), 'query', 'queries')}: {verdict}"
         )
     return Comparison(len(present), rows, hashed, len(record.sequences), len(record.queries), tuple(differences))
 
@@ -85,9 +87,9 @@ def _compare_tables(
 
 def _differ(title: str, recorded: fp.Figures, found: fp.Figures) -> list[Difference]:
     if found.rows != recorded.rows:
-        return [Difference(title, f"{recorded.rows} rows", f"{found.rows} rows")]
+        return [Difference(title, show_count(recorded.rows, "row"), show_count(found.rows, "row"))]
     if found.hash != recorded.hash:
-        return [Difference(title, f"hash {recorded.hash}", f"hash {found.hash} over the same {found.rows} rows")]
+        return [Difference(title, f"hash {recorded.hash}", f"hash {found.hash} over the same {show_count(found.rows, 'row')}")]
     return []
 
 

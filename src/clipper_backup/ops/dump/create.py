@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import ToolError, UsageError
+from clipper_backup.errors import ToolError
 from clipper_backup.format import names
 from clipper_backup.format.documents import (
     DumpDetails,
@@ -19,6 +19,7 @@ from clipper_backup.ops.dump.archive import Archived, archive_database
 from clipper_backup.ops.dump.source import Source, look_at_source
 from clipper_backup.ops.dump.write import store_whole
 from clipper_backup.ops.events import Warned
+from clipper_backup.ops.keys import check_meant
 from clipper_backup.ops.lease import take_lease
 from clipper_backup.ops.work import SOFTWARE, Work, repository_of, step, this_process
 from clipper_backup.postgres import globals_script
@@ -26,7 +27,7 @@ from clipper_backup.postgres.connection import dbname_argument
 from clipper_backup.postgres.programs import run
 from clipper_backup.repository.dumps import DumpWriter, last_dump
 from clipper_backup.repository.leases import Lease
-from clipper_backup.values import show_bytes
+from clipper_backup.values import show_bytes, show_count
 
 DUMP_LEASE = "dump"
 
@@ -54,7 +55,7 @@ def create_dump(work: Work) -> Written:
 
 def write_dump(work: Work, repository: Repository, lease: Lease, source: Source) -> Written:
     """Write and commit one dump; the caller holds *lease*."""
-    _check_meant(work, source)
+    check_meant(work.settings, source.sealer, source.signing, "dump", lambda: last_dump(work.store))
     intent = Intent(run_id=uuid.uuid4().hex, holder=this_process(), software=SOFTWARE, begun_at=work.clock.now())
     writer = DumpWriter.take_id(work.store, intent)
     try:
@@ -97,34 +98,6 @@ def write_dump(work: Work, repository: Repository, lease: Lease, source: Source)
     return Written(summary, details)
 
 
-def _check_meant(work: Work, source: Source) -> None:
-    """UsageError when dumps were sealed or signed until now and nobody said that they no longer are to be.
-
-    What is plain anybody can read (S2); what is unsigned readers would refuse.
-    """
-    plain = source.sealer is None and not work.settings.encryption_recipients
-    unsigned = source.signing is None and work.settings.signing_key_file is None
-    last = last_dump(work.store) if plain or unsigned else None
-    if last is None:
-        return
-    if plain and last.sealed:
-        raise UsageError(
-            f"the newest dump, {last.dump_id}, is sealed, and there are no ENCRYPTION_RECIPIENTS to seal the next one to",
-            hints=[  # without the keys that the store names: anybody may have put them there
-                "set ENCRYPTION_RECIPIENTS to the keys that stood there until now",
-                "or to `none`, if plain dumps are meant from now on",
-            ],
-        )
-    if unsigned and last.signed:
-        raise UsageError(
-            f"the newest dump, {last.dump_id}, is signed, and there is no SIGNING_KEY_FILE to sign the next one with",
-            hints=[
-                "set SIGNING_KEY_FILE to the key that stood there until now",
-                "or to `none`, if dumps are to be unsigned from now on",
-            ],
-        )
-
-
 def _archive(work: Work, writer: DumpWriter, source: Source, name: str, lease: Lease) -> Archived:
     lease.check()
     archived = archive_database(work, writer.dump_id, source, name)
@@ -150,7 +123,7 @@ def _store_globals(work: Work, writer: DumpWriter, source: Source) -> tuple[Stor
             raise ToolError("pg_dumpall wrote globals without a single role")
         key = names.dump_key(writer.dump_id, source.named(names.GLOBALS))
         stored = store_whole(work, source, key, script, role="globals")
-        running.done = f"{len(found.roles)} roles"
+        running.done = show_count(len(found.roles), "role")
     return stored, warnings
 
 

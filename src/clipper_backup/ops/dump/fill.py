@@ -16,7 +16,7 @@ from clipper_backup.postgres import databases, globals_script, server_facts, sta
 from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.connection import Connection, Login, cancel_query, connect, dbname_argument
 from clipper_backup.postgres.programs import Program, run
-from clipper_backup.values import show_bytes
+from clipper_backup.values import show_bytes, show_count
 
 _SETS_TRANSACTION_TIMEOUT = 17
 """pg_restore sets transaction_timeout from this version on, whatever the server's: an older one does not know it."""
@@ -177,7 +177,7 @@ def _analyze(work: Work, login: Login, name: str, jobs: int) -> None:
         failed = list(filter(None, reasons))
         for reason in failed:
             work.emit(Warned(reason, ("the data is there: run ANALYZE yourself when the cause is gone",)))
-        running.done = f"statistics gathered, {len(failed)} tables without" if failed else "statistics gathered"
+        running.done = f"statistics gathered, {show_count(len(failed), 'table')} without" if failed else "statistics gathered"
 
 
 def _apply_properties(work: Work, login: Login, name: str, filling: Filling) -> None:

@@ -8,6 +8,7 @@ from clipper_backup.format.documents import QueryRecord, TableRecord
 from clipper_backup.kinds import ValidationQuery
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.snapshot import DataTable, Snapshot
+from clipper_backup.values import show_count
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> No
         measured.tables.extend(_record(table, None) for table in snapshot.tables)
     else:
         verb = "hash" if mode == "hash" else "count"
-        with step(work, f"{verb} {name}", f"{name}: {verb} the rows of {len(snapshot.tables)} tables") as running:
+        with step(work, f"{verb} {name}", f"{name}: {verb} the rows of {show_count(len(snapshot.tables), 'table')}") as running:
             for done, table in enumerate(snapshot.tables, 1):
                 figures = fp.measure_table(snapshot.connection, table.schema, table.name, table.condition, hashed=mode == "hash")
                 measured.tables.append(_record(table, figures))
@@ -37,7 +38,10 @@ def measure(work: Work, snapshot: Snapshot, name: str, measured: Measured) -> No
             measured.large_objects, measured.large_objects_hash = large.rows, large.hash
             if mode == "hash" and large.hash is None:
                 measured.warnings.append(f"database {name}: large objects were counted, not hashed: one is too large")
-            running.done = f"{name}: {sum(t.rows or 0 for t in measured.tables)} rows in {len(measured.tables)} tables"
+            running.done = (
+                f"{name}: {show_count(sum(t.rows or 0 for t in measured.tables), 'row')}"
+                f" in {show_count(len(measured.tables), 'table')}"
+            )
     search_path = fp.own_search_path(snapshot.connection)
     for query in work.settings.validation_queries:
         _ask(snapshot, name, query, search_path, measured)

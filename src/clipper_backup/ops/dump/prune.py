@@ -4,11 +4,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from msgspec import UNSET
+
 from clipper_backup.errors import IntegrityError, MissingError, ObjectMissingError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.documents import HoldMark, RetentionMark, decode, encode
 from clipper_backup.ops.dump.read import Entry, catalog, summary_of
 from clipper_backup.ops.events import Warned
+from clipper_backup.ops.prune_proof import prover
 from clipper_backup.ops.work import Work, step, this_process
 from clipper_backup.repository.dumps import (
     UntrustedError,
@@ -19,10 +22,11 @@ from clipper_backup.repository.dumps import (
     release_dump,
 )
 from clipper_backup.repository.leases import Lease
+from clipper_backup.repository.proof.removal import Removal
 from clipper_backup.repository.retention import Decision, plan_retention
 from clipper_backup.repository.root import open_repository
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import DumpId, show_bytes, show_names, show_time
+from clipper_backup.values import DumpId, show_bytes, show_count, show_names, show_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +62,37 @@ def plan_prune(work: Work) -> Plan:
 def execute_prune(work: Work, plan: Plan, lease: Lease) -> Plan:
     """Remove what the plan lets go, oldest first, as long as the lease is ours; then remember RETENTION_DAYS.
 
-    Returns the plan as it was carried out: a dump that somebody held since it was made is kept.
+    Returns the plan as it was carried out: a dump that somebody held since it was made is kept. IntegrityError, and nothing was
+    removed, when the proof finds that something promised would be lost.
     """
     open_repository(work.store, writing=True)
     held_since: set[DumpId] = set()
+    proven = work.store
+    if plan.going:
+        proven = prover(work, with_dumps=True)(Removal(dumps=frozenset(decision.dump_id for decision in plan.going)))
     with step(work, "prune", "remove what is no longer kept") as running:
         for number, decision in enumerate(plan.going, 1):
             lease.check()
             if decision.dump_id in held_dumps(work.store):
                 held_since.add(decision.dump_id)
             else:
-                delete_objects(work.store, decision.dump_id)
+                delete_objects(proven, decision.dump_id)
             running.progress(number, len(plan.going), "dumps")
         decisions = (replace(d, keep=True, reason="held") if d.dump_id in held_since else d for d in plan.decisions)
         done = replace(plan, decisions=tuple(decisions))
         freed = sum(decision.stored_bytes for decision in done.going)
-        running.done = f"{len(done.going)} dumps removed, {show_bytes(freed)} freed"
+        running.done = f"{show_count(len(done.going), 'dump')} removed, {show_bytes(freed)} freed"
     if plan.announced:
         shown = ", ".join(map(str, plan.announced[:5])) + (" …" if len(plan.announced) > 5 else "")
         hint = "set RETENTION_DAYS back, or `clipper-backup hold ID`, to keep them"
-        work.emit(Warned(f"RETENTION_DAYS fell: the next prune removes {len(plan.announced)} more dumps: {shown}", (hint,)))
-    mark = RetentionMark(retention_days=work.settings.retention_days, pruned_at=work.clock.now())
+        work.emit(
+            Warned(
+                f"RETENTION_DAYS fell: the next prune removes {show_count(len(plan.announced), 'more dump')}: {shown}", (hint,)
+            )
+        )
+    before = last_prune(work.store)
+    window = UNSET if before is None else before.pitr_window_days
+    mark = RetentionMark(retention_days=work.settings.retention_days, pruned_at=work.clock.now(), pitr_window_days=window)
     work.store.put(names.RETENTION, encode(mark))
     return done
 

@@ -12,7 +12,7 @@ from typing import IO, cast
 from clipper_backup.errors import ClipperError, IntegrityError, MissingError, UsageError
 from clipper_backup.feed import Feed
 from clipper_backup.format.compression import READ_BYTES, decompress
-from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, StoredObject
+from clipper_backup.format.documents import DumpDetails, DumpSummary, HoldMark, NewerError, StoredObject
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.scratch import ONE_JOB, scratch_folder
 from clipper_backup.ops.work import Step, Work
@@ -94,7 +94,7 @@ def _entry(work: Work, listed: Listed, hold: HoldMark | None, repository_id: str
 
 
 def _unsigned_summary(work: Work, dump_id: DumpId) -> DumpSummary | None:
-    with suppress(IntegrityError, MissingError):
+    with suppress(IntegrityError, MissingError, NewerError):
         return read_summary(work.store, dump_id)
     return None
 

@@ -15,7 +15,7 @@ from clipper_backup.ops.work import Work, login_of, step
 from clipper_backup.postgres import databases, globals_script, server_facts
 from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.postgres.connection import Connection, Login, connect
-from clipper_backup.values import WORKING_PREFIX, DumpId
+from clipper_backup.values import WORKING_PREFIX, DumpId, show_count
 
 _REPLACED = "_replaced_"
 _NAME_BYTES = 63
@@ -233,7 +233,7 @@ def _restore_roles(work: Work, maintenance: Connection, summary: DumpSummary) ->
         statements += [s for granted, member, s in found.memberships if granted in missing or member in missing]
         for refused in server_facts.run_statements(maintenance, statements):
             work.emit(Warned(refused))
-        running.done = f"{len(missing)} roles created, {len(found.roles) - len(missing)} were there"
+        running.done = f"{show_count(len(missing), 'role')} created, {len(found.roles) - len(missing)} were there"
     return tuple(missing)
 
 

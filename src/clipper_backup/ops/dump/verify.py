@@ -16,7 +16,7 @@ from clipper_backup.postgres.archive import Contents, CopyCounter, Head, read_co
 from clipper_backup.postgres.binaries import Binaries, find_binaries
 from clipper_backup.postgres.programs import Program
 from clipper_backup.repository.dumps import LOST_HINTS, read_checked
-from clipper_backup.values import DumpId, show_bytes
+from clipper_backup.values import DumpId, show_bytes, show_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _verify_globals(work: Work, summary: DumpSummary, stored: StoredObject) -> N
     with step(work, "verify globals", "globals: read and parse") as running:
         script = b"".join(plain_stream(work, summary, stored, running))
         found = globals_script.parse(script.decode())
-        running.done = f"globals: {len(found.roles)} roles"
+        running.done = f"globals: {show_count(len(found.roles), 'role')}"
 
 
 def _verify_archive(
@@ -106,7 +106,9 @@ def _verify_archive(
         if record is not None:
             _compare(name, record, contents, rows)
         total = sum(rows.values())
-        running.done = f"{name}: {len(rows)} tables, {total} rows, {show_bytes(stored.size_bytes)} as committed"
+        running.done = (
+            f"{name}: {show_count(len(rows), 'table')}, {show_count(total, 'row')}, {show_bytes(stored.size_bytes)} as committed"
+        )
     return len(rows), total
 
 
@@ -173,7 +175,9 @@ def _compare(name: str, record: DatabaseRecord, contents: Contents, rows: Mappin
         counted = sum(t.rows or 0 for t in leaves)
         held = sum(rows.get(key, 0) for key in (root, *((t.schema, t.name) for t in leaves)))  # the archive may name either
         if held != counted:
-            wrong.append(f"{'.'.join(root)}, partitions by hash, has {held} rows in the archive, {counted} were counted")
+            wrong.append(
+                f"{'.'.join(root)}, partitions by hash, has {show_count(held, 'row')} in the archive, {counted} were counted"
+            )
     wrong += [f"table {t.schema}.{t.name} is missing" for t in record.tables if t.oid not in contents.data_tables]
     recorded = {(s.schema, s.name): (s.last_value, s.is_called) for s in record.sequences}
     found = {(s.schema, s.name): (s.last_value, s.is_called) for s in contents.sequences}

@@ -25,7 +25,7 @@ from clipper_backup.postgres.archive import Contents, read_contents
 from clipper_backup.postgres.programs import READ_BYTES, Program
 from clipper_backup.postgres.snapshot import Snapshot
 from clipper_backup.repository.dumps import other_bytes
-from clipper_backup.values import DumpId, show_bytes
+from clipper_backup.values import DumpId, show_bytes, show_count
 
 _PG_DUMP_LOCK_WAIT_MS = 5_000
 """We hold every lock that pg_dump asks for. It can only wait behind somebody who wants a table for himself and waits for *us*:
@@ -149,7 +149,9 @@ class Writing:
                 raise other_bytes(self._key)
             if isinstance(contents, ClipperError):
                 raise ToolError(f"database {self._name}: what was dumped cannot be read again: {contents}") from contents
-            running.done = f"{self._name}: stored bytes are equal, {contents.entries} entries in the archive"
+            running.done = (
+                f"{self._name}: stored bytes are equal, {show_count(contents.entries, 'entry', 'entries')} in the archive"
+            )
         return stored, contents
 
 
@@ -194,7 +196,7 @@ def write_directory(
                 found = read_contents(source.binaries.program("pg_restore"), environment, target, name)
                 lacking = [number for number in found.data_tables.values() if not (target / f"{number}.dat").exists()]
                 if lacking:
-                    raise IntegrityError(f"{name}: the data of {len(lacking)} tables is gone from {target}")
+                    raise IntegrityError(f"{name}: the data of {show_count(len(lacking), 'table')} is gone from {target}")
                 return found
 
             yield Writing(

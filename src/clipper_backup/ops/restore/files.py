@@ -3,8 +3,8 @@
 A server that finds pg_control finds everything else, synced: without it PostgreSQL does not start on what a killed restore left.
 """
 
-import ctypes
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,26 +12,32 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from clipper_backup.crew import Crew
 from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format.frames import STRETCH_BYTES, Bytes, FilePart, Reference, Small, stretches
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
+from clipper_backup.linux import begin_write_back, keep_freed_memory, sync_filesystem
 from clipper_backup.ops.restore.recovery import write_synced
-from clipper_backup.ops.restore.target_dir import make_folders, sync_folder
+from clipper_backup.ops.restore.target_dir import MARKERS, make_folders, sync_folder
 from clipper_backup.postgres.account import Account
 
 THREADS = 3
 """Each holds one stretch of 64 MiB at most, as stored and as it was: with more, memory would pass 512 MiB."""
 _BATCH_FILES, _BATCH_BYTES = 64, 4 << 20
 """Small files that one task writes: neighbours lie in one frame."""
+_WRITE_BACK_BYTES = 4 << 20
+"""So much at once is sent to the disk while the next stretch is opened."""
 CONTROL = b"global/pg_control"
+_MARKERS = frozenset(map(os.fsencode, MARKERS))
 
 
 class Pages(Protocol):
     """What is read of packs, checked against its digests; IntegrityError names what differs. From any thread."""
 
-    def stretch(self, reference: Reference, size_bytes: int) -> Bytes:
-        """The stretch whose page map lies there."""
+    def stretch(self, reference: Reference, size_bytes: int, room: memoryview) -> Bytes:
+        """The stretch whose page map lies there, in *room*, which has STRETCH_BYTES."""
         ...
 
     def small(self, small: Small, size_bytes: int) -> Bytes:
@@ -65,14 +71,18 @@ class FileWriter:
         self._folders: set[Path] = set()
         self._batch: list[File] = []
         self._batch_bytes = 0
+        self._of_thread = threading.local()
         self._control: File | None = None
         self.has_outside = False
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Write all of them but pg_control. What any of them raises ends it."""
+        keep_freed_memory()
         crew = Crew("restore", THREADS, THREADS * 2)
         try:
             for entry in entries:
+                if entry.named in _MARKERS:
+                    continue  # of a restore that was killed behind pg_control, and used: the folder has one of this restore
                 if isinstance(entry, File) and entry.named == CONTROL:
                     self._control = entry
                 elif isinstance(entry, File):
@@ -86,12 +96,16 @@ class FileWriter:
         if self._control is None:
             raise IntegrityError("the backup's manifest has no global/pg_control")
 
-    def finish(self) -> None:
-        """Sync everything that was written here or beside it, and only then write pg_control, synced too."""
+    def finish(self, check: Callable[[], None]) -> None:
+        """Sync everything that was written here or beside it, and only then write pg_control, synced too.
+
+        Before that it asks *check*, which raises where the folder is not this restore's any more.
+        """
         flush({self._places.data, self._places.outside, *self._places.tablespaces.values()})
         assert self._control is not None  # noqa: S101  `write` has seen to it
         path = self._places.of(self._control)
         content = self._content(self._control)
+        check()
         with _explained(path):
             temporary = path.with_name("pg_control.new")
             write_synced(temporary, bytes(content), self._places.account, mode=_mode(self._control))
@@ -144,7 +158,14 @@ class FileWriter:
             self._write_at(entry, 0, self._content(entry))
 
     def _write_stretch(self, entry: File, start: int, reference: Reference, size_bytes: int) -> None:
-        self._write_at(entry, start, self._pages.stretch(reference, size_bytes))
+        self._write_at(entry, start, self._pages.stretch(reference, size_bytes, self._room()))
+
+    def _room(self) -> memoryview:
+        """Of this thread, for one stretch."""
+        if not hasattr(self._of_thread, "room"):
+            self._of_thread.room = np.empty(STRETCH_BYTES, np.uint8).data  # which asks for huge pages
+        room: memoryview = self._of_thread.room
+        return room
 
     def _write_at(self, entry: File, start: int, content: Bytes) -> None:
         path = self._places.of(entry)
@@ -152,9 +173,12 @@ class FileWriter:
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 view = memoryview(content)
+                end = start
                 while view:
-                    written = os.pwrite(descriptor, view, start)
-                    view, start = view[written:], start + written
+                    written = os.pwrite(descriptor, view, end)
+                    view, end = view[written:], end + written
+                if end - start >= _WRITE_BACK_BYTES:
+                    begin_write_back(descriptor, start, end - start)
             finally:
                 os.close(descriptor)
         self._wrote(len(content))
@@ -164,7 +188,8 @@ class FileWriter:
         part = entry.part
         if part.small is not None:
             return self._pages.small(part.small, part.size_bytes)
-        return b"".join(self._pages.stretch(reference, size_bytes) for reference, size_bytes in _stretches(part))
+        room = self._room()
+        return b"".join(bytes(self._pages.stretch(reference, size_bytes, room)) for reference, size_bytes in _stretches(part))
 
 
 def _stretches(part: FilePart) -> Iterator[tuple[Reference, int]]:
@@ -182,7 +207,6 @@ def flush(folders: Iterable[Path]) -> None:
 
     One call each, where a million files would take a million. Since Linux 5.8 it tells of writes that failed.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     devices: set[int] = set()
     for folder in folders:
         if not folder.exists() or (device := folder.stat().st_dev) in devices:
@@ -190,8 +214,9 @@ def flush(folders: Iterable[Path]) -> None:
         devices.add(device)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            if libc.syncfs(descriptor) != 0:
-                raise ClipperError(f"cannot sync the filesystem of {folder}: {os.strerror(ctypes.get_errno())}")
+            sync_filesystem(descriptor)
+        except OSError as error:
+            raise ClipperError(f"cannot sync the filesystem of {folder}: {error.strerror}") from error
         finally:
             os.close(descriptor)
 

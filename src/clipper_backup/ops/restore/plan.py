@@ -3,26 +3,40 @@
 Targets that cannot be reached are refused here, by the archived WAL itself: PostgreSQL would say so after hours, or not at all.
 """
 
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
+from clipper_backup.errors import IntegrityError, MissingError, WalGapError
 from clipper_backup.format.base_documents import BaseSummary, Role
-from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
 from clipper_backup.format.time_maps import TimeMap
-from clipper_backup.kinds import NONE
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.choose import choose_backup, on_line
-from clipper_backup.ops.restore.recovery import tablespaces_in
-from clipper_backup.ops.restore.target_dir import Found, check_space, check_tablespaces, emptied, look_at, size_of, version_folder
-from clipper_backup.ops.restore.targets import Target, show_moment
+from clipper_backup.ops.restore.former import Former, former_server
+from clipper_backup.ops.restore.later_tablespaces import Watch, refuse_taken
+from clipper_backup.ops.restore.places import find_places
+from clipper_backup.ops.restore.reach import Reach, Reached
+from clipper_backup.ops.restore.request import Request
+from clipper_backup.ops.restore.saved_wal import left_folders, repair_hint
+from clipper_backup.ops.restore.systems import Systems
+from clipper_backup.ops.restore.target_dir import (
+    Found,
+    check_space,
+    check_tablespaces,
+    emptied,
+    look_at,
+    size_of,
+    version_folder,
+)
+from clipper_backup.ops.restore.targets import Target
+from clipper_backup.ops.restore.way import Way, WayChoice
 from clipper_backup.ops.restore.work_dir import check_work_folder
+from clipper_backup.ops.wal.open_restore import reader_of
 from clipper_backup.ops.work import Work, step
-from clipper_backup.postgres.account import Account
+from clipper_backup.postgres.data_folder import WAL_FOLDER
+from clipper_backup.postgres.history import parse_history
+from clipper_backup.postgres.wal_pages import WalLayout
 from clipper_backup.postgres.wal_records import Kind, Record, as_moment
 from clipper_backup.repository.base_backups import (
     LOST_HINTS,
@@ -30,21 +44,20 @@ from clipper_backup.repository.base_backups import (
     BaseEntry,
     part_of,
     plain_part,
-    read_entries,
     read_packs,
+    recorded_line,
 )
 from clipper_backup.repository.data_keys import DataKeys
+from clipper_backup.repository.kept_wal import Kept
 from clipper_backup.repository.line_records import LineRecords
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.root import open_repository
-from clipper_backup.repository.stops import NoStop, Stop, StopAt, StopSearch
-from clipper_backup.repository.systems import list_systems
+from clipper_backup.repository.stops import Stop
 from clipper_backup.repository.times import TimeMaps
 from clipper_backup.repository.wal_catalog import WalCatalog
-from clipper_backup.repository.wal_range import RangeCheck, WalRange
-from clipper_backup.repository.wal_reader import WalReader
-from clipper_backup.values import BackupId, Lsn, Timeline
-from clipper_backup.wal_names import Segment
+from clipper_backup.repository.wal_range import Gap, RangeCheck, WalRange, refuse_foreign
+from clipper_backup.values import BackupId, Lsn, Timeline, show_count
+from clipper_backup.wal_names import Segment, history_name
 
 _WAL_ROOM_BYTES = 1 << 30
 """How much WAL a recovering server keeps in pg_wal: max_wal_size, by default."""
@@ -56,51 +69,26 @@ _ENDS_LOOKED_AT = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What a person asked for. `account` will own the files and run the server; `tablespaces` go elsewhere, by OID.
-
-    Without `work_dir` the restore folder lies beside the target folder. `program` is how that account runs clipper-backup.
-    """
-
-    target_dir: Path
-    target: Target
-    account: Account
-    timeline: Timeline | None = None
-    backup: BackupId | None = None
-    tablespaces: Mapping[int, Path] = field(default_factory=dict)
-    work_dir: Path | None = None
-    standby: bool = False
-    accept_gap: bool = False
-    replace: bool = False
-    unsigned: bool = False
-    program: tuple[str, ...] = (sys.executable, "-m", "clipper_backup")
-
-    @property
-    def data(self) -> Path:
-        """The target folder, by its real path."""
-        return self.target_dir.expanduser().resolve()
-
-    @property
-    def folder(self) -> Path:
-        """The restore folder: plan, links, log, what is saved; for its owner alone, outside PGDATA."""
-        data = self.data
-        return self.work_dir.expanduser().resolve() if self.work_dir else data.with_name(f"{data.name}.clipper-restore")
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What will be done. `last` is the segment behind which nothing is needed, None: to the end of what is there.
 
+    `way` is the line of the timeline that was named, or of the newest; `line` that of the timeline where recovery stops on it.
     `passed_over` are newer timelines that hold nothing, where nobody named one. `stop` is the record at which recovery stops;
     `last_commit_at`, of a restore to the latest, when the last transaction ended that is archived, and `ends_at` is where the
-    last archived record ends: None where none was found near the end. `tablespaces` is where each goes, by OID; `sizes` are
-    bytes by place. `left` are files of pg_wal at the target that are archived first.
+    last record ends: None where none was found near the end. `namesakes` are other restore points of the target's name.
+    `tablespaces` is where each goes, by OID, `later_tablespaces` those that the WAL makes, as far as it was read; `sizes` are
+    bytes by place. `left` are files of pg_wal at the target that are archived first, `stray` those of timelines that `way`
+    does not go along: they are not. `kept` is what no archive takes of it and recovery replays. `beside` is where other
+    timelines end: of a time those that may have been the one in use then, of the latest all. `former` is the timeline that the
+    server there was on, None without one. `notes` are for people. `followed_by` is the newest system, where this
+    is an older one: of before an upgrade.
     """
 
     repository_id: str
     summary: BaseSummary
     problem: str | None
     target: Target
+    way: Line
     line: Line
     wal: WalRange
     last: Segment | None
@@ -112,6 +100,14 @@ class Plan:
     sizes: Mapping[Path, int]
     found: Found
     left: Sequence[str] = ()
+    stray: Sequence[str] = ()
+    beside: Sequence[Segment] = ()
+    former: Timeline | None = None
+    notes: Sequence[str] = ()
+    followed_by: str | None = None
+    namesakes: Sequence[Record] = ()
+    later_tablespaces: Mapping[int, Path] = field(default_factory=dict)
+    kept: Kept | None = None
 
     @property
     def first(self) -> Segment:
@@ -152,33 +148,24 @@ class Planner:
         repository = open_repository(work.store)
         self._repository_id = repository.id
         self._entries = BaseCatalog(work.store, repository.id, work.trusted).entries()
-        self._system_id, self._segment_bytes = self._system()
+        self._systems = Systems(work.store, self._entries, request.backup)
+        self._system_id, self._segment_bytes = self._systems.choose(request.target.time)
         self._catalog = WalCatalog(work.store, self._system_id, self._segment_bytes)
         self._maps = TimeMaps(work.store, self._system_id, self._segment_bytes)
-        recipients = work.settings.encryption_recipients
-        self._reader = WalReader(
-            work.store,
-            repository_id=repository.id,
-            system_id=self._system_id,
-            segment_bytes=self._segment_bytes,
-            opener=opener_of(work.settings, recipients),
-            seals=recipients not in {(), (NONE,)},
-            trusted=work.trusted,
-        )
+        self._reader = reader_of(work, repository.id, self._system_id, self._segment_bytes)
+        self._layout = self._layout_of_wal()
+        self._way: Way | None = None
+        self._former: Former | None = None
+        self._folders: list[Path] = []
+        self._watch = Watch(self._read, self._layout.page_bytes if self._layout is not None else 0)
 
-    def _system(self) -> tuple[str, int]:
-        """The system to restore: that of the backup that was named, else the newest."""
-        wanted = self._request.backup
-        for entry in self._entries:
-            if entry.summary is not None and entry.listed.backup_id == wanted:
-                return entry.summary.system_id, entry.summary.sizes.segment_bytes
-        systems = list_systems(self._work.store)
-        if not systems:
-            raise MissingError(
-                f"{self._work.store.url} holds no base backup and no WAL",
-                hints=["`clipper-backup base create` takes one", "`clipper-backup dump list`: a dump may do"],
-            )
-        return systems[-1].system_id, systems[-1].segment_bytes
+    def _layout_of_wal(self) -> WalLayout | None:
+        """By its backups; None where no summary can be read, so that nothing is restored."""
+        for summary in (entry.summary for entry in self._entries):
+            if summary is not None and summary.system_id == self._system_id:
+                major, page_bytes = summary.versions.server_major, summary.sizes.wal_page_bytes
+                return WalLayout(major, int(self._system_id), self._segment_bytes, page_bytes)
+        return None
 
     # -- where it goes to
 
@@ -186,25 +173,34 @@ class Planner:
         """Decide everything. MissingError, WalGapError or UsageError when the target cannot be reached, or not there."""
         request, target = self._request, self._request.target
         found = look_at(request.data, request.account, system_id=self._system_id, replace=request.replace)
-        line, passed_over = self._find_line()
+        chosen = self._choose_way(found)
+        self._way, line = chosen, chosen.line
         ends = target.kind == "latest"
         candidates = on_line(self._entries, line, self._system_id)
-        stop: Stop | None = None
+        reached: Reached | None = None
         try:
             if ends or target.kind == "immediate":
                 entry = choose_backup(candidates, target, wanted=request.backup)
             else:
-                entry, stop = self._find_stop(candidates, line)
+                reach = Reach(self._work, self._catalog, self._maps, line, self._watch, chosen.kept)
+                reached = reach.find(candidates, target, request.backup)
+                entry = reached.entry
         except MissingError as error:
-            raise MissingError(error.message, hints=[*self._beside(line), *error.hints, *self._unusable()]) from error
-        summary = entry.summary
+            hints = [*self._beside(line), *error.hints, *self._systems.hints_beside(self._system_id), *self._unusable()]
+            raise MissingError(error.message, hints=hints) from error
+        except WalGapError as error:
+            raise WalGapError(error.message, hints=[*self._beside(line), *error.hints]) from error
+        summary, stop = entry.summary, None if reached is None else reached.stop
         assert summary is not None  # noqa: S101  `on_line` left the others out
         last = self._last(summary, stop)
+        kept = chosen.kept if ends or (stop is not None and chosen.kept is not None and stop.segment in chosen.kept) else None
         if stop is not None or target.kind == "immediate":
-            line = self._line_at(line, stop.record.end if stop is not None else Lsn.parse(summary.stop_lsn))
-        wal, last = self._follow(line, summary, last)
+            line = self._line_at(line, stop.record.end if stop is not None else Lsn.parse(summary.stop_lsn), last)
+        self._check_history(line, summary)
+        wal, last = self._follow(line, summary, last, kept)
+        kept = None if wal.gap is not None else kept
         self._refuse_unreadable(entry, summary, found)
-        tablespaces, sizes = self._places(summary)
+        tablespaces, sizes = find_places(self._work, summary, request.data, request.tablespaces)
         versions = summary.versions
         version = version_folder(versions.server_major, versions.catalog)
         check_tablespaces(request.data, tablespaces, found, request.account, version=version)
@@ -212,44 +208,60 @@ class Planner:
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
         gone = size_of([request.data, *emptied(found, tablespaces.values())]) if found.state in {"unfinished", "cluster"} else {}
         check_space({**sizes, **room}, gone)
-        last_commit_at, ends_at = self._ends(line, wal) if ends else (None, None)
+        replayed = [*wal.segments, *(() if kept is None else kept.names)]
+        try:
+            last_commit_at, ends_at = self._ends(line, replayed) if ends else (None, None)
+        except IntegrityError as error:
+            raise IntegrityError(error.message, hints=[*error.hints, "to end before it: --accept-gap"]) from error
+        first = Segment.parse(summary.first_segment, self._segment_bytes)
+        later = refuse_taken(self._watch.between(first, last), tablespaces.values(), request.account.uid)
         return Plan(
             repository_id=self._repository_id,
             summary=summary,
             problem=entry.problem,
             target=target,
+            way=chosen.line,
             line=line,
             wal=wal,
             last=last,
             stop=stop,
-            passed_over=passed_over,
+            namesakes=() if reached is None else reached.namesakes,
+            passed_over=chosen.passed_over,
             last_commit_at=last_commit_at,
             ends_at=ends_at,
             tablespaces=tablespaces,
+            later_tablespaces=later,
             sizes=sizes,
             found=found,
+            kept=kept,
+            beside=chosen.beside if ends or (reached is not None and reached.at_a_branch) else (),
+            notes=chosen.notes,
+            former=None if self._former is None else self._former.timeline,
+            followed_by=self._systems.newer_than(self._system_id),
         )
 
-    def _find_line(self) -> tuple[Line, list[Timeline]]:
-        """That of the timeline that was named, else of the newest one that holds something; and the newer ones that do not."""
-        named, target = self._request.timeline, self._request.target
-        if named is None:
-            summaries = [entry.summary for entry in self._entries if entry.summary is not None]
-            of_backups = {Timeline(each.timeline) for each in summaries if each.system_id == self._system_id}
-            newest = self._catalog.newest_timeline(of_backups)
-            newer = [each for each in self._catalog.timelines() if each > newest]
-            return self._catalog.line(newest), [each for each in newer if self._catalog.newest(each) is None]
-        line = self._catalog.line(named)
-        if named > 1 and target.kind == "latest" and not self._request.standby and self._catalog.newest(named) is None:
-            parent, begin = line.parts[-2].timeline, line.parts[-1].begin
-            raise WalGapError(
-                f"nothing of timeline {int(named)} is archived, which began at {begin}",
-                hints=[
-                    f"to the end of timeline {int(parent)}, which it comes from: --timeline {int(parent)}",
-                    f"no further than where it began: --timeline {int(parent)} --to-lsn {begin} --exclusive",
-                ],
+    def _choose_way(self, found: Found) -> Way:
+        request = self._request
+        self._former = former_server(request.data, self._work.clock) if found.state == "cluster" else None
+        self._folders = left_folders(request.data, request.folder, found) if not request.standby else []
+        summaries = [entry.summary for entry in self._entries if entry.summary is not None]
+        choice = WayChoice(
+            request,
+            self._catalog,
+            self._open,
+            self._layout,
+            of_backups={Timeline(each.timeline) for each in summaries if each.system_id == self._system_id},
+            former=self._former,
+            folders=self._folders,
+        )
+        if self._former is None:
+            return choice.choose()
+        with step(self._work, "former", f"look at the timeline of the server there, and what it left in {WAL_FOLDER}") as running:
+            way = choice.choose()
+            running.done = f"the server there was on timeline {int(self._former.timeline)}" + (
+                "" if way.kept is None else f", with WAL up to {way.kept.ends_at} that is not archived"
             )
-        return line, []
+        return way
 
     def _beside(self, line: Line) -> list[str]:
         """Hints: the timelines whose WAL a restore along *line* does not see, or not all of it."""
@@ -258,75 +270,36 @@ class Planner:
             for end in self._catalog.beside(line)
         ]
 
-    def _line_at(self, line: Line, end: Lsn) -> Line:
-        """The line of the timeline on which recovery is that stops at *end*: that is the one PostgreSQL is told."""
-        timeline = line.at(end).timeline
-        return line if timeline == line.timeline else self._catalog.line(timeline)
+    def _line_at(self, line: Line, end: Lsn, last: Segment | None) -> Line:
+        """The line of the timeline on which recovery is that stops at *end*: that is the one PostgreSQL is told.
 
-    # -- where it stops
-
-    def _find_stop(self, candidates: Sequence[BaseEntry], line: Line) -> tuple[BaseEntry, Stop]:
-        """The newest backup from which recovery reaches the target, and the record where it stops.
-
-        Names may be there twice, and of an xid nobody knows where it ended: newer backups are tried first.
+        Where its server died amid the segment *last*, only the descendant's is archived: then it is that one's line.
         """
-        target, wanted = self._request.target, self._request.backup
-        stop_at = StopAt(target.time, target.lsn, target.xid and target.xid % 2**32, target.name, target.exclusive)
-        search = StopSearch(self._catalog, LineRecords(line, self._open), self._maps)
-        left = list(candidates)
-        refused: WalGapError | None = None
-        nearest: NoStop | None = None
-        with step(self._work, "find", f"find {target.describe()} in the WAL") as running:
-            while True:
-                try:
-                    entry = choose_backup(left, target, stop=target.lsn, wanted=wanted)
-                except MissingError as error:
-                    raise refused or (error if nearest is None else self._unreachable(line, nearest)) from None
-                summary = entry.summary
-                assert summary is not None  # noqa: S101  `on_line` left the others out
-                try:
-                    found = search.find(stop_at, Lsn.parse(summary.start_lsn))
-                except WalGapError as error:  # an xid or a name may lie before it
-                    refused, found = refused or error, NoStop(None, None)
-                if isinstance(found, Stop) and found.record.start >= Lsn.parse(summary.stop_lsn):
-                    running.done = f"{target.describe()}: recovery stops at {found.record.start}, in {found.segment}"
-                    return entry, found
-                if isinstance(found, NoStop):
-                    nearest = nearest or found
-                if wanted is not None or (isinstance(found, NoStop) and target.kind in {"time", "lsn"}):
-                    raise refused or self._unreachable(line, found if isinstance(found, NoStop) else NoStop(None, None))
-                left = left[: left.index(entry)]
-
-    def _unreachable(self, line: Line, found: NoStop) -> MissingError:
-        """Rule 60: PostgreSQL refuses to end before a target that it did not see."""
-        target = self._request.target
-        known = [] if found.newest_end is None else [f"the newest instant that can be named: {show_moment(found.newest_end)}"]
-        if target.kind == "lsn" and (last := self._last_record(line)) is not None:
-            known.append(f"the last LSN that can be named: --to-lsn {last.start}, where the last archived record begins")
-        if target.kind == "xid":
-            known.append("of a subtransaction, name the transaction it was part of; one that was only prepared has not ended")
-        what = "no transaction ended behind it" if target.kind == "time" else "it is not there"
-        return MissingError(
-            f"{target.describe()} cannot be reached in the WAL that is archived: {what}",
-            hints=[*known, "to the end of what is archived: name no target"],
-        )
-
-    def _last_record(self, line: Line) -> Record | None:
-        """The last record in the newest segment of the line's timeline; None where none ends in it."""
-        newest, last = self._catalog.newest(line.timeline), None
-        if newest is not None and line.holds(newest):
-            for last in LineRecords(line, self._open).of(newest, every_from=0) or ():  # noqa: B007  its last one is what counts
-                pass
-        return last
+        timeline = line.at(end).timeline
+        if last is not None and last.timeline != timeline:
+            own = Segment(timeline, last.number, last.size_bytes)
+            listed = self._catalog.segments(timeline, own.folder).get(own)
+            timeline = timeline if listed is not None and listed.stored is not None else last.timeline
+        return line if timeline == line.timeline else self._catalog.line(timeline)
 
     def _unusable(self) -> list[str]:
         """What to say of backups that were not looked at because their summaries cannot be read, or are not trusted."""
         found = [entry for entry in self._entries if entry.summary is None and entry.problem is not None]
-        return [f"{len(found)} base backups cannot be used: {found[-1].problem}"] if found else []
+        return (
+            [f"{show_count(len(found), 'base backup cannot', 'base backups cannot')} be used: {found[-1].problem}"]
+            if found
+            else []
+        )
 
     def _open(self, segment: Segment) -> Iterator[bytes] | None:
         opened = self._reader.segment(segment)
         return None if opened is None else opened.chunks
+
+    def _read(self, segment: Segment) -> Iterator[bytes] | None:
+        """Of the archive; where that ends, of what was left."""
+        archived = self._open(segment)
+        kept = None if self._way is None else self._way.kept
+        return kept.open(segment) if archived is None and kept is not None else archived
 
     def _last(self, summary: BaseSummary, stop: Stop | None) -> Segment | None:
         if stop is not None:
@@ -337,8 +310,35 @@ class Planner:
 
     # -- what it needs
 
-    def _follow(self, line: Line, summary: BaseSummary, last: Segment | None) -> tuple[WalRange, Segment | None]:
-        """The WAL from the backup's start on. Without a *last* one, with `--accept-gap`, it ends before a gap."""
+    def _check_history(self, line: Line, summary: BaseSummary) -> None:
+        """WalGapError or IntegrityError where `wal fetch` could not hand out the history of the timeline to recover to.
+
+        One that the server there has is archived before anything is removed.
+        """
+        timeline = line.timeline
+        if timeline == 1 or recorded_line(summary) == line:
+            return
+        name = history_name(timeline)
+        repair = [repair_hint(path) for folder in self._folders if (path := folder / name).is_file()][:1]
+        try:
+            data = self._reader.history(timeline)
+        except IntegrityError as error:
+            raise IntegrityError(error.message, hints=[*error.hints, *repair]) from error
+        if data is None and (self._former is None or self._former.line(timeline) != line):
+            raise WalGapError(
+                f"{name}, the history of the timeline to recover to, is missing from the archive",
+                hints=[
+                    f"where a server of that timeline has it in its {WAL_FOLDER}: `clipper-backup wal push {WAL_FOLDER}/{name}`"
+                ],
+            )
+        if data is not None and Line.of(timeline, parse_history(data, name)) != line:
+            raise IntegrityError(f"{name} in the archive is not the one that its claim speaks of", hints=repair)
+
+    def _follow(
+        self, line: Line, summary: BaseSummary, last: Segment | None, kept: Kept | None
+    ) -> tuple[WalRange, Segment | None]:
+        """The archived WAL from the backup's start on. Without a *last* one, with `--accept-gap`, it ends before a gap."""
+        refuse_foreign(self._catalog, summary)
         first = Segment.parse(summary.first_segment, self._segment_bytes)
         check = RangeCheck(
             self._work.store,
@@ -348,13 +348,19 @@ class Planner:
             self._work.settings.archive_wait_seconds,
         )
         with step(self._work, "wal", f"look at the WAL from {first} on") as running:
-            wal = check.follow(line, first, last)
-            running.done = f"{len(wal.segments)} segments from {first} on" + (f", a gap at {wal.gap.segment}" if wal.gap else "")
+            wal = check.follow(line, first, last if kept is None else kept.names[0].previous())
+            running.done = f"{show_count(len(wal.segments), 'segment')} from {first} on" + (
+                f", a gap at {wal.gap.segment}" if wal.gap else ""
+            )
+        if self._request.accept_gap:
+            wal = self._before_damage(wal)
         needed = Segment.parse(summary.last_segment, self._segment_bytes)
         reached = wal.segments[-1] if wal.segments else None
         if wal.gap is not None and (last is not None or not self._request.accept_gap):
             error = wal.gap.error()
-            raise WalGapError(error.message, hints=[*self._beside(line), *error.hints])
+            paths = [path for folder in self._folders if (path := folder / wal.gap.segment.name).is_file()]
+            there = [f"{path} may be it: `clipper-backup wal push {path}`" for path in paths[:1]]
+            raise WalGapError(error.message, hints=[*there, *self._beside(line), *error.hints])
         if reached is None or reached.number < needed.number:
             raise WalGapError(
                 f"the WAL of the base backup {summary.id} itself is not all there: it needs {first} to {needed}",
@@ -362,13 +368,27 @@ class Planner:
             )
         return wal, reached if wal.gap is not None else last
 
-    def _ends(self, line: Line, wal: WalRange) -> tuple[datetime | None, Lsn | None]:
+    def _before_damage(self, wal: WalRange) -> WalRange:
+        """What lies before the first segment that is damaged: all of it is read."""
+        with step(self._work, "read", f"read {show_count(len(wal.segments), 'segment')}") as running:
+            for done, segment in enumerate(wal.segments):
+                running.progress(done, len(wal.segments), "segments")
+                try:
+                    for _ in self._open(segment) or ():
+                        pass
+                except IntegrityError as error:
+                    running.done = f"{segment} is damaged"
+                    return WalRange(wal.segments[:done], wal.stored_bytes, Gap(segment, f"it is damaged: {error.message}"))
+            running.done = f"{show_count(len(wal.segments), 'segment')}, none of them damaged"
+        return wal
+
+    def _ends(self, line: Line, segments: Sequence[Segment]) -> tuple[datetime | None, Lsn | None]:
         """When the last transaction ended, and where the last record ends; each None when none does in the last segments.
 
         A record that goes on behind the last segment is none: recovery stops before it, segments earlier when it is large.
         """
-        records, ends_at = LineRecords(line, self._open), None
-        for segment in reversed(wal.segments[-_ENDS_LOOKED_AT:]):
+        records, ends_at = LineRecords(line, self._watch), None
+        for segment in reversed(segments[-_ENDS_LOOKED_AT:]):
             last, newest = None, None
             for record in records.of(segment, every_from=0 if ends_at is None else None) or ():
                 last = record.end
@@ -398,45 +418,6 @@ class Planner:
         for role in roles:
             for _ in plain_part(store, part_of(summary, role), opener):
                 pass
-
-    def _places(self, summary: BaseSummary) -> tuple[dict[int, Path], dict[Path, int]]:
-        """Where tablespaces go, and how many bytes go where: the manifest is read to its end, so it is whole (M1)."""
-        request, store = self._request, self._work.store
-        opener = opener_of(self._work.settings, summary.recipients)
-        tablespaces: dict[int, Path] = {}
-        if summary.part("tablespace_map") is not None:
-            tablespaces = tablespaces_in(b"".join(plain_part(store, part_of(summary, "tablespace_map"), opener)))
-        if unknown := sorted(set(request.tablespaces) - set(tablespaces)):
-            known = ", ".join(f"{oid} ({folder})" for oid, folder in sorted(tablespaces.items())) or "none"
-            raise UsageError(
-                f"the backup has no tablespace {unknown[0]}",
-                hints=[
-                    f"its tablespaces: {known}",
-                    "one that was made after the backup goes where the WAL says, and only into an empty folder: nothing moves it",
-                ],
-            )
-        tablespaces |= request.tablespaces
-        sizes = {request.data: 0} | dict.fromkeys(tablespaces.values(), 0)
-        for entry in read_entries(store, summary, opener):
-            if isinstance(entry, File):
-                place = place_of(entry, tablespaces, request.data)
-                sizes[place] += entry.size_bytes
-            elif isinstance(entry, Tablespace) and _oid(entry) not in tablespaces:
-                tablespaces[_oid(entry)] = Path(os.fsdecode(entry.leads_to))
-                sizes.setdefault(tablespaces[_oid(entry)], 0)
-        return tablespaces, sizes
-
-
-def place_of(entry: Entry, tablespaces: Mapping[int, Path], data: Path) -> Path:
-    """In which of these folders a file comes to lie."""
-    parts = entry.named.split(b"/", 2)
-    if not isinstance(entry, Outside) and parts[0] == b"pg_tblspc" and len(parts) > 2 and parts[1].isdigit():
-        return tablespaces.get(int(parts[1]), data)
-    return data
-
-
-def _oid(entry: Tablespace) -> int:
-    return int(entry.named.rpartition(b"/")[2])
 
 
 class KnownLinks:

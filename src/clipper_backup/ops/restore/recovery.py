@@ -6,7 +6,7 @@ Nothing else of the restored configuration is changed. What only a private start
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,17 @@ from clipper_backup.values import Timeline
 AUTO_CONF = "postgresql.auto.conf"
 SIGNALS = ("recovery.signal", "standby.signal")
 _HEADING = "# written by clipper-backup restore; ALTER SYSTEM RESET takes a line away"
+_LASTING = "archive_mode"
+"""What stays when it has recovered: whoever looked at it switches archiving on."""
+
+_SOURCES = (
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+)
+"""Those that must be at least the source's while it recovers (rule 64); what the source itself has set stays, for afterwards."""
 
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.$]*)\s*(?:=|\s)")
 _TARGETS = ("recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid")
@@ -52,19 +63,25 @@ class Recovery:
             "recovery_target_action": "promote",
             "restore_command": self.restore_command,
             "archive_mode": "off",
-            "max_connections": str(self.source.max_connections),
-            "max_worker_processes": str(self.source.max_worker_processes),
-            "max_wal_senders": str(self.source.max_wal_senders),
-            "max_prepared_transactions": str(self.source.max_prepared_transactions),
-            "max_locks_per_transaction": str(self.source.max_locks_per_transaction),
+            **{name: str(getattr(self.source, name)) for name in _SOURCES},
         }
+
+    def passing(self) -> list[str]:
+        """The settings that nothing needs any more when it has recovered, and that a standby made of it would follow.
+
+        The five are not among them: to reset one would take away what the source had set, as well.
+        """
+        return [name for name in self.settings() if name != _LASTING and name not in _SOURCES]
 
 
 def write_recovery(data: Path, recovery: Recovery, account: Account) -> None:
-    """Write settings and signal file into *data*, synced. What postgresql.auto.conf says of other settings stays."""
+    """Write settings and signal file into *data*, synced.
+
+    What postgresql.auto.conf says of other settings stays, and what it says of the five: ours stand behind them, and count.
+    """
     path = data / AUTO_CONF
     former = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
-    text = merged(former, recovery.settings())
+    text = merged(former, recovery.settings(), keep=_SOURCES)
     write_synced(path, text.encode("utf-8", "surrogateescape"), account)
     wanted = SIGNALS[1] if recovery.standby else SIGNALS[0]
     for name in SIGNALS:
@@ -75,15 +92,37 @@ def write_recovery(data: Path, recovery: Recovery, account: Account) -> None:
     sync_folder(data)
 
 
-def merged(text: str, settings: Mapping[str, str]) -> str:
-    """A configuration file's *text* without its lines for *settings*, and those behind it. Names count in any case."""
-    kept = []
+def settle(data: Path, recovery: Recovery, account: Account) -> None:
+    """Take what was for recovery out of postgresql.auto.conf, in one step: its server has recovered, and may be running.
+
+    Of the five, what the source had set counts again: without it the next start may end, on transactions that are prepared.
+    """
+    path = data / AUTO_CONF
+    settings = recovery.settings()
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    text = merged(text, settings, {_LASTING: settings[_LASTING]}, keep=_SOURCES)
+    temporary = path.with_name(f"{AUTO_CONF}.clipper-backup")
+    write_synced(temporary, text.encode("utf-8", "surrogateescape"), account)
+    temporary.replace(path)
+    sync_folder(data)
+
+
+def merged(
+    text: str, settings: Mapping[str, str], lasting: Mapping[str, str] | None = None, *, keep: Collection[str] = ()
+) -> str:
+    """A configuration file's *text* without its lines for *settings*, and behind it those, or the *lasting* ones alone.
+
+    Names count in any case. Of those of *keep* only the lines go that an earlier call wrote: they stand behind the heading.
+    """
+    kept, ours = [], False
     for line in text.splitlines():
         match = _ASSIGNMENT.match(line)
-        if line != _HEADING and not (match and match[1].lower() in settings):
+        name = match[1].lower() if match else ""
+        ours = ours or line == _HEADING
+        if line != _HEADING and (name not in settings or (name in keep and not ours)):
             kept.append(line)
-    ours = [f"{name} = {quoted(value)}" for name, value in settings.items()]
-    return "\n".join([*kept, _HEADING, *ours]) + "\n"
+    written = [f"{name} = {quoted(value)}" for name, value in (settings if lasting is None else lasting).items()]
+    return "\n".join([*kept, _HEADING, *written]) + "\n"
 
 
 def quoted(value: str) -> str:

@@ -15,34 +15,40 @@ from pathlib import Path
 from typing import Literal
 
 from clipper_backup.config import DECLARED
-from clipper_backup.errors import ClipperError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError, UsageError
 from clipper_backup.kinds import show_url
 from clipper_backup.ops.events import Warned, ignore
-from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.keys import check_may_sign, opener_of
+from clipper_backup.ops.restore.collations import tell_collations
 from clipper_backup.ops.restore.files import FileWriter, Places
-from clipper_backup.ops.restore.left_wal import archive_left
-from clipper_backup.ops.restore.plan import Plan, Request
-from clipper_backup.ops.restore.recovery import Recovery, remapped, write_recovery, write_synced
+from clipper_backup.ops.restore.held import held_target
+from clipper_backup.ops.restore.left_wal import archive_left, held_of
+from clipper_backup.ops.restore.plan import Plan
+from clipper_backup.ops.restore.recovery import AUTO_CONF, Recovery, remapped, settle, write_recovery, write_synced
+from clipper_backup.ops.restore.request import Request
+from clipper_backup.ops.restore.saved_wal import SAVED, save_wal, wal_files
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
-from clipper_backup.ops.restore.target_dir import begin, check_tablespaces, finish, look_at, save_wal
+from clipper_backup.ops.restore.target_dir import Begun, Found, begin, check_tablespaces, finish, look_at
 from clipper_backup.ops.restore.work_dir import work_folder
 from clipper_backup.ops.wal.open_restore import open_restore
 from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.wal.restore_command import restore_command
 from clipper_backup.ops.wal.serve import serve
+from clipper_backup.ops.wal.shims import RESTORE_SHIM
 from clipper_backup.ops.work import SOFTWARE, Work, step
 from clipper_backup.postgres.binaries import find_binaries
-from clipper_backup.repository.base_backups import part_of, plain_part, read_entries
+from clipper_backup.postgres.data_folder import WAL_FOLDER
+from clipper_backup.repository.base_backups import part_of, plain_part, read_entries, recorded_line
 from clipper_backup.repository.data_keys import DataKeys
+from clipper_backup.repository.kept_wal import chunks_of_kept
 from clipper_backup.repository.pack_reader import PackReader
 from clipper_backup.repository.restore_plan import LINKS, PLAN, TURN, RestorePlan, keep_plan
-from clipper_backup.values import BackupId, Lsn, show_bytes
+from clipper_backup.repository.wal_range import own_links
+from clipper_backup.values import BackupId, Lsn, show_bytes, show_count
+from clipper_backup.wal_names import Segment
 
-_SAVED = "saved-pg_wal"
 _OUTSIDE = "outside"
 _HANDSHAKE = "handshake"
-_SHIM = Path(__file__).with_name("restore.sh")
-"""The same as infrastructure/k8s/components/wal-restore/restore.sh, which a test compares."""
 _NEEDED_SECTIONS = ("Where backups go", "Who can read it, and who vouches for it")
 """Of the settings, those that whoever fetches WAL needs."""
 _ENVIRONMENT = (
@@ -65,7 +71,9 @@ class Restored:
     """A data folder that is ready to recover, or with `started` a server that did.
 
     `saved` are files of the former server's pg_wal, in `saved_in`; `outside` holds configuration from outside PGDATA, None
-    without any. `archived` says whether the new timeline's history is in the archive.
+    without any. `passing` are settings for recovery alone: whoever starts it takes them away; `started` is without them.
+    `archived` says whether the new timeline's history is in the archive. Of `seconds`, the whole, `files_seconds` went into
+    writing and syncing files.
     """
 
     plan: Plan
@@ -74,7 +82,9 @@ class Restored:
     saved: tuple[str, ...]
     saved_in: Path | None
     outside: Path | None
+    passing: tuple[str, ...]
     seconds: float
+    files_seconds: float
     started: Started | None = None
     archived: bool = False
 
@@ -84,27 +94,42 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
     began = work.clock.monotonic()
     plan = archive_left(work, request, plan)
     used = list(plan.tablespaces.values())
-    with work_folder(request.folder, request.account, [request.data, *used, *plan.found.tablespaces]):
+    with (
+        work_folder(request.folder, request.account, [request.data, *used, *plan.found.tablespaces]),
+        held_target(request.data, request.account),
+    ):
         # Looked at again: minutes may have passed since the plan was made.
         found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
         if found.state == "cluster" and plan.found.state != "cluster":
             raise UsageError(f"{request.data} holds a cluster since the restore was planned", hints=["run it again"])
         check_tablespaces(request.data, plan.tablespaces, found, request.account, version=plan.version_folder)
-        if left := sorted(set(found.tablespaces) - {folder.resolve() for folder in used}):
-            work.emit(Warned(f"tablespaces of what lay there are left as they are: {', '.join(map(str, left))}"))
-        if plan.problem is not None:
-            work.emit(Warned(f"the base backup {plan.summary.id} is not good: {plan.problem}"))
+        _tell(work, request, plan, found)
         if start:
             major = plan.summary.versions.server_major
             find_binaries(tools=("postgres",), exactly=major, bindir=work.settings.pg_bindir, environment=os.environ)
-        saved_in = request.folder / f"{_SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"
-        saved = save_wal(request.data, saved_in) if found.state == "cluster" else []
+        saved_in = request.folder / f"{SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"
+        saved = _save(work, request, plan, found, saved_in)
         if saved:
-            work.emit(Warned(f"{len(saved)} files of the former server's pg_wal that may not be archived are kept in {saved_in}"))
-        _keep_plan(work, request, plan)
-        begin(request.data, request.account, found, used, version=plan.version_folder, backup=plan.summary.id)
-        has_outside = _write_files(work, request, plan)
+            unsure = show_count(len(saved), "file")
+            work.emit(Warned(f"kept in {saved_in}: {unsure} of the former server's pg_wal that may not be archived"))
+        _keep_plan(work, request, plan, _kept_in(request, plan, saved_in))
+        begun = begin(
+            request.data,
+            request.account,
+            found,
+            used,
+            version=plan.version_folder,
+            backup=plan.summary.id,
+            saved=saved_in if saved_in.exists() else None,
+        )
+        begun_at = work.clock.monotonic()
+        try:
+            has_outside = _write_files(work, request, plan, begun)
+        except IntegrityError as error:
+            raise IntegrityError(error.message, hints=[*error.hints, *_after_damage(saved_in)]) from error
+        begun.check()
         finish(request.data, used)
+        now = work.clock.monotonic()
         result = Restored(
             plan=plan,
             data=request.data,
@@ -112,19 +137,83 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             saved=tuple(saved),
             saved_in=saved_in if saved else None,
             outside=request.folder / _OUTSIDE if has_outside else None,
-            seconds=work.clock.monotonic() - began,
+            passing=tuple(_recovery(request, plan).passing()),
+            seconds=now - began,
+            files_seconds=now - begun_at,
         )
         if not start:
             return result
         started = _start(work, request, plan, port)
-        archived = _archive_history(work, started)
+        _settle(work, request, plan)
+        archived = _archive_history(work, started, plan.summary.signed_by)
+        tell_collations(work, started.socket_folder, started.port)
         return replace(result, started=started, archived=archived, seconds=work.clock.monotonic() - began)
+
+
+def _tell(work: Work, request: Request, plan: Plan, found: Found) -> None:
+    """What a person should know before anything is removed."""
+    if left := sorted(set(found.tablespaces) - {folder.resolve() for folder in plan.tablespaces.values()}):
+        work.emit(Warned(f"tablespaces of what lay there are left as they are: {', '.join(map(str, left))}"))
+    if found.wal_folder is not None:
+        becomes = f"{request.data}/pg_wal is a link to {found.wal_folder}: it becomes a plain folder, and what lies there stays"
+        work.emit(Warned(becomes, ("who wants it there again moves it and makes the link, before the server starts",)))
+    if plan.problem is not None:
+        work.emit(Warned(f"the base backup {plan.summary.id} is not good: {plan.problem}"))
+    if plan.followed_by is not None:
+        work.emit(Warned(f"this is system {plan.summary.system_id}, of before an upgrade: {plan.followed_by} followed it"))
+    for end in plan.beside:
+        work.emit(Warned(say_beside(plan, end), (f"along that one: --timeline {int(end.timeline)}",)))
+    for note in plan.notes:
+        work.emit(Warned(note))
+
+
+def say_beside(plan: Plan, end: Segment) -> str:
+    """Of a timeline of `Plan.beside`, for people."""
+    what = "is not gone along" if plan.target.kind == "latest" else "may have been the one in use at that time"
+    return f"timeline {int(end.timeline)}, with WAL of its own up to {end}, {what}"
 
 
 # -- the plan that `wal fetch` reads
 
 
-def _keep_plan(work: Work, request: Request, plan: Plan) -> None:
+def _after_damage(saved_in: Path) -> list[str]:
+    """Hints, when what lay there is gone and the backup cannot be read."""
+    saved = [f"what the former server had not archived lies in {saved_in}; the next try replays it"] if saved_in.exists() else []
+    return [*saved, "begin with another backup, the same words and --backup ID: `clipper-backup base list` shows them"]
+
+
+def _save(work: Work, request: Request, plan: Plan, found: Found, into: Path) -> list[str]:
+    """Save what is to be removed, and what is replayed of it where that is not all in one folder of this restore's."""
+    if found.state == "cluster":
+        held = held_of(work, request.data, plan)
+        return save_wal(request.data, into, request.account, held, _from_elsewhere(request, plan))
+    return save_wal(request.data, into, request.account, wal_files(request.data), _from_elsewhere(request, plan))
+
+
+def _from_elsewhere(request: Request, plan: Plan) -> list[Path]:
+    """The kept files that a restore before this one saved, unless all of them lie in one folder that `wal fetch` reads."""
+    if plan.kept is None:
+        return []
+    folders = set(plan.kept.folders)
+    if len(folders) == 1 and plan.kept.folder.parent == request.folder:
+        return []
+    mine, placed = request.data / WAL_FOLDER, zip(plan.kept.folders, plan.kept.segments, strict=True)
+    return [folder / each.name for folder, each in placed if folder != mine]
+
+
+def _kept_in(request: Request, plan: Plan, saved_in: Path) -> str:
+    """The folder in the restore folder where the kept segments lie. IntegrityError unless they are what was planned."""
+    if plan.kept is None:
+        return ""
+    folders = set(plan.kept.folders)
+    folder = plan.kept.folder if len(folders) == 1 and plan.kept.folder.parent == request.folder else saved_in
+    for each in plan.kept.segments:
+        for _ in chunks_of_kept(folder, each, plan.kept.segment_bytes):
+            pass
+    return folder.name
+
+
+def _keep_plan(work: Work, request: Request, plan: Plan, kept_in: str) -> None:
     names = (PLAN, LINKS, TURN)
     for name in names:  # of a restore before this one
         (request.folder / name).unlink(missing_ok=True)
@@ -142,6 +231,10 @@ def _keep_plan(work: Work, request: Request, plan: Plan) -> None:
         first=plan.first.name,
         last=None if plan.last is None else plan.last.name,
         seen=plan.wal.segments[-1].name if plan.last is None else None,
+        own_links=own_links(plan.summary),
+        kept=[] if plan.kept is None else list(plan.kept.segments),
+        kept_in=kept_in,
+        line_recorded=recorded_line(plan.summary) == plan.line,
         unsigned=request.unsigned,
         settings=settings_of_fetch(work),
         environment={name: value for name in _ENVIRONMENT if (value := os.environ.get(name))},
@@ -181,7 +274,7 @@ def settings_of_fetch(work: Work) -> dict[str, str]:
 # -- the files
 
 
-def _write_files(work: Work, request: Request, plan: Plan) -> bool:
+def _write_files(work: Work, request: Request, plan: Plan, begun: Begun) -> bool:
     """Everything that lies in the data folder, synced, pg_control last; whether there was configuration outside."""
     summary, account, data = plan.summary, request.account, request.data
     opener = opener_of(work.settings, summary.recipients)
@@ -202,15 +295,17 @@ def _write_files(work: Work, request: Request, plan: Plan) -> bool:
         writer.write(read_entries(work.store, summary, opener))
 
         def served(role: Literal["label", "tablespace_map", "server_manifest"]) -> bytes:
-            return b"".join(plain_part(work.store, part_of(summary, role), opener))
+            content = b"".join(plain_part(work.store, part_of(summary, role), opener))
+            begun.check()
+            return content
 
         write_synced(data / "backup_label", served("label"), account)
         write_synced(data / "backup_manifest", served("server_manifest"), account)
         if summary.part("tablespace_map") is not None:
             write_synced(data / "tablespace_map", remapped(served("tablespace_map"), request.tablespaces), account)
         write_recovery(data, _recovery(request, plan), account)
-        writer.finish()
-        running.done = f"{data}: {summary.files} files, {show_bytes(plan.plain_bytes)}, synced"
+        writer.finish(begun.check)
+        running.done = f"{data}: {show_count(summary.files, 'file')}, {show_bytes(plan.plain_bytes)}, synced"
     return writer.has_outside
 
 
@@ -234,8 +329,8 @@ def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Starte
     _remove_folder(handshake)
     handshake.mkdir(mode=0o700)
     request.account.own(handshake)
-    shim = handshake / _SHIM.name
-    write_synced(shim, _SHIM.read_bytes(), request.account)
+    shim = handshake / RESTORE_SHIM.name
+    write_synced(shim, RESTORE_SHIM.read_bytes(), request.account)
     with _served(work, request, handshake) as refused:
         end = plan.wal.segments[-1].start
         starting = Starting(
@@ -252,6 +347,20 @@ def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Starte
             port=port,
         )
         return start_recovered(work, starting)
+
+
+def _settle(work: Work, request: Request, plan: Plan) -> None:
+    """Take away what was for recovery alone. The server runs: that it cannot be done is told, with what to do."""
+    recovery = _recovery(request, plan)
+    try:
+        settle(request.data, recovery, request.account)
+    except OSError as error:
+        work.emit(
+            Warned(
+                f"the settings of this recovery are still in {request.data / AUTO_CONF}: {error.strerror}",
+                (f"a standby of this server would follow them: ALTER SYSTEM RESET each of {', '.join(recovery.passing())}",),
+            )
+        )
 
 
 @contextmanager
@@ -283,9 +392,10 @@ def _served(work: Work, request: Request, handshake: Path) -> Iterator[list[Clip
         thread.join()
 
 
-def _archive_history(work: Work, started: Started) -> bool:
+def _archive_history(work: Work, started: Started, signed_by: str | None) -> bool:
     """Archive the history of the new timeline, so that nobody else takes its number (rule 98). A failure is only told."""
     try:
+        check_may_sign(work.settings, signed_by)
         with step(work, "history", f"archive {started.history.name}") as running:
             push(work, started.history)
             running.done = f"{started.history.name} is in the archive: timeline {int(started.timeline)} is taken"

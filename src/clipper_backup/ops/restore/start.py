@@ -35,7 +35,7 @@ _ERRORS: Mapping[int, type[ClipperError]] = {error.exit_code: error for error in
 class Starting:
     """What is to be started. `begin` and `end` are the plan's WAL, for its progress; `end` is the start of its last segment.
 
-    Of the latest, `must_reach` is where the last archived record ends; None where that is not known, and for other targets.
+    Of the latest, `must_reach` is where the last record ends; None where that is not known, and for other targets.
 
     `command` is the restore_command for this start alone; `refused` says why WAL was refused, when it was. Without a *port*
     a free one is taken.
@@ -59,7 +59,8 @@ class Started:
     """A server that recovered and runs. `stopped_at` is the end of the last record that was replayed, where `timeline` begins.
 
     `last_commit_at` is the source's clock, None when nothing was committed behind the backup's start. `history` is the file
-    that must be archived before any WAL of the new timeline.
+    that must be archived before any WAL of the new timeline. `seconds` is the whole of recovery, WAL fetched while it is
+    replayed; `consistent_seconds` of those were over when it was consistent, None when its log does not say.
     """
 
     stopped_at: Lsn
@@ -71,6 +72,8 @@ class Started:
     port: int
     pid: int
     log: Path
+    seconds: float
+    consistent_seconds: float | None
 
 
 def start_recovered(work: Work, starting: Starting) -> Started:
@@ -94,9 +97,11 @@ def start_recovered(work: Work, starting: Starting) -> Started:
     server.log.unlink(missing_ok=True)  # of an earlier restore
     try:
         with step(work, "recover", f"recover to {starting.target.describe()}") as running:
+            began = work.clock.monotonic()
             server.launch()
-            log = _follow(work, server, starting, running)
-            started = _ended_at(server, starting, log)
+            log, consistent_at = _follow(work, server, starting, running)
+            took = work.clock.monotonic() - began, None if consistent_at is None else consistent_at - began
+            started = _ended_at(server, starting, log, *took)
             running.done = f"recovered to {started.stopped_at}, on timeline {int(started.timeline)} from here"
     except BaseException:
         with suppress(ServerError):
@@ -137,9 +142,10 @@ def _settings(starting: Starting) -> dict[str, str]:
     return settings if starting.command is None else settings | {"restore_command": starting.command}
 
 
-def _follow(work: Work, server: PrivateServer, starting: Starting, running: Step) -> RecoveryLog:
-    """Read the log until clients are let in, telling how far replay is."""
+def _follow(work: Work, server: PrivateServer, starting: Starting, running: Step) -> tuple[RecoveryLog, float | None]:
+    """Read the log until clients are let in, telling how far replay is; when on our clock it was consistent."""
     log, total = RecoveryLog(), max(starting.end - starting.begin, 0) or None
+    consistent_at = None
     with server.log.open("rb") as file:
         rest = b""
         while True:
@@ -148,10 +154,12 @@ def _follow(work: Work, server: PrivateServer, starting: Starting, running: Step
             *lines, rest = (rest + file.read()).split(b"\n")
             for line in lines:
                 log.read(line.decode(errors="replace"))
+            if consistent_at is None and log.consistent_at is not None:
+                consistent_at = work.clock.monotonic()
             if log.replayed is not None:
                 running.progress(max(log.replayed - starting.begin, 0), total)
             if ready:
-                return log
+                return log, consistent_at
             if ended:
                 raise _why(server, starting, log)
             work.clock.sleep(_POLL_SECONDS)
@@ -175,7 +183,9 @@ def _why(server: PrivateServer, starting: Starting, log: RecoveryLog) -> Clipper
     return ServerError(failed.message, hints=hints)
 
 
-def _ended_at(server: PrivateServer, starting: Starting, log: RecoveryLog) -> Started:
+def _ended_at(
+    server: PrivateServer, starting: Starting, log: RecoveryLog, seconds: float, consistent_seconds: float | None
+) -> Started:
     """Where recovery stopped, compared with where it should have (rule 68)."""
     if log.new_timeline is None:
         raise IntegrityError(
@@ -185,7 +195,7 @@ def _ended_at(server: PrivateServer, starting: Starting, log: RecoveryLog) -> St
     stopped_at = parse_history(history.read_bytes(), history.name)[-1].left_at
     short = starting.target.kind in {"time", "lsn", "xid", "name"} and log.stopping is None
     if short or (starting.must_reach is not None and stopped_at < starting.must_reach):
-        reason = "its target was not reached" if short else f"the last archived record ends at {starting.must_reach}"
+        reason = "its target was not reached" if short else f"the last record that is there ends at {starting.must_reach}"
         raise IntegrityError(
             f"recovery ended at {stopped_at}, and {reason}: the WAL there cannot be read",
             hints=[f"its log: {server.log}", "`clipper-backup wal verify` looks at the WAL that is archived"],
@@ -201,6 +211,8 @@ def _ended_at(server: PrivateServer, starting: Starting, log: RecoveryLog) -> St
         port=int(where["port"]),
         pid=server.pid,
         log=server.log,
+        seconds=seconds,
+        consistent_seconds=consistent_seconds,
     )
 
 

@@ -1,7 +1,8 @@
 """The folder that a restore fills: what it refuses, what it saves first, and what makes a killed restore repeatable.
 
-A marker lies in the folder from before the first file until all of them are synced. A folder with a marker holds nothing
-that anybody could miss: the next restore empties it and begins anew. The folders of tablespaces have one too, which names the
+A marker lies in the folder from before the first file until all of them are synced. A folder with a marker and without
+pg_control holds nothing that anybody could miss: the next restore empties it and begins anew. With pg_control a server may have
+been used there since. The folders of tablespaces have one too, which names the
 restore and its target: who finds another's there, or none, may not empty them, whatever the target's own marker says.
 """
 
@@ -16,26 +17,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipper_backup.errors import ClipperError, IntegrityError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError, LockedError, UsageError
 from clipper_backup.postgres.account import Account
-from clipper_backup.postgres.control_file import ControlFile
+from clipper_backup.postgres.control_file import ControlFile, State
+from clipper_backup.postgres.data_folder import NO_CONTROL_HINT, WAL_FOLDER
 from clipper_backup.values import show_bytes
-from clipper_backup.wal_names import classify
+from clipper_backup.wal_names import Segment
 
 MARKER = ".clipper-backup-restoring"
 _NEW_MARKER = f"{MARKER}.new"
-_COPY_BYTES = 1 << 20
+MARKERS = (MARKER, _NEW_MARKER)
+_CONTROL = "global/pg_control"
+_RAN = {State.SHUT_DOWN, State.SHUTTING_DOWN, State.IN_CRASH_RECOVERY, State.IN_PRODUCTION}
+"""The states of a server that was up, and wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What lies at the target: nothing, an `unfinished` restore of ours, or a `cluster` that is to be replaced.
 
-    `tablespaces` are the folders outside that belong to what lies there, by their real paths.
+    `tablespaces` are the folders outside that belong to what lies there, by their real paths; `wal_folder` is where its pg_wal
+    leads, None when that is a plain folder. `saved` are the folders into which unfinished restores saved what was there.
     """
 
     state: Literal["absent", "empty", "unfinished", "cluster"]
     tablespaces: tuple[Path, ...] = ()
+    wal_folder: Path | None = None
+    saved: tuple[Path, ...] = ()
 
 
 def check_account(uid: int) -> None:
@@ -70,8 +78,8 @@ def look_at(data: Path, account: Account, *, system_id: str, replace: bool) -> F
     _refuse_running(data)
     if not entries:
         return Found("empty")
-    if MARKER in entries or entries == [_NEW_MARKER]:
-        return Found("unfinished", tuple(_marked_tablespaces(data)))
+    if (MARKER in entries and not (data / _CONTROL).exists()) or entries == [_NEW_MARKER]:
+        return Found("unfinished", tuple(_marked_tablespaces(data)), saved=_saved_before(data))
     return _look_at_cluster(data, system_id, replace=replace)
 
 
@@ -117,11 +125,14 @@ def _runs_here(data: Path, number: str) -> bool:
 
 def _look_at_cluster(data: Path, system_id: str, *, replace: bool) -> Found:
     try:
-        control = ControlFile.parse((data / "global/pg_control").read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IntegrityError):
+        control = ControlFile.parse((data / _CONTROL).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IntegrityError) as error:
+        elsewhere = "name an empty folder, or one that does not exist"
+        if (data / "PG_VERSION").is_file() and (data / WAL_FOLDER).is_dir():
+            gone = error.message if isinstance(error, IntegrityError) else f"there is no {_CONTROL}"
+            raise UsageError(f"{data} is a damaged data folder: {gone}", hints=[NO_CONTROL_HINT, f"or {elsewhere}"]) from None
         raise UsageError(
-            f"{data} is not empty, and is no data folder of PostgreSQL: nothing there is touched",
-            hints=["name an empty folder, or one that does not exist"],
+            f"{data} is not empty, and is no data folder of PostgreSQL: nothing there is touched", hints=[elsewhere]
         ) from None
     if str(control.system_id) != system_id:
         raise UsageError(
@@ -129,14 +140,45 @@ def _look_at_cluster(data: Path, system_id: str, *, replace: bool) -> Found:
             hints=["name an empty folder, or one that does not exist"],
         )
     if not replace:
+        marker = data / MARKER
+        whole = (
+            f"a restore was killed before it began or at its end: this is whole; it starts after rm {shlex.quote(str(marker))}"
+        )
         raise UsageError(
             f"{data} holds a data folder of this cluster",
             hints=[
+                *([whole] if marker.exists() else []),
                 "restore beside it: --target-dir another folder",
                 "or --replace: WAL that was not archived is saved, all else there is removed",
             ],
         )
-    return Found("cluster", tuple(_linked_tablespaces(data)))
+    wal = data / WAL_FOLDER
+    _refuse_lost_wal(data, control)
+    linked = tuple(_linked_tablespaces(data))
+    return Found("cluster", linked, wal.resolve() if wal.is_symlink() else None, _saved_before(data))
+
+
+def _refuse_lost_wal(data: Path, control: ControlFile) -> None:
+    """UsageError when pg_wal is not there, or not the one: its volume may not be mounted, and holds the newest commits.
+
+    A server that has run has the segment of its last checkpoint there. One that was restored and not opened has it nowhere.
+    """
+    wal = data / WAL_FOLDER
+    gone = None
+    if not wal.is_dir():
+        gone = f"leads to {wal.readlink()}, where no folder is" if wal.is_symlink() else "is not there"
+    elif control.state in _RAN and not (data / "backup_label").exists():
+        needed = Segment.holding(control.timeline, control.redo, control.segment_bytes)
+        if not any(wal.glob(f"{'?' * 8}{needed.name[8:]}*")):
+            gone = f"does not hold {needed}, with which its server would start"
+    if gone is not None:
+        raise UsageError(
+            f"the {WAL_FOLDER} of {data} {gone}: what is in it may be the newest commits",
+            hints=[
+                "is it a volume of its own, and not mounted? Mount it, and run this again",
+                f"when it is lost for good: move {data} away, and restore into an empty folder; what was not archived is lost",
+            ],
+        )
 
 
 def _linked_tablespaces(data: Path) -> Iterator[Path]:
@@ -148,22 +190,29 @@ def _linked_tablespaces(data: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Marker:
-    """What a target's marker says: which restore is unfinished, and the folders of tablespaces that it fills."""
+    """What a target's marker says: which restore is unfinished, the folders of tablespaces that it fills, and where it saved."""
 
     restore: str
     tablespaces: tuple[Path, ...] = ()
+    saved: tuple[Path, ...] = ()
 
     @classmethod
     def read(cls, data: Path) -> "_Marker | None":
         """None where there is none, or one that was being written: nothing else was, then."""
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
             said = json.loads((data / MARKER).read_text())
-            return cls(str(said["restore"]), tuple(Path(text) for text in said["tablespaces"]))
+            saved = tuple(Path(text) for text in said.get("saved", ()))
+            return cls(str(said["restore"]), tuple(Path(text) for text in said["tablespaces"]), saved)
         return None
 
     def in_tablespace(self, data: Path) -> str:
         """What the marker in a tablespace's folder says."""
         return json.dumps({"restore": self.restore, "target": str(data)})
+
+
+def _saved_before(data: Path) -> tuple[Path, ...]:
+    marker = _Marker.read(data)
+    return () if marker is None else marker.saved
 
 
 def _marked_tablespaces(data: Path) -> Iterator[Path]:
@@ -263,39 +312,37 @@ def size_of(folders: Iterable[Path]) -> dict[Path, int]:
     return sizes
 
 
-def save_wal(data: Path, into: Path) -> list[str]:
-    """Copy what *data*'s pg_wal holds and no archive is known to have, synced; the names, in order (rule 54).
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A restore that began in `data`: what its own marker there says."""
 
-    A file is archived when the server noted it as `.done`. Recycled files that wait for their turn look like unarchived ones,
-    and are copied too.
-    """
-    source = data / "pg_wal"
-    status = source / "archive_status"
-    names = [
-        entry.name
-        for entry in (sorted(source.iterdir()) if source.is_dir() else ())
-        if entry.is_file() and classify(entry.name) is not None and not (status / f"{entry.name}.done").exists()
-    ]
-    into.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in names:
-        _copy_synced(source / name, into / name)
-    sync_folder(into)
-    sync_folder(into.parent)
-    return names
+    data: Path
+    marker: str
+
+    def check(self) -> None:
+        """LockedError when another restore began there since, wherever it runs: what lies there may be a server's by now."""
+        found = None
+        with contextlib.suppress(FileNotFoundError):
+            found = (self.data / MARKER).read_text()
+        if found != self.marker:
+            raise LockedError(f"another restore fills {self.data}, or did, since this one began", hints=["leave it to that one"])
 
 
-def _copy_synced(source: Path, target: Path) -> None:
-    with source.open("rb") as read, target.open("wb") as written:
-        shutil.copyfileobj(read, written, _COPY_BYTES)
-        written.flush()
-        os.fsync(written.fileno())
-
-
-def begin(data: Path, account: Account, found: Found, tablespaces: Sequence[Path], *, version: str, backup: str) -> None:
+def begin(
+    data: Path,
+    account: Account,
+    found: Found,
+    tablespaces: Sequence[Path],
+    *,
+    version: str,
+    backup: str,
+    saved: Path | None = None,
+) -> Begun:
     """Make *data*, or empty it, with the marker in it: from here on it holds an unfinished restore, and nothing else.
 
     *tablespaces* are the folders outside that this restore fills; those of them that belonged to what was *found* are emptied
-    of their folder *version*. Nothing else outside *data* is removed.
+    of their folder *version*. Nothing else outside *data* is removed. *saved* is where WAL of what was *found* was saved: the
+    next try finds it, whatever restore folder that has.
     """
     data.mkdir(mode=0o700, exist_ok=True)
     account.own(data)
@@ -304,12 +351,19 @@ def begin(data: Path, account: Account, found: Found, tablespaces: Sequence[Path
     former = _Marker.read(data)
     # A former try's tablespaces stay its own: a later one may go there again.
     known = spaces if former is None else tuple(dict.fromkeys((*spaces, *former.tablespaces)))
-    marker = _Marker(secrets.token_hex(16) if former is None else former.restore, known)
+    kept = tuple(dict.fromkeys([*([] if saved is None else [saved]), *found.saved]))
+    marker = _Marker(secrets.token_hex(16) if former is None else former.restore, known, kept)
     used = emptied(found, spaces)
     for folder in used:  # before the target says that they may go: a kill in between leaves the cluster as it was
         _mark(folder, marker.in_tablespace(data), account)
-    _mark(data, json.dumps({"backup": backup, "restore": marker.restore, "tablespaces": list(map(str, known))}), account)
+    said = {"backup": backup, "restore": marker.restore, "run": secrets.token_hex(16), "tablespaces": list(map(str, known))}
+    said |= {"saved": list(map(str, kept))} if kept else {}
+    begun = Begun(data, json.dumps(said))
+    _mark(data, begun.marker, account)
     sync_folder(data.parent)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # first: with it, this would be no unfinished restore
+        (data / _CONTROL).unlink()
+        sync_folder((data / _CONTROL).parent)
     for folder in used:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder / version)
@@ -323,6 +377,7 @@ def begin(data: Path, account: Account, found: Found, tablespaces: Sequence[Path
     for folder in spaces:
         make_folders(folder, account)
         _mark(folder, marker.in_tablespace(data), account)
+    return begun
 
 
 def _mark(folder: Path, text: str, account: Account) -> None:

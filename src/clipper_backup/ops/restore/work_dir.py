@@ -1,12 +1,12 @@
 """The restore folder: made for its owner alone, held by one restore at a time, and never what somebody else uses."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from clipper_backup.errors import ClipperError, LockedError, UsageError
+from clipper_backup.errors import ClipperError, UsageError
+from clipper_backup.ops.restore.held import held
 from clipper_backup.ops.restore.target_dir import sync_folder
 from clipper_backup.postgres.account import Account
 
@@ -61,22 +61,18 @@ def work_folder(folder: Path, account: Account, filled: Iterable[Path]) -> Itera
     """
     filled = tuple(filled)
     check_work_folder(folder, account, filled)
-    try:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        check_work_folder(folder, account, filled)  # it may have become somebody else's
-        account.own(folder)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ClipperError(f"cannot make the folder {folder}: {error.strerror}", hints=["name another: --work-dir"]) from error
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(f"another restore works with {folder}", hints=["wait for it, or end it"]) from None
-        (folder / OURS).touch(mode=0o600)
-        account.own(folder / OURS)
-        sync_folder(folder)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            check_work_folder(folder, account, filled)  # it may have become somebody else's
+            account.own(folder)
+            stack.enter_context(held(folder, "works with"))
+            (folder / OURS).touch(mode=0o600)
+            account.own(folder / OURS)
+            sync_folder(folder)
+        except OSError as error:
+            raise ClipperError(
+                f"cannot make the folder {folder}: {error.strerror}", hints=["name another: --work-dir"]
+            ) from error
         yield
-    finally:
-        os.close(descriptor)

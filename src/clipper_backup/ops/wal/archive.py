@@ -16,6 +16,7 @@ from clipper_backup.clock import Clock
 from clipper_backup.errors import ClipperError, IntegrityError, NoRepositoryError, StoreError
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.wal.asked import Asked
+from clipper_backup.ops.wal.filling import Filling
 from clipper_backup.ops.wal.flights import Flight, Flights
 from clipper_backup.ops.wal.handshake import Handshake, Request
 from clipper_backup.ops.wal.open_archive import accept, open_archive
@@ -48,30 +49,33 @@ def run_archiver(work: Work, pgdata: Path, handshake: Path, stop: threading.Even
     folder = DataFolder(pgdata, work.clock)
     layout = folder.layout()
     desk = Handshake(handshake, work.clock, asked_by=pgdata)
+    filling = Filling(folder.wal, layout.segment_bytes, work.clock, work.emit)
     try:
-        archive = _once_there(work, desk, stop, lambda: open_archive(work, layout), absent=NoRepositoryError)
+        archive = _once_there(work, desk, filling, stop, lambda: open_archive(work, layout), absent=NoRepositoryError)
         if archive is not None:
             accept(work, layout)
         while archive is not None and not stop.is_set():
             pusher = Pusher(archive, folder, layout)
             try:
-                _archive(work, pusher, folder, desk, stop)
-            except IntegrityError:
+                _archive(work, pusher, folder, desk, filling, stop)
+            except IntegrityError as error:
                 # Whatever was stored since the last good look may lie elsewhere: all of it is begun anew.
-                _once_there(work, desk, stop, archive.check_place, absent=ClipperError)
+                work.emit(Warned(f"nothing is archived: {error.message}", error.hints))
+                _once_there(work, desk, filling, stop, archive.check_place, absent=ClipperError, told=error.message)
     finally:
         desk.rest()
 
 
-def _archive(work: Work, pusher: Pusher, folder: DataFolder, desk: Handshake, stop: threading.Event) -> None:
-    """Until *stop*; IntegrityError when the store is no longer the repository that it was. Nothing is under way then."""
+def _archive(work: Work, pusher: Pusher, folder: DataFolder, desk: Handshake, filling: Filling, stop: threading.Event) -> None:
+    """Until *stop*; IntegrityError when the store lost its id, or a history (`Pusher.check_place`). Nothing is under way then."""
     changed = threading.Event()
     flights = Flights(pusher, work.emit, changed, jobs=work.settings.archive_jobs)
-    coordinator = _Coordinator(work, folder, desk, flights, _Place(pusher.archive.check_place, work.clock, changed))
+    coordinator = _Coordinator(work, folder, desk, flights, _Place(pusher.check_place, work.clock, changed))
     try:
         while not stop.is_set():
             changed.clear()
             coordinator.turn()
+            filling.look()
             work.clock.wait(changed, _BUSY_LOOK_SECONDS if coordinator.is_busy else _IDLE_LOOK_SECONDS)
     except IntegrityError:
         flights.abandon()
@@ -81,10 +85,19 @@ def _archive(work: Work, pusher: Pusher, folder: DataFolder, desk: Handshake, st
 
 
 def _once_there(
-    work: Work, desk: Handshake, stop: threading.Event, look: Callable[[], Found], *, absent: type[ClipperError]
+    work: Work,
+    desk: Handshake,
+    filling: Filling,
+    stop: threading.Event,
+    look: Callable[[], Found],
+    *,
+    absent: type[ClipperError],
+    told: str = "",
 ) -> Found | None:
-    """What *look* returns once it raises *absent* no more, and a no to whoever asks until then; None after *stop*."""
-    told = ""
+    """What *look* returns once it raises *absent* no more, and a no to whoever asks until then; None after *stop*.
+
+    *told* is what somebody was told already.
+    """
     while not stop.is_set():
         try:
             return look()
@@ -95,6 +108,7 @@ def _once_there(
                 work.emit(Warned(f"nothing is archived: {told}", error.hints))
             for request in desk.requests():
                 desk.answer(request, ok=False, lines=[error.message, *error.hints])
+        filling.look()
         work.clock.wait(stop, _SCAN_SECONDS)
     return None
 

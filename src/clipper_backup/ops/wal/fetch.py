@@ -4,6 +4,7 @@
 not the file itself is an error, and ends PostgreSQL.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -13,10 +14,10 @@ from clipper_backup.errors import IntegrityError, ObjectMissingError, UsageError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.ops.wal.spool import Spool, hand_over
 from clipper_backup.ops.wal.tablespaces import check_tablespaces, tail_of
-from clipper_backup.postgres.history import is_made, made_history, parse_history
+from clipper_backup.postgres.history import is_made, made_history, parse_history, told_history
 from clipper_backup.postgres.postmaster import is_up
 from clipper_backup.repository.lines import Line
-from clipper_backup.repository.restore_plan import Linked, RestorePlan, Turn, links_of, must_fit
+from clipper_backup.repository.restore_plan import KeptSegment, Linked, RestorePlan, Turn, links_of, must_fit
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.repository.wal_reader import Opened, UnopenedError, WalReader
 from clipper_backup.values import Timeline, show_time
@@ -25,7 +26,7 @@ from clipper_backup.wal_names import Kind, Segment, classify, history_name
 _LOOK_AGAIN_SECONDS = 1.0
 
 
-class _Archive:
+class _Archive(ABC):
     """What both ways of restoring do: one file of the archive, found, checked and handed over."""
 
     def __init__(self, reader: WalReader, catalog: WalCatalog, spool: Spool, clock: Clock, wait_seconds: float) -> None:
@@ -45,11 +46,11 @@ class _Archive:
         data = self._reader.file(name) if kind is Kind.BACKUP else None
         return self._missing() if data is None else self._hand_out(name, data, target)
 
-    def _segment(self, segment: Segment, target: Path) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _segment(self, segment: Segment, target: Path) -> bool: ...
 
-    def _history(self, timeline: Timeline, target: Path) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _history(self, timeline: Timeline, target: Path) -> bool: ...
 
     def _hand_out(self, name: str, data: bytes, target: Path) -> bool:
         self._spool.open()
@@ -90,7 +91,7 @@ class _Archive:
         return False
 
     def _later(self, segment: Segment) -> str | None:
-        """What shows that the WAL goes on behind *segment*, which is not there; None when nothing does (row 6)."""
+        """What shows that the WAL goes on behind *segment*, which is not there; None when nothing does (row 7)."""
         stored = self._catalog.stored_behind(segment)
         if stored is not None:
             return f"{stored} is there"
@@ -154,6 +155,8 @@ class PlannedFetch(_Archive):
         self._must_lie_on(self._line, segment)
         if self._take(segment, target) or self._wait_for(segment, lambda: self._take(segment, target)):
             return True
+        if (kept := self._plan.kept_segment(segment)) is not None:
+            return self._take_kept(segment, kept, target)
         if self._last is not None:
             raise self._gap(segment, f"recovery needs the WAL up to {self._last}")
         seen = self._plan.seen_segment
@@ -186,6 +189,19 @@ class PlannedFetch(_Archive):
                 draft.hand_over(target)
         return True
 
+    def _take_kept(self, segment: Segment, kept: KeptSegment, target: Path) -> bool:
+        """What a dead primary left is the end of the WAL: where the archive goes on, that is of another server."""
+        from clipper_backup.repository.kept_wal import chunks_of_kept  # noqa: PLC0415  once in a recovery
+
+        if (behind := self._catalog.stored_behind(segment)) is not None:
+            raise self._gap(segment, f"{behind} is there: what the former server left of it is another history")
+        with self._spool.writing(segment.name) as draft:
+            draft.write(chunks_of_kept(self._folder / self._plan.kept_in, kept, segment.size_bytes))
+            self._check_tablespaces(self._line, segment, draft.path, target)
+            with self._turn():
+                draft.hand_over(target)
+        return True
+
     def _gap(self, segment: Segment, why: str) -> WalGapError:
         key = keys.archive_key(self._reader.system_id, segment.name, keys.CLAIM)
         try:
@@ -213,7 +229,14 @@ class PlannedFetch(_Archive):
         if timeline == 1:
             return False
         name = history_name(timeline)
-        data = self._reader.history(timeline)
+        try:
+            data = self._reader.history(timeline)
+        except (IntegrityError, UnopenedError):  # of keys that were changed since, for one: a history outlives all others
+            if not self._plan.line_recorded:
+                raise
+            data = None
+        if data is None and self._plan.line_recorded:
+            data = told_history(self._plan.left)
         if data is None:
             raise WalGapError(
                 f"{name}, the history of the timeline to recover to, is missing from the archive",
@@ -235,7 +258,7 @@ class StandbyFetch(_Archive):
             self._spool.leave()
 
     def _segment(self, segment: Segment, target: Path) -> bool:
-        line = self._catalog.line(self._catalog.newest_timeline())
+        line = self._catalog.line(self._catalog.followed_timeline())
         self._must_lie_on(line, segment)
         opened = self._reader.segment(segment)
         if opened is None:

@@ -1,16 +1,23 @@
 """The archive that a server writes into, by the settings: whose it is, how it is sealed and signed."""
 
-from pathlib import Path
+from contextlib import suppress
 
 from clipper_backup.config import Settings
-from clipper_backup.errors import NoRepositoryError
+from clipper_backup.errors import IntegrityError, NoRepositoryError, ObjectMissingError
+from clipper_backup.format import physical_names as keys
 from clipper_backup.format.base_documents import SystemEntry
-from clipper_backup.ops.keys import opener_of, sealer_of, signer_of
+from clipper_backup.format.names import is_sealed
+from clipper_backup.format.wal_objects import HEADER_BYTES_MAX, decode_object
+from clipper_backup.ops.keys import check_meant, opener_of, sealer_of, signer_of
 from clipper_backup.ops.work import SOFTWARE, Work, this_process
 from clipper_backup.postgres.wal_pages import WalLayout
+from clipper_backup.repository.dumps import Last
 from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.systems import accept_system, physical_id
 from clipper_backup.repository.wal_archive import ArchiveKeys, WalArchive
+from clipper_backup.repository.wal_catalog import WalCatalog
+from clipper_backup.store.protocol import Store
+from clipper_backup.wal_names import Segment
 
 
 def archive_keys(settings: Settings) -> ArchiveKeys:
@@ -49,8 +56,19 @@ def open_archive(work: Work, layout: WalLayout) -> WalArchive:
     )
 
 
-def accept(work: Work, layout: WalLayout) -> SystemEntry:
-    """Make sure that the repository is that server's; IntegrityError when it is another cluster's (R2)."""
+def accept(work: Work, layout: WalLayout, before: Segment | None = None) -> SystemEntry:
+    """Make sure that the repository is that server's; IntegrityError when it is another cluster's (R2).
+
+    UsageError when its WAL was sealed or signed until now, and nobody said that it no longer is to be (K2). *before* is the
+    segment before the one to be archived, which is asked for first.
+    """
+    settings = work.settings
+    if not settings.encryption_recipients:  # whoever seals, or says `none`, pays nothing for the question
+
+        def last() -> Last | None:
+            return _until_now(work.store, str(layout.system_id), layout.segment_bytes, before)
+
+        check_meant(settings, sealer_of(settings), signer_of(settings), "WAL segment", last)
     here = SystemEntry(
         number=1,
         system_id=str(layout.system_id),
@@ -62,6 +80,23 @@ def accept(work: Work, layout: WalLayout) -> SystemEntry:
     return accept_system(work.store, here)
 
 
-def data_folder_of(path: Path) -> Path:
-    """PGDATA of a file in pg_wal, by the path's own words: pg_wal may be a link."""
-    return path.parent.parent
+def _until_now(store: Store, system_id: str, segment_bytes: int, before: Segment | None) -> Last | None:
+    """How *before* is stored, by one request where it lies there plain; else the newest segment of all, None without any."""
+    if before is not None:
+        with suppress(ObjectMissingError):
+            return _plain(store, before, keys.archive_key(system_id, before.name, keys.STORED))
+    catalog = WalCatalog(store, system_id, segment_bytes)
+    for timeline in reversed(catalog.timelines()):
+        newest = catalog.newest(timeline)
+        stored = None if newest is None else catalog.segments(timeline, newest.folder)[newest].stored
+        if newest is not None and stored is not None:
+            return Last(newest, sealed=True, signed=False) if is_sealed(stored.key) else _plain(store, newest, stored.key)
+    return None
+
+
+def _plain(store: Store, segment: Segment, key: str) -> Last:
+    """What the header of a segment that is not sealed says; a damaged one says nothing."""
+    data, signed = store.get(key, length=HEADER_BYTES_MAX), False
+    with suppress(IntegrityError):
+        signed = decode_object([data], key)[0].signature is not None
+    return Last(segment, sealed=False, signed=signed)

@@ -58,7 +58,7 @@ def open_restore(folder: Path, clock: Clock, emit: Emit) -> Restore:
     os.environ.update(plan.environment)
     settings = load(plan.settings, os.environ).settings
     work = open_work(settings, clock, emit, read_only=True, unsigned=plan.unsigned)
-    return Restore(folder, plan, work, _reader(work, plan.repository_id, plan.system_id, plan.segment_bytes))
+    return Restore(folder, plan, work, reader_of(work, plan.repository_id, plan.system_id, plan.segment_bytes))
 
 
 def open_standby(pg_wal: Path, settings: Settings, clock: Clock, emit: Emit) -> StandbyFetch:
@@ -72,7 +72,7 @@ def open_standby(pg_wal: Path, settings: Settings, clock: Clock, emit: Emit) -> 
     except OSError as error:
         raise ClipperError(f"cannot read {path}: {error.strerror}") from error
     work = open_work(settings, clock, emit, read_only=True)
-    reader = _reader(work, open_repository(work.store).id, control.system_id, control.segment_bytes)
+    reader = reader_of(work, open_repository(work.store).id, control.system_id, control.segment_bytes)
     catalog = WalCatalog(work.store, control.system_id, control.segment_bytes)
     return StandbyFetch(reader, catalog, Spool(pg_wal, "standby"), clock, settings.archive_wait_seconds)
 
@@ -90,7 +90,8 @@ def start_reading_ahead(restore: Restore, pg_wal: Path) -> None:
         subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, cwd="/", start_new_session=True)
 
 
-def _reader(work: Work, repository_id: str, system_id: str, segment_bytes: int) -> WalReader:
+def reader_of(work: Work, repository_id: str, system_id: str, segment_bytes: int) -> WalReader:
+    """What reads the archive of that system, by the settings of *work*."""
     return WalReader(
         work.store,
         repository_id=repository_id,

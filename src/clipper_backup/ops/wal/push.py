@@ -9,9 +9,9 @@ from clipper_backup.errors import IntegrityError, MissingError, UsageError
 from clipper_backup.format.base_documents import Claim, SystemEntry
 from clipper_backup.format.wal_objects import digest_of
 from clipper_backup.ops.wal.asked import Asked
-from clipper_backup.ops.wal.open_archive import accept, data_folder_of, open_archive
+from clipper_backup.ops.wal.open_archive import accept, open_archive
 from clipper_backup.ops.work import Work
-from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder, WalFile
+from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder, WalFile, is_saved_wal
 from clipper_backup.postgres.history import Ancestor, parse_history
 from clipper_backup.postgres.wal_pages import WalLayout
 from clipper_backup.repository.wal_archive import Claimed, WalArchive, ancestors_in, lacks_link, link_in
@@ -33,17 +33,19 @@ class Pushed:
 
 
 def push(work: Work, path: Path) -> Pushed:
-    """Archive the file at *path*, which is in pg_wal of its data folder.
+    """Archive the file at *path*, which is in pg_wal of its data folder, or in a folder where a restore saved one's WAL.
 
     IntegrityError when the archive has other bytes under its name or is another cluster's, or the file is not what its name
     says: then another try will not help. NoRepositoryError where none is: it makes none.
     """
     kind = _kind_of(path)
-    folder = DataFolder(data_folder_of(path), work.clock)
+    folder = DataFolder.of_wal(path.parent, work.clock)
     layout = folder.layout()
     archive = open_archive(work, layout)
-    accepted = Asked(lambda: accept(work, layout))
     pusher = Pusher(archive, folder, layout)
+    number = pusher.segment(path.name).number if kind is Kind.SEGMENT else 0
+    before = pusher.segment(path.name).previous() if number else None
+    accepted = Asked(lambda: accept(work, layout, before))
     if kind is Kind.SEGMENT:
         pushed = pusher.push_segment(path.name, accepted)
     else:
@@ -60,7 +62,7 @@ def _kind_of(path: Path) -> Kind:
             f"not the name of a file that PostgreSQL archives: {path.name!r}",
             hints=["archive_command = 'clipper-backup wal push %p'"],
         )
-    if path.parent.name != WAL_FOLDER:
+    if path.parent.name != WAL_FOLDER and not is_saved_wal(path.parent):
         raise UsageError(
             f"{path} does not lie in a {WAL_FOLDER}",
             hints=["give %p with PGDATA as the working directory, as PostgreSQL does, or the full path"],
@@ -74,6 +76,7 @@ class Pusher:
     def __init__(self, archive: WalArchive, folder: DataFolder, layout: WalLayout) -> None:
         self.archive, self.clock = archive, folder.clock
         self._folder, self._layout = folder, layout
+        self._followed: set[Timeline] = set()
 
     def segment(self, name: str) -> Segment:
         """The segment of that name."""
@@ -150,7 +153,10 @@ class Pusher:
 
         Where *first* no segment before it is claimed: the history's object may be missing as well.
         """
-        data = self._folder.history(timeline) if timeline > 1 else None
+        if timeline == 1:
+            return
+        self._followed.add(timeline)
+        data = self._folder.history(timeline)
         if data is None:
             return  # of a segment without one, `source` has found the claim
         claim = self._history_claim(timeline) if history is None else history()
@@ -161,6 +167,19 @@ class Pusher:
                 f"timeline {int(timeline)} is another server's: its history in the archive was claimed by {claim.writer}",
                 hints=["promote or restore this server once more: it takes the next free number"],
             )
+
+    def check_place(self) -> None:
+        """Step 4: IntegrityError when the store is no longer the repository that it was, or lost a history that segments need.
+
+        A store that was set back to an older state has the same id, and none of what came since.
+        """
+        self.archive.check_place()
+        for timeline in sorted(self._followed.copy()):
+            if self._history_claim(timeline) is None:
+                raise IntegrityError(
+                    f"{history_name(timeline)} is no longer in the archive: what follows it is archived anew, behind it",
+                    hints=["was the store set back to an older state? `clipper-backup wal status` shows what else is missing"],
+                )
 
     # -- links
 

@@ -3,7 +3,8 @@
 It is a folder in pg_wal, where PostgreSQL looks at names of WAL files only. What lies in it:
 
     asked                          the name of the segment that was asked for last
-    ahead                          locked by the one process that reads ahead
+    ahead                          locked by the one process that reads ahead; only who wants to be that one tries
+    running                        locked by it too; others share the lock for a moment, to see whether it is
     <segment>.part                 being read ahead, and locked by who writes it
     <name>.direct                  being written for a request that waits
     <segment>.<link>.<previous>    whole, checked and on disk: it waits to be asked for
@@ -25,6 +26,7 @@ PREFIX = "clipper-backup-"
 """How the name of every spool begins."""
 _ASKED = "asked"
 _AHEAD = "ahead"
+_RUNNING = "running"
 _PART = ".part"
 _DIRECT = ".direct"
 _READY = re.compile(r"([0-9A-F]{24})\.([0-9a-f]{32})\.([0-9a-f]{32})")
@@ -92,20 +94,35 @@ class Spool:
     @contextlib.contextmanager
     def reading_ahead(self) -> Iterator[bool]:
         """Whether we are the one who reads ahead from now on: there is at most one, and none where the spool is gone."""
+        with self._locked(_AHEAD, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+            if not alone:
+                yield False
+                return
+            with self._locked(_RUNNING, fcntl.LOCK_EX) as running:
+                yield running
+
+    def ahead_is_running(self) -> bool:
+        """Whether somebody reads ahead. Being asked keeps nobody from beginning to."""
+        with self._locked(_RUNNING, fcntl.LOCK_SH | fcntl.LOCK_NB) as free:
+            return not free and self.folder.exists()
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, how: int) -> Iterator[bool]:
+        """Whether the file of this name is locked by us now; False too where the spool is gone."""
         try:
-            descriptor = os.open(self.folder / _AHEAD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         except OSError:
             yield False
             return
         try:
-            yield _lock_at_once(descriptor)
+            try:
+                fcntl.flock(descriptor, how)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
         finally:
             os.close(descriptor)
-
-    def ahead_is_running(self) -> bool:
-        """Whether somebody reads ahead."""
-        with self.reading_ahead() as free:
-            return not free and self.folder.exists()
 
     # -- segments
 
@@ -227,14 +244,6 @@ def _told(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ClipperError(f"{what}: {error.strerror}") from error
-
-
-def _lock_at_once(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _own(path: Path, owner: os.stat_result) -> None:

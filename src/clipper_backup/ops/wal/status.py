@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from clipper_backup.errors import ClipperError
+from clipper_backup.ops.wal.asked import Asked
 from clipper_backup.ops.wal.look import Looker, WalSeen
+from clipper_backup.ops.wal.server_side import not_followed, not_here
 from clipper_backup.ops.work import Work, login_of
 from clipper_backup.postgres.archiver_facts import ArchiverFacts, read_archiver
-from clipper_backup.values import Lsn, Timeline, show_seconds
+from clipper_backup.values import Lsn, Timeline, show_count, show_seconds
 
 _READY_SECONDS = 300
 """A file that waits for longer has been asked for several times."""
@@ -38,16 +40,19 @@ class WalStatus:
 
 def wal_status(work: Work, *, ask_server: bool) -> WalStatus:
     """Look at the archive and, where *ask_server* says so, at the server; one that does not answer is no error."""
+    asked = Asked(lambda: read_archiver(login_of(work.settings))) if ask_server else None
     seen = Looker(work, whole=False).look()
     server, unreached = None, None
-    if ask_server:
+    if asked is not None:
         try:
-            server = read_archiver(login_of(work.settings))
+            server = asked.answer()
         except ClipperError as error:
             unreached = error.message
     ours = server is not None and any(system.entry.system_id == server.system_id for system in seen.systems)
     loss = None if server is None or not ours else _loss(seen, server)
-    return WalStatus(seen, server, unreached, loss, (*seen.problems, *_of_server(server, ours=ours)))
+    against = [] if server is None else [not_here(work.store, seen, server), not_followed(seen, server)]
+    told = [each for each in against if each is not None]
+    return WalStatus(seen, server, unreached, loss, (*seen.problems, *told, *_of_server(server, ours=ours)))
 
 
 def _loss(seen: WalSeen, server: ArchiverFacts) -> Loss | None:
@@ -74,9 +79,13 @@ def _of_server(server: ArchiverFacts | None, *, ours: bool) -> list[str]:
         return [f"the server is the system {server.system_id}, of which this repository holds no WAL"]
     found = [] if server.archives else ["archive_mode is off: nothing that the server writes is archived"]
     if server.failing:
-        found.append(f"the archiver fails at {server.last_failed}: {server.failed} times so far; PostgreSQL's log says why")
+        found.append(
+            f"the archiver fails at {server.last_failed}: {show_count(server.failed, 'time')} so far; PostgreSQL's log says why"
+        )
     if server.ready and server.ready_since is not None:
         waited = (server.now - server.ready_since).total_seconds()
         if waited > _READY_SECONDS:
-            found.append(f"{server.ready} files wait to be archived, the oldest for {show_seconds(waited)}")
+            found.append(
+                f"{show_count(server.ready, 'file waits', 'files wait')} to be archived, the oldest for {show_seconds(waited)}"
+            )
     return found

@@ -17,6 +17,12 @@ from clipper_backup.wal_names import Segment
 _BLOCK_BYTES = 1 << 20
 _TAIL_PAGES = 2
 """They hold as much as the longest record has, however small pages are."""
+CREATED_HINTS = (
+    "beside the living server that is its own folder: restore on another machine, or in a container without it",
+    "where no server uses it, {folder} must be there, empty, and PGDATA's owner's: the WAL names it, no option moves it",
+    "or stop before {segment}, or begin with a base backup taken behind it, whose tablespaces --tablespace moves",
+)
+"""What to do about a folder that is not ours, with its `folder` and the `segment` that makes the tablespace."""
 
 
 def check_tablespaces(segment: Segment, file: Path, data: Path, before: Callable[[int], bytes]) -> None:
@@ -59,26 +65,25 @@ def _must_be_ours(created: Created, data: Path, segment: Segment) -> None:
     if not created.path:
         return  # within the data folder (allow_in_place_tablespaces)
     folder = Path(os.fsdecode(created.path))
-    if folder in _linked(data):
+    if folder in _linked(data) or (why := why_not_ours(folder, data.stat().st_uid)) is None:
         return
-    try:
-        inside = next(folder.iterdir(), None)
-        mine = folder.stat().st_uid == data.stat().st_uid
-    except OSError as error:
-        why = f"cannot be used here: {(error.strerror or str(error)).lower()}"
-    else:
-        if inside is None and mine:
-            return
-        why = "is not empty here" if inside is not None else "belongs to another user"
     raise IntegrityError(
         f"tablespace {created.oid} was created in {folder}, by the WAL in {segment}, and that folder {why}: recovery would write"
         " into it",
-        hints=[
-            "beside the living server that is its own folder: restore on another machine, or in a container without it",
-            f"where no server uses it, {folder} must be there, empty, and PGDATA's owner's: the WAL names it, no option moves it",
-            f"or stop before {segment}, or begin with a base backup taken behind it, whose tablespaces --tablespace moves",
-        ],
+        hints=[hint.format(folder=folder, segment=segment) for hint in CREATED_HINTS],
     )
+
+
+def why_not_ours(folder: Path, uid: int) -> str | None:
+    """Why recovery may not make a tablespace in *folder*, for the server of the user *uid*; None: it may."""
+    try:
+        inside = next(folder.iterdir(), None)
+        mine = folder.stat().st_uid == uid
+    except OSError as error:
+        return f"cannot be used here: {(error.strerror or str(error)).lower()}"
+    if inside is None and mine:
+        return None
+    return "is not empty here" if inside is not None else "belongs to another user"
 
 
 def _linked(data: Path) -> set[Path]:

@@ -1,0 +1,56 @@
+"""What the kernel and the C library can do and Python has no name for. What only saves time does nothing where it is missing."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+_MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD, _MALLOC_ARENA_MAX = -1, -3, -8
+"""Of mallopt(3) of glibc; other C libraries have no such function."""
+_KEPT_BYTES, _OWN_PAGES_BYTES = 1 << 30, 64 << 20
+_WRITE = 2
+"""SYNC_FILE_RANGE_WRITE."""
+
+
+def keep_freed_memory() -> None:
+    """From now on memory that is freed is used again, and not given back to the kernel; pieces of 64 MiB and more still are.
+
+    For what allocates frames and packs all day: each piece above 128 kB would else be new pages, zeroed by the kernel. Of a base
+    backup that is 60 % of the page faults and 0.4 s of CPU a gigabyte, a sixteenth of all. Peak memory stays what it was.
+    """
+    if (mallopt := _function("mallopt")) is not None:
+        mallopt(_MALLOC_ARENA_MAX, 1)  # else each thread keeps its own
+        mallopt(_MALLOC_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
+        mallopt(_MALLOC_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def begin_write_back(descriptor: int, start: int, length: int) -> None:
+    """Have the kernel write what it was given, now: else the disk is idle until fsync, which then waits for all of it."""
+    if (sync_file_range := _sync_file_range()) is not None:
+        sync_file_range(descriptor, start, length, _WRITE)  # what fails here fails in fsync too
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Make durable all that was written in the file system of an open file or folder. OSError, also for writes that failed."""
+    import ctypes  # noqa: PLC0415  as below
+
+    if _function("syncfs")(descriptor) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    import ctypes  # noqa: PLC0415  as below
+
+    function: Any = _function("sync_file_range")
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    found: Callable[[int, int, int, int], int] | None = function
+    return found
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    import ctypes  # noqa: PLC0415  6 ms that `wal push` must not pay
+
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)

@@ -1,0 +1,64 @@
+"""Base backups that a newer version wrote: what this one makes of what it does not know, with a real server's files."""
+
+import pytest
+
+from clipper_backup.errors import IntegrityError
+from clipper_backup.format import physical_names as names
+from clipper_backup.format.base_documents import BaseSummary
+from clipper_backup.format.documents import NewerError
+from clipper_backup.ops.base.read import base_catalog
+from clipper_backup.ops.base.verify import verify_base
+from clipper_backup.ops.work import Work
+from clipper_backup.store.memory import MemoryStore
+from clipper_backup.values import BackupId
+from fixtures.base import Cluster, backed_up, work_for
+from fixtures.newer import change_manifest, change_summary, object_of, with_link
+
+pytestmark = pytest.mark.soak(share=0.4)
+
+
+@pytest.fixture
+def taken(archived15: Cluster) -> tuple[Work, BaseSummary]:
+    work = work_for(archived15)
+    return work, backed_up(archived15, work).summary
+
+
+def copied(work: Work) -> Work:
+    """The same with a store of its own."""
+    store = MemoryStore(work.clock)
+    for info in work.store.list(""):
+        store.put(info.key, work.store.get(info.key))
+    return Work(work.settings, store, work.clock, work.emit)
+
+
+def test_the_bytes_of_what_is_not_known_are_looked_at(taken: tuple[Work, BaseSummary]) -> None:
+    work, summary = taken
+    backup_id = BackupId.parse(summary.id)
+    key = names.base_key(backup_id, "validation.json.zst")
+    work.store.put(key, b"answers")
+    change_summary(work.store, backup_id, more_objects=[object_of(backup_id, "validation.json.zst")])
+    assert verify_base(work, backup_id, share=1).share == 1
+    work.store.put(key, b"another")
+    with pytest.raises(IntegrityError, match=rf"is damaged: {key}"):
+        verify_base(work, backup_id, share=0)
+
+
+def test_a_line_of_an_unknown_kind_is_no_damage_and_gives_no_pages(archived15: Cluster, taken: tuple[Work, BaseSummary]) -> None:
+    work, summary = taken
+    backup_id = BackupId.parse(summary.id)
+    change_manifest(work.store, summary, with_link)
+    for share in (0.0, 1.0):
+        with pytest.raises(NewerError, match=r"was written by a newer version \(it is of the kind 'link'\)"):
+            verify_base(work, backup_id, share=share)
+    assert [shown.entry.problem for shown in base_catalog(work)] == [None]
+    following = backed_up(archived15, work).summary
+    assert (following.parent, following.pages.adopted) == (None, 0)
+    assert any("no pages are taken" in text and "newer version" in text for text in work.emit.warnings)  # type: ignore[attr-defined]  # a Kept
+
+
+def test_damage_beside_it_is_found(taken: tuple[Work, BaseSummary]) -> None:
+    work, summary = copied(taken[0]), taken[1]
+    change_manifest(work.store, summary, with_link)
+    work.store.delete([names.base_key(BackupId.parse(summary.id), names.LABEL)])
+    with pytest.raises(IntegrityError, match=r"backup_label\.zst"):
+        verify_base(work, BackupId.parse(summary.id), share=1)
