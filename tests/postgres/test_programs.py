@@ -1,6 +1,7 @@
 """Client programs that misbehave. They are shell scripts, run as the real ones are."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipper_backup.errors import AccessError, ToolError
+from clipper_backup.errors import AccessError, StoppedError, ToolError
 from clipper_backup.postgres.programs import Program, run
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
@@ -196,6 +197,26 @@ def test_an_error_of_what_it_is_fed_is_not_hidden_and_ends_it(script: Script) ->
 
 
 # -- its end
+
+
+def test_a_signal_while_its_reader_starts_pulls_no_pipe_from_under_it(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event.wait
+    waits: list[threading.Event] = []
+
+    def signalled(event: threading.Event, timeout: float | None = None) -> bool:
+        waits.append(event)
+        if len(waits) == 2:  # the first thread reads its words, the second its output
+            raise StoppedError(signal.SIGTERM)
+        return begun(event, timeout)
+
+    before = {*threading.enumerate()}
+    monkeypatch.setattr(threading.Event, "wait", signalled)
+    with pytest.raises(StoppedError):
+        run(script("echo words; exec sleep 60"), [], ENVIRONMENT)
+    monkeypatch.undo()
+    assert len(waits) == 2
+    # A reader that fails is a warning, and that is an error here.
+    wait_until(lambda: {*threading.enumerate()} <= before)
 
 
 def test_leaving_ends_it_whatever_it_does(script: Script) -> None:

@@ -178,16 +178,26 @@ def run(path: Path, arguments: Sequence[str], environment: Mapping[str, str], *,
     """
     with Program(path, arguments, environment, feed=feed is not None) as program:
         collected: list[bytes] = []
-        reader = threading.Thread(target=lambda: collected.extend(iter(lambda: program._stdout.read(READ_BYTES), b"")))  # noqa: SLF001  our own class
+        # The reader's own descriptor: a signal may end `start` when the reader runs already and nobody can join it yet.
+        output = os.dup(program._stdout.fileno())  # noqa: SLF001  our own class
+        reader = threading.Thread(target=_collect, args=(output, collected))
         try:
             reader.start()
             if feed is not None:
                 program.feed(feed)
             reader.join()
         except BaseException:
-            program.kill()  # so that the reader meets the end, and not a pipe that was closed under it
+            program.kill()  # so that the reader meets the end
             if reader.ident is not None:
                 reader.join()
             raise
         program.finish()
     return b"".join(collected)
+
+
+def _collect(output: int, into: list[bytes]) -> None:
+    try:
+        while chunk := os.read(output, READ_BYTES):
+            into.append(chunk)
+    finally:
+        os.close(output)
