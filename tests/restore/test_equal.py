@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 from msgspec import UnsetType
 
-from clipper_backup.errors import MissingError, ServerError
+from clipper_backup.errors import MissingError, ServerError, UsageError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.restore.left_wal import make_plan
@@ -119,11 +119,16 @@ def test_two_in_a_row_and_a_stray_timeline(restore_world: World, place: Path) ->
         stray = written(cluster, "stray")
     assert len({str(content) for content in (two, two_more, three, stray)}) == 4
 
+    with pytest.raises(
+        UsageError, match="timeline 3 is the newest, and timeline 2 has WAL of its own that was archived later"
+    ) as asks:
+        planned(world, place, Target("latest"))
+    assert [hint.rpartition(": ")[2] for hint in asks.value.hints] == ["--timeline 2", "--timeline 3"]
     left = world.backups[1]
-    ways = ((None, three, 3, left), (2, stray, 2, astray.id), (1, world.moments[3].content, 1, left), (None, three, 3, left))
-    for number, (named, held, along, backup) in enumerate(ways, 4):
-        folder, timeline = folder_in(place, str(number)), None if named is None else Timeline(named)
-        with recovered(world, folder, Target("latest"), timeline=timeline) as (result, started, content):
+    ways = ((3, three, left), (2, stray, astray.id), (1, world.moments[3].content, left), (3, three, left))
+    for number, (along, held, backup) in enumerate(ways, 4):
+        folder = folder_in(place, str(number))
+        with recovered(world, folder, Target("latest"), timeline=Timeline(along)) as (result, started, content):
             assert content == held
             assert (result.plan.line.timeline, started.timeline, result.plan.summary.id) == (along, number, backup)
     for name, owner in (("two more", 2), ("stray", 2), ("moment 3", 1)):
