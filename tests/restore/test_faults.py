@@ -23,6 +23,7 @@ from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.account import server_account
 from clipper_backup.store.faulty import FaultyStore
+from clipper_backup.store.protocol import Store
 from fixtures.base import Kept
 from fixtures.dump import FAULTS
 from fixtures.oracle import content_of
@@ -44,9 +45,13 @@ def world(restore_world: World, place: Path) -> World:
     return restore_world.copied_to(place)
 
 
-def attempt(world: World, place: Path, script: str = "", *, start: bool = False) -> tuple[int, Restored]:
-    """The whole command, in this process; the store by which it plans and restores fails by *script*. How often it was asked."""
-    store = FaultyStore(world.work.store, script, SystemClock())
+def faulty(world: World, script: str) -> FaultyStore:
+    """The store by which a restore plans and restores, which fails by *script* and counts how often it was asked."""
+    return FaultyStore(world.work.store, script, SystemClock())
+
+
+def attempt(world: World, place: Path, store: Store, *, start: bool = False) -> Restored:
+    """The whole command, in this process."""
     work = Work(replace(world.work.settings, store_retry_seconds=0), store, world.work.clock, Kept())
     request = Request(
         place / "data",
@@ -56,8 +61,7 @@ def attempt(world: World, place: Path, script: str = "", *, start: bool = False)
         program=server_program(),
         replace=start,  # of one that could not recover all files are there
     )
-    result = restore(work, request, make_plan(work, request), start=start)
-    return store.calls, result
+    return restore(work, request, make_plan(work, request), start=start)
 
 
 def folder_in(place: Path, name: str) -> Path:
@@ -80,23 +84,26 @@ def test_the_store_fails_at_any_call_of_a_restore(world: World, place: Path, eff
 
     A backup whose summary cannot be read is passed over: that restore begins with another one, and is whole.
     """
-    calls, _ = attempt(world, folder_in(place, "slow"), "*:5:slow=0.01")
+    whole = faulty(world, "*:5:slow=0.01")
+    attempt(world, folder_in(place, "slow"), whole)
     left = 0
     folder = folder_in(place, "0")
-    for number, _ in of_this_server(world, [(number, effect) for number in range(1, calls + 1)], 3):
+    for number, _ in of_this_server(world, [(number, effect) for number in range(1, whole.calls + 1)], 3):
         fault = f"*:{number}:{effect}"
-        refused = outcome(partial(attempt, world, folder, fault))
+        store = faulty(world, fault)
+        refused = outcome(partial(attempt, world, folder, store))
         if refused is not None:
             assert isinstance(refused, EFFECTS[effect])
             assert f"scripted fault {fault}" in refused.message
             assert not (folder / "data/global/pg_control").exists(), number
             left += 1
         else:
-            assert effect != "unavailable", f"call {number} may succeed when it is made again"
+            # Two threads that need one frame ask once or twice: what the last call is differs.
+            assert effect != "unavailable" or store.calls < number, f"call {number} may succeed when it is made again"
             left = _TRIED_BEFORE_IT_IS_REPEATED
         if left >= _TRIED_BEFORE_IT_IS_REPEATED:
             if not (folder / "data/global/pg_control").exists():
-                attempt(world, folder)
+                attempt(world, folder, world.work.store)
             assert "backup successfully verified" in pg_verifybackup(world, folder / "data")
             shutil.rmtree(folder)
             folder, left = folder_in(place, str(number)), 0
@@ -110,7 +117,7 @@ def test_the_store_is_lost_at_any_call_of_a_recovery(world: World, place: Path, 
     points = list(zip(range(1, _CALLS_OF_RECOVERY + 1), cycle(EFFECTS), strict=False))
     for number, effect in of_this_server(world, points, 1):
         monkeypatch.setenv(FAULTS, f"*:{number}+:{effect}")
-        error = outcome(lambda: must_hold(attempt(world, place, start=True), content))
+        error = outcome(lambda: must_hold(attempt(world, place, world.work.store, start=True), content))
         if error is not None:
             refused += 1
             assert isinstance(error, EFFECTS[effect])
@@ -120,12 +127,11 @@ def test_the_store_is_lost_at_any_call_of_a_recovery(world: World, place: Path, 
             assert "selected new timeline" not in (place / "data.clipper-restore/server.log").read_text()
     assert refused or not SOAK
     monkeypatch.delenv(FAULTS)
-    must_hold(attempt(world, place, start=True), content)
+    must_hold(attempt(world, place, world.work.store, start=True), content)
 
 
-def must_hold(attempted: tuple[int, Restored], content: Content) -> None:
+def must_hold(result: Restored, content: Content) -> None:
     """What the server holds that was left running, which is ended."""
-    _, result = attempted
     assert result.started is not None
     try:
         with session_in(result.started) as connection:
