@@ -11,6 +11,7 @@ import pytest
 
 from clipper_backup.format.base_documents import BaseSummary
 from clipper_backup.ops.base.delete import delete_base
+from clipper_backup.ops.base.read import pack_use
 from clipper_backup.ops.base.verify import verify_base
 from clipper_backup.ops.base_hold import hold_base
 from clipper_backup.ops.physical_prune import prune_physical
@@ -18,6 +19,7 @@ from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.wal.times import TimesKeeper
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.data_folder import DataFolder
+from clipper_backup.repository.base_backups import needed_packs, part_of, read_packs
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
@@ -77,16 +79,40 @@ def test_delete_any_subset(chain: Chain) -> None:
     subsets = [going for count in (1, 2, 3) for going in combinations(range(4), count)]
     for going in chosen(subsets, 2):
         work = chain.copied()
+        needed = [packs_of(work, summary) for summary in chain.taken]
+        staying = [packs for number, packs in enumerate(needed) if number not in going]
+        alone = set[str]().union(*(needed[number] for number in going)).difference(*staying)
         for number in going:
             delete_base(work, BackupId.parse(chain.taken[number].id), last=True)
         prune_physical(work)
         chain.clock.run(chain.taken[-1].finished_at.replace(day=24))
         freed = prune_physical(work).freed.packs
-        assert freed > 0, going  # each has written what no other one needs
+        assert freed == len(alone), going
         for number, summary in enumerate(chain.taken):
             if number not in going:
                 verify_base(work, BackupId.parse(summary.id), share=1)
                 assert files_of(work, summary) == chain.contents[summary.id], (going, number)
+
+
+def test_how_much_of_its_packs_each_one_needs(chain: Chain) -> None:
+    """The first needs all that it wrote; those behind it name packs of which pages were changed since."""
+    work = chain.copied()
+    first, *later = [pack_use(work, summary) for summary in chain.taken]
+    assert first is not None
+    assert (first.runs, first.live_share, first.amplification) == (1, 1.0, 1.0)
+    for use, summary in zip(later, chain.taken[1:], strict=True):
+        assert use is not None
+        packs = packs_of(work, summary)
+        assert (use.packs, use.runs) == (len(packs), len({pack.split("/")[1] for pack in packs}))
+        assert use.stored_bytes == sum(len(work.store.get(pack)) for pack in packs)
+    assert any(0 < use.live_share < 1 < use.amplification for use in later if use is not None)
+    damaged = part_of(chain.taken[-1], "packs").key
+    work.store.put(damaged, work.store.get(damaged)[:-1])
+    assert pack_use(work, chain.taken[-1]) is None
+
+
+def packs_of(work: Work, summary: BaseSummary) -> set[str]:
+    return {str(pack) for pack, _ in needed_packs(read_packs(work.store, summary))}
 
 
 # -- R3

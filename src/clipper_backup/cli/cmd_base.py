@@ -77,8 +77,10 @@ def show(backup_id: Id, /, *, unsigned: Unsigned = False, context: Context) -> N
     work = _work(context, unsigned=unsigned)
     summary = reading.base_summary(work, _find(work, backup_id, unsigned=unsigned))
     details = reading.base_details(work, summary)
-    document = {"schema": 1, **show_base.summary_document(summary), "details": show_base.details_document(details)}
-    context.answer(document, show_base.summary_text(summary) + show_base.details_text(details))
+    use = reading.pack_use(work, summary)
+    described = {"packs": show_base.packs_document(use), "details": show_base.details_document(details)}
+    document = {"schema": 1, **show_base.summary_document(summary), **described}
+    context.answer(document, show_base.summary_text(summary) + show_base.packs_text(use) + show_base.details_text(details))
 
 
 @app.command

@@ -7,7 +7,7 @@ import msgspec
 
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.base_documents import BaseDetails, BaseSummary
-from clipper_backup.ops.base.read import Shown
+from clipper_backup.ops.base.read import PackUse, Shown
 from clipper_backup.ops.base.verify import BaseVerified
 from clipper_backup.repository.base_backups import BaseEntry
 from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_time
@@ -31,6 +31,7 @@ def summary_document(summary: BaseSummary) -> Document:
         "first_segment": summary.first_segment,
         "last_segment": summary.last_segment,
         "parent": summary.parent,
+        "source": summary.source,
         "from_standby": summary.from_standby,
         "checksums": summary.checksums,
         "server_version": summary.versions.server,
@@ -79,7 +80,10 @@ def summary_text(summary: BaseSummary) -> str:
             ("pages", f"{pages.new:,} new, {pages.adopted:,} taken over, {again:,} stored again, {pages.zero:,} of zeros"),
             ("taken over from", summary.parent or "nothing: it is the first, or all was stored anew"),
             ("needs WAL", f"{summary.first_segment} to {summary.last_segment}, which is in the archive"),
-            ("server", f"PostgreSQL {summary.versions.server}{' (a standby)' if summary.from_standby else ''}"),
+            (
+                "server",
+                f"PostgreSQL {summary.versions.server}{' (a standby)' if summary.from_standby else ''}, source {summary.source}",
+            ),
             *(("sealed to", recipient) for recipient in summary.recipients),
             *([("signed by", summary.signed_by)] if summary.signed_by else []),
             *damaged,
@@ -107,7 +111,7 @@ def shown_document(shown: Shown) -> Document:
 
 _FIELDS = (
     "id", "state", "begun_at", "finished_at", "duration_seconds", "system_id", "timeline", "start_lsn", "stop_lsn", "stopped_at",
-    "first_segment", "last_segment", "parent", "from_standby", "checksums", "server_version", "software", "recipients",
+    "first_segment", "last_segment", "parent", "source", "from_standby", "checksums", "server_version", "software", "recipients",
     "signed_by", "files", "plain_bytes", "stored_bytes", "pages", "warnings", "objects",
 )  # fmt: skip
 """Those of `summary_document`, for an entry without a summary."""
@@ -209,6 +213,27 @@ def details_text(details: BaseDetails | None) -> str:
     ]
     parts.append("\n" + table(("DATABASE", "ENCODING", "COLLATE", "VERSION", "SIZE", "EXTENSIONS"), rows, right=("SIZE",)))
     return "".join(parts)
+
+
+def packs_document(use: PackUse | None) -> Document | None:
+    """The packs it needs; None where its list of them cannot be read."""
+    if use is None:
+        return None
+    return {
+        "count": use.packs,
+        "runs": use.runs,
+        "stored_bytes": use.stored_bytes,
+        "live_share": round(use.live_share, 4),
+        "amplification": round(use.amplification, 3),
+    }
+
+
+def packs_text(use: PackUse | None) -> str:
+    """The same for people."""
+    if use is None:
+        return "packs: its list of them cannot be read: `clipper-backup base verify` says why\n"
+    taken = f"{show_count(use.packs, 'pack')} of {show_count(use.runs, 'run')}, {show_bytes(use.stored_bytes)}"
+    return f"packs: {taken}; it needs {use.live_share:.0%} of what they hold ({use.amplification:.2f} times the space)\n"
 
 
 def verified_document(verified: BaseVerified) -> Document:

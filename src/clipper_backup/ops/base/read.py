@@ -9,7 +9,14 @@ from clipper_backup.format.documents import HoldMark, decode
 from clipper_backup.format.names import HOLDS_FOLDER
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.work import Work
-from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry, listed_base, read_base_details, read_base_summary
+from clipper_backup.repository.base_backups import (
+    BaseCatalog,
+    BaseEntry,
+    listed_base,
+    read_base_details,
+    read_base_summary,
+    read_packs,
+)
 from clipper_backup.repository.root import open_repository
 from clipper_backup.values import BackupId
 
@@ -20,6 +27,21 @@ class Shown:
 
     entry: BaseEntry
     hold: HoldMark | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackUse:
+    """The packs that a backup needs: how many, of how many runs, their bytes in the store, and the share it needs of them."""
+
+    packs: int
+    runs: int
+    stored_bytes: int
+    live_share: float
+
+    @property
+    def amplification(self) -> float:
+        """How much larger they are than what is needed of them: 1 where all is."""
+        return 1 / self.live_share if self.live_share else 1.0
 
 
 def base_catalog(work: Work) -> list[Shown]:
@@ -67,6 +89,17 @@ def base_details(work: Work, summary: BaseSummary) -> BaseDetails | None:
     if summary.sealed and work.settings.encryption_identity_file is None:
         return None
     return read_base_details(work.store, summary, opener_of(work.settings, summary.recipients))
+
+
+def pack_use(work: Work, summary: BaseSummary) -> PackUse | None:
+    """From its own list of packs; None where that is lost or damaged, which `base verify` tells."""
+    try:
+        runs = read_packs(work.store, summary).runs
+    except IntegrityError:
+        return None
+    rows = [row for of_run in runs for row in of_run.packs]
+    plain_bytes, live_bytes = sum(row[2] for row in rows), sum(row[3] for row in rows)
+    return PackUse(len(rows), len(runs), sum(row[1] for row in rows), live_bytes / plain_bytes if plain_bytes else 1.0)
 
 
 def _holds(work: Work) -> dict[BackupId, HoldMark]:
