@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Thousands of processes are started here: each would compile every module anew where bytecode may not be written.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test soak bench lint fmt types lock clean
 help: ## this list
