@@ -10,14 +10,13 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.format.documents import NewerError
 from clipper_backup.ops.base.delete import delete_base
 from clipper_backup.ops.base.read import base_catalog, base_summary
-from clipper_backup.ops.events import ignore
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.base_backups import BaseEntry
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import BackupId
-from fixtures.base_repository import days, keys_below, make_repository, put_backup, put_segments, settings_of_a_week
+from fixtures.base_repository import days, keys_below, make_repository, put_backup, put_segments, work_on
 from fixtures.clocks import SteppedClock
 from fixtures.newer import change_summary, object_of
 
@@ -32,10 +31,6 @@ def clock() -> SteppedClock:
 @pytest.fixture
 def store(clock: SteppedClock) -> MemoryStore:
     return make_repository(clock)
-
-
-def work_on(store: Store, clock: SteppedClock) -> Work:
-    return Work(settings_of_a_week(), store, clock, ignore)
 
 
 def entry_of(work: Work, backup_id: BackupId) -> BaseEntry:

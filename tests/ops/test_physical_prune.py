@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from clipper_backup.cli import show_prune
 from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import SnapshotRecord
@@ -13,11 +14,12 @@ from clipper_backup.format.documents import Repository, encode
 from clipper_backup.format.names import REPOSITORY, RETENTION
 from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import execute_prune, plan_prune
-from clipper_backup.ops.events import Warned, ignore
+from clipper_backup.ops.events import Event, StepDone, Warned, ignore
 from clipper_backup.ops.physical_plan import PhysicalPrune, plan_physical_prune
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.base_backups import list_base_backups, list_packs, needed_packs, read_base_summary, read_packs
+from clipper_backup.repository.base_prune import Freed
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
@@ -30,15 +32,19 @@ from fixtures.base_repository import (
     SYSTEM,
     days,
     keys_below,
+    live_for,
     make_repository,
     put_backup,
     put_history,
     put_hold,
     put_intent,
+    put_packs,
+    put_parts,
     put_segments,
     put_started,
     put_system,
-    settings_of_a_week,
+    summary_of,
+    work_on,
 )
 from fixtures.clocks import SteppedClock
 from fixtures.sweeps import chosen
@@ -52,21 +58,6 @@ def clock() -> SteppedClock:
 @pytest.fixture
 def store(clock: SteppedClock) -> MemoryStore:
     return make_repository(clock)
-
-
-def work_on(store: Store, clock: SteppedClock) -> Work:
-    return Work(settings_of_a_week(), store, clock, ignore)
-
-
-def live_for(store: MemoryStore, clock: SteppedClock, number: int, *, first: int = 1, timeline: int = 1) -> list[BackupId]:
-    """So many days, each with a backup and then three segments more; a day's pages are its own and half of the day's before."""
-    made: list[BackupId] = []
-    for day in range(number):
-        adopted = {made[-1]: (0,)} if made else {}
-        made.append(put_backup(store, start=first + 4 * day, timeline=timeline, own=(0, 1), adopted=adopted, wal=True))
-        put_segments(store, first + 4 * day + 1, first + 4 * day + 3, timeline=timeline)
-        days(clock, 1)
-    return made
 
 
 def backups(store: Store) -> list[BackupId]:
@@ -316,6 +307,58 @@ def test_prune_with_wrong_clock(store: MemoryStore, clock: SteppedClock, hours: 
         prune_physical(work_on(store, Wrong()))
         assert backups(store)[-1] == made[-1]
         assert set(range(53, 57)) <= set(segments(store))
+
+
+def test_an_unfinished_run_that_became_a_backup_meanwhile_did_not_go(store: MemoryStore, clock: SteppedClock) -> None:
+    """It slept for more than a day, and commits when its intent goes."""
+    live_for(store, clock, 2)
+    run = BackupId.make(clock.now())
+    put_intent(store, run)
+    put_packs(store, run, [0])
+    objects = put_parts(store, run, {run: (0,)})
+    days(clock, 1.01)
+
+    class Waking(WrapperStore):
+        def delete(self, keys: Sequence[str]) -> None:
+            super().delete(keys)
+            if keys == [names.base_key(run, names.BASE_INTENT)]:
+                store.put(names.base_key(run, names.BASE_SUMMARY), encode(summary_of(store, run, objects)))
+
+    planned = next(item for item in plan_physical_prune(work_on(store, clock)).items if item.backup_id == run)
+    assert (planned.kind, planned.keep) == ("unfinished", False)
+    told: list[Event] = []
+    done = prune_physical(replace(work_on(Waking(store), clock), emit=told.append))
+    assert run in backups(store)
+    assert [item.keep for item in done.items if item.backup_id == run] == [True]
+    assert done.going == ()
+    (ended,) = [event.text for event in told if isinstance(event, StepDone) and event.step == "prune base backups"]
+    assert ended.startswith("0 base backups removed;")
+
+
+def test_an_unfinished_run_is_no_base_backup_where_it_is_counted(store: MemoryStore, clock: SteppedClock) -> None:
+    live_for(store, clock, 2)
+    put_intent(store, BackupId.make(clock.now()))
+    days(clock, 1.01)
+    told: list[Event] = []
+    prune_physical(replace(work_on(store, clock), emit=told.append))
+    (ended,) = [event.text for event in told if isinstance(event, StepDone) and event.step == "prune base backups"]
+    assert ended.startswith("0 base backups, 1 unfinished run removed;")
+
+
+def test_claims_alone_are_something_to_remove(store: MemoryStore, clock: SteppedClock) -> None:
+    """A prune was killed between objects and claims: the next one asks before it goes on."""
+
+    class Keeping(WrapperStore):
+        def delete(self, keys: Sequence[str]) -> None:
+            super().delete([key for key in keys if not key.endswith(names.CLAIM)])
+
+    live_for(store, clock, 14)
+    prune_physical(work_on(Keeping(store), clock))
+    plan = plan_physical_prune(work_on(store, clock))
+    assert (plan.going, plan.doomed, plan.freed, plan.wal.segments) == ((), 0, Freed(), 0)
+    assert [(each.first.number, each.last.number) for each in plan.wal.ranges] == [(1, 20)]
+    assert plan.changes
+    assert show_prune.question(plan_prune(work_on(store, clock)), plan) == "Remove what is left of WAL that went?"
 
 
 class StoppedError(Exception):

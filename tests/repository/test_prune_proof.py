@@ -30,6 +30,7 @@ from fixtures.base_repository import (
     SIZE,
     SYSTEM,
     days,
+    live_for,
     make_repository,
     put_backup,
     put_history,
@@ -60,16 +61,6 @@ def store(clock: VirtualClock) -> MemoryStore:
 def made(store: MemoryStore, clock: VirtualClock) -> list[BackupId]:
     """Fourteen days, each a backup (of the segments 1, 5, 9 …) and three segments more; pages of the day before are adopted."""
     return live_for(store, clock, 14)
-
-
-def live_for(store: Store, clock: VirtualClock, number: int, *, first: int = 1, timeline: int = 1) -> list[BackupId]:
-    made: list[BackupId] = []
-    for day in range(number):
-        adopted = {made[-1]: (0,)} if made else {}
-        made.append(put_backup(store, start=first + 4 * day, own=(0, 1), adopted=adopted, wal=True, timeline=timeline))
-        put_segments(store, first + 4 * day + 1, first + 4 * day + 3, timeline=timeline)
-        days(clock, 1)
-    return made
 
 
 def proof(store: Store, promises: Promises = PROMISES, /, **removal: Any) -> Proof:

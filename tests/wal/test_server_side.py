@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from clipper_backup.format import physical_names as keys
-from clipper_backup.ops.wal.server_side import not_followed, not_here
+from clipper_backup.ops.wal.server_side import Loss, loss_of, not_followed, not_here
 from clipper_backup.ops.wal.status import wal_status
 from clipper_backup.postgres.archiver_facts import ArchiverFacts
 from clipper_backup.values import Lsn, Timeline
@@ -133,6 +134,18 @@ def test_what_lies_on_the_line_itself_may_be_the_newest(made: MadeRepository) ->
     branch(made, 2, 8, 8)
     claim_later(made.archive, 1, 7)
     assert made.look().problems == []
+
+
+def test_a_server_from_before_an_upgrade_is_not_measured_by_the_new_ones_window(made: MadeRepository) -> None:
+    """Both are on timeline 1 of their system."""
+    seen = made.look()
+    assert seen.window is not None
+    seen = replace(seen, window=replace(seen.window, to=MADE_AT))
+    assert loss_of(seen, SERVER) == Loss(Lsn(8 * MIB), 0, MADE_AT)
+    (new,) = seen.systems
+    both = replace(seen, systems=[replace(new, entry=replace_fields(new.entry, system_id="42")), new])
+    assert loss_of(both, replace(SERVER, system_id="42")) == Loss(Lsn(8 * MIB), 0, None)
+    assert loss_of(both, SERVER) == Loss(Lsn(8 * MIB), 0, MADE_AT)
 
 
 # -- a real server

@@ -23,14 +23,19 @@ def question(plan: Plan, physical: PhysicalPrune) -> str:
     if physical.going:
         parts.append(f"{len(physical.going)} of {show_count(len(physical.items), 'base backup')}")
     if physical.wal.segments:
-        parts.append(f"{physical.wal.segments} WAL segments")
+        parts.append(show_count(physical.wal.segments, "WAL segment"))
+    elif physical.wal.ranges or physical.wal.maps:
+        parts.append("what is left of WAL that went")
     if physical.doomed or physical.freed.packs or physical.freed.keys:
         parts.append("packs that nothing needs")
     return f"Remove {', '.join(parts)}?"
 
 
 def document(plan: Plan, physical: PhysicalPrune, *, dry_run: bool) -> dict[str, Any]:
-    """A reason for each dump and base backup, for each range of WAL and packs; and what the proof found."""
+    """A reason for each dump and base backup, for each range of WAL and packs; and what the proof found.
+
+    Where that refused the plan nothing was changed, as in a *dry_run*.
+    """
     announced = set(plan.announced)
     dumps = [
         {
@@ -66,7 +71,7 @@ def document(plan: Plan, physical: PhysicalPrune, *, dry_run: bool) -> dict[str,
         for record in physical.kept_records
     ]
     return {
-        "dry_run": dry_run,
+        "dry_run": dry_run or bool(physical.proof.problems),
         "retention_days": plan.retention_days,
         "pitr_window_days": physical.window_days,
         "wal_segments": physical.wal.segments,
@@ -153,6 +158,7 @@ def _window(window: Window | None) -> dict[str, Any] | None:
 
 def text(plan: Plan, physical: PhysicalPrune, *, dry_run: bool) -> str:
     """The same for people."""
+    dry_run = dry_run or bool(physical.proof.problems)
     rows = [*_rows_of_dumps(plan, dry_run=dry_run), *_rows_of_backups(physical, dry_run=dry_run)]
     if not rows and not physical.changes:
         return "there are no dumps\n"

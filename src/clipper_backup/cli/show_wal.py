@@ -6,7 +6,8 @@ from typing import Any
 
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.ops.wal.look import SystemSeen, TimelineSeen, WalSeen, Window
-from clipper_backup.ops.wal.status import Loss, WalStatus
+from clipper_backup.ops.wal.server_side import Loss
+from clipper_backup.ops.wal.status import WalStatus
 from clipper_backup.ops.wal.verify import Verified
 from clipper_backup.postgres.archiver_facts import ArchiverFacts
 from clipper_backup.repository.wal_survey import Hole

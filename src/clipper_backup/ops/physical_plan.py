@@ -93,7 +93,7 @@ class PhysicalPrune:
     @property
     def changes(self) -> bool:
         """Whether there is anything to remove."""
-        return bool(self.going or self.doomed or self.freed.packs or self.freed.keys or self.wal.segments)
+        return bool(self.going or self.doomed or self.freed.packs or self.freed.keys or self.wal.ranges or self.wal.maps)
 
     def raise_problems(self) -> None:
         """IntegrityError when something promised would be lost, or could not be read: what could be decided without it was done.

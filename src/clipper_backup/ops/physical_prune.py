@@ -3,6 +3,8 @@
 Each phase looks anew, and what it finds is proven anew (docs/design/prune.md).
 """
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -19,7 +21,7 @@ from clipper_backup.repository.proof.removal import Removal
 from clipper_backup.repository.refresh import refresh
 from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.wal_prune import delete_wal, going_wal, sum_of
-from clipper_backup.values import show_bytes, show_count, show_seconds
+from clipper_backup.values import BackupId, show_bytes, show_count, show_seconds
 
 _MOST_SKEW = timedelta(hours=1)
 
@@ -67,9 +69,10 @@ def _execute(work: Work, lease: Lease) -> PhysicalPrune:
             else len(record.keys) + sum(last - first + 1 for ranges in record.packs.values() for first, last in ranges)
         )
         freed = base_prune.delete_doomed(store, lease.check, prover(work, with_base=True))
-        gone = sum(not item.keep for item in items)
+        gone = Counter(item.kind for item in items if not item.keep)
+        runs = f", {show_count(gone['unfinished'], 'unfinished run')}" if gone["unfinished"] else ""
         running.done = (
-            f"{show_count(gone, 'base backup removed', 'base backups removed')};"
+            f"{show_count(gone['base backup'], 'base backup')}{runs} removed;"
             f" {show_count(freed.packs, 'pack')} deleted, {show_bytes(freed.stored_bytes)}"
         )
     with step(work, "prune WAL", "remove WAL that the window needs no more") as running:
@@ -105,5 +108,11 @@ def _remove_backups(work: Work, lease: Lease, state: PackState, planned: Physica
         rest = item.backup_id in removal.backups
         held = not item.keep and committed and not base_prune.remove_backup(proven, item.backup_id, lease.check, rest=rest)
         items.append(replace(item, keep=True, reason="held") if held else item)
-    base_prune.remove_unfinished(proven, lease.check, removal.backups)
-    return items
+    removed = set(base_prune.remove_unfinished(proven, lease.check, removal.backups))
+    return [_as_it_went(item, removed) for item in items]
+
+
+def _as_it_went(item: Going, removed: Collection[BackupId]) -> Going:
+    """An unfinished run that was to go, and did not: it was written on since the plan was made, or became a base backup."""
+    stays = item.kind == "unfinished" and not item.keep and item.backup_id not in removed
+    return replace(item, keep=True, reason="its run gave a sign of life since, or finished") if stays else item

@@ -1,6 +1,8 @@
-"""A server's own words compared with the archive: which timeline it writes on, and what it was told is archived."""
+"""A server's own words compared with the archive: the timeline it writes on, what it was told is archived, what it could lose."""
 
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 
 from clipper_backup.errors import ObjectMissingError, UsageError
 from clipper_backup.format import physical_names as keys
@@ -8,10 +10,22 @@ from clipper_backup.format.names import SEALED
 from clipper_backup.ops.wal.look import SystemSeen, TimelineSeen, WalSeen
 from clipper_backup.postgres.archiver_facts import ArchiverFacts
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import Timeline
+from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Kind, Segment, classify
 
 STRAY_HINT = "a copy that archives there needs a repository of its own; while its WAL is here, a restore must name the timeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What would be lost if the server's host died now: the WAL from `archived_to` on, up to `bytes` of it.
+
+    `since`: every transaction that ended at this time or before is archived; None when that is not known.
+    """
+
+    archived_to: Lsn
+    bytes: int
+    since: datetime | None
 
 
 def not_followed(seen: WalSeen, server: ArchiverFacts) -> str | None:
@@ -75,6 +89,25 @@ def _is_expected(system: SystemSeen, server: ArchiverFacts, name: str) -> bool:
     if of_timeline is None or of_timeline.first is None:
         return segment.timeline == server.timeline
     return segment >= of_timeline.first
+
+
+def loss_of(seen: WalSeen, server: ArchiverFacts) -> Loss | None:
+    """What would be lost of a server, of whichever system of the repository; None while it is in recovery."""
+    if server.lsn is None or server.timeline is None:
+        return None
+    archived_to = _archived_to(seen, server.system_id, server.timeline)
+    window = seen.window  # of the newest system: one before an upgrade may still run, and both have a timeline 1
+    is_its = window is not None and (window.backup.system_id, window.timeline) == (server.system_id, server.timeline)
+    return Loss(archived_to, max(0, server.lsn - archived_to), window.to if window is not None and is_its else None)
+
+
+def _archived_to(seen: WalSeen, system_id: str, timeline: Timeline) -> Lsn:
+    """Up to where that timeline's WAL can be followed from the last backup, or from its begin."""
+    for system in seen.systems:
+        for each in system.timelines if system.entry.system_id == system_id else ():
+            if each.timeline == timeline and each.survey is not None and each.survey.runs:
+                return Lsn((each.survey.runs[-1].last + 1) * system.entry.segment_bytes)
+    return Lsn(0)
 
 
 def _is_stored(store: Store, system: SystemSeen, name: str) -> bool:

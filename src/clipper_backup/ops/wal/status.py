@@ -1,30 +1,17 @@
 """`wal status`: what of the archive could be restored now, what waits on the server, and what would be lost with its host."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from clipper_backup.errors import ClipperError
 from clipper_backup.ops.wal.asked import Asked
 from clipper_backup.ops.wal.look import Looker, WalSeen
-from clipper_backup.ops.wal.server_side import not_followed, not_here
+from clipper_backup.ops.wal.server_side import Loss, loss_of, not_followed, not_here
 from clipper_backup.ops.work import Work, login_of
 from clipper_backup.postgres.archiver_facts import ArchiverFacts, read_archiver
-from clipper_backup.values import Lsn, Timeline, show_count, show_seconds
+from clipper_backup.values import show_count, show_seconds
 
 _READY_SECONDS = 300
 """A file that waits for longer has been asked for several times."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What would be lost if the server's host died now: the WAL from `archived_to` on, up to `bytes` of it.
-
-    `since`: every transaction that ended at this time or before is archived; None when that is not known.
-    """
-
-    archived_to: Lsn
-    bytes: int
-    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +36,10 @@ def wal_status(work: Work, *, ask_server: bool) -> WalStatus:
         except ClipperError as error:
             unreached = error.message
     ours = server is not None and any(system.entry.system_id == server.system_id for system in seen.systems)
-    loss = None if server is None or not ours else _loss(seen, server)
+    loss = None if server is None or not ours else loss_of(seen, server)
     against = [] if server is None else [not_here(work.store, seen, server), not_followed(seen, server)]
     told = [each for each in against if each is not None]
     return WalStatus(seen, server, unreached, loss, (*seen.problems, *told, *_of_server(server, ours=ours)))
-
-
-def _loss(seen: WalSeen, server: ArchiverFacts) -> Loss | None:
-    if server.lsn is None or server.timeline is None:
-        return None
-    archived_to = _archived_to(seen, server.system_id, server.timeline)
-    since = seen.window.to if seen.window is not None and seen.window.timeline == server.timeline else None
-    return Loss(archived_to, max(0, server.lsn - archived_to), since)
-
-
-def _archived_to(seen: WalSeen, system_id: str, timeline: Timeline) -> Lsn:
-    """Up to where that timeline's WAL can be followed from the last backup, or from its begin."""
-    for system in seen.systems:
-        for each in system.timelines if system.entry.system_id == system_id else ():
-            if each.timeline == timeline and each.survey is not None and each.survey.runs:
-                return Lsn((each.survey.runs[-1].last + 1) * system.entry.segment_bytes)
-    return Lsn(0)
 
 
 def _of_server(server: ArchiverFacts | None, *, ours: bool) -> list[str]:
