@@ -44,6 +44,17 @@ def dead_with_archived_wal(place: Path) -> Iterator[tuple[Cluster, Work, list[st
         yield cluster, work, sorted(path.name.removesuffix(".done") for path in done)[-4:]
 
 
+def write_segments_that_nobody_notes(cluster: Cluster) -> None:
+    """It lived once more: rows 6 and 7 behind whole segments, of which no `.ready` tells."""
+    cluster.server.start()
+    for n in (6, 7):
+        sql(cluster.server, "postgres", "SELECT pg_switch_wal()")
+        sql(cluster.server, "postgres", f"INSERT INTO rows VALUES (0, {n}, '')")
+    buried(cluster)
+    for path in (cluster.server.data / "pg_wal/archive_status").glob("*.ready"):
+        path.unlink()
+
+
 def damage(work: Work, system: str, name: str, how: str) -> str:
     """Damage the object of a segment; its key."""
     key = archive_key(system, name, ".zst")
@@ -178,6 +189,28 @@ def test_its_own_wal_comes_before_what_was_saved_of_another_one(place: Path) -> 
 
 
 @pytest.mark.rule(54)
+def test_a_file_there_that_is_not_replayed_is_saved_beside_one_of_its_name_that_is(place: Path) -> None:
+    """A restore before saved the segment in another restore folder; what has its name in pg_wal by now is of another history."""
+    with dead_with_archived_wal(place) as (cluster, work, _):
+        data, request = cluster.server.data, replace(replacing(cluster, place, Target("latest")), work_dir=None)
+        kept = make_plan(work, request).kept
+        assert kept is not None
+        name = kept.segments[-1].name
+        shutil.copytree(data / "pg_wal", saved_beside(request))
+        other = b"another history's".ljust(kept.segment_bytes, b"\0")
+        (data / "pg_wal" / name).write_bytes(other)
+        request = replace(request, work_dir=place / "other")
+        plan = make_plan(work, request)
+        assert plan.kept is not None
+        assert plan.kept.folder.parent not in {data, request.folder}
+        with started(work, request, plan) as (result, connection):
+            assert connection.execute("SELECT max(n) FROM public.rows").fetchone() == (5,)
+        assert name in result.saved
+        assert result.saved_in is not None
+        assert (result.saved_in / name).read_bytes() == other
+
+
+@pytest.mark.rule(54)
 def test_a_damaged_end_of_the_archive_is_no_end_of_all_restores(place: Path) -> None:
     """What follows on it cannot be told; what needs none of it goes on, and the file there puts it right."""
     with dead_with_archived_wal(place) as (cluster, work, names):
@@ -219,13 +252,7 @@ def test_whole_segments_that_no_archiver_noted_are_archived_and_saved_ones_can_b
     """So what leads to the new timeline is in the archive, and a second death loses nothing."""
     with dead_with_archived_wal(place) as (cluster, work, names):
         data = cluster.server.data
-        cluster.server.start()
-        for n in (6, 7):
-            sql(cluster.server, "postgres", "SELECT pg_switch_wal()")
-            sql(cluster.server, "postgres", f"INSERT INTO rows VALUES (0, {n}, '')")
-        buried(cluster)
-        for path in (data / "pg_wal/archive_status").glob("*.ready"):
-            path.unlink()
+        write_segments_that_nobody_notes(cluster)
         request = replacing(cluster, place, Target("latest"))
         plan = make_plan(work, request)
         assert plan.kept is not None
@@ -259,13 +286,7 @@ def test_wal_of_two_deaths_is_put_together(place: Path) -> None:
     """The first restore could not archive: what leads to the second server's timeline lies in what was saved."""
     with dead_with_archived_wal(place) as (cluster, work, _):
         data = cluster.server.data
-        cluster.server.start()
-        for n in (6, 7):
-            sql(cluster.server, "postgres", "SELECT pg_switch_wal()")
-            sql(cluster.server, "postgres", f"INSERT INTO rows VALUES (0, {n}, '')")
-        buried(cluster)
-        for path in (data / "pg_wal/archive_status").glob("*.ready"):
-            path.unlink()
+        write_segments_that_nobody_notes(cluster)
         request = replacing(cluster, place, Target("latest"))
         plan = make_plan(work, request)
         assert plan.kept is not None

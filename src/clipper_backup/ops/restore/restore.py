@@ -108,11 +108,12 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             major = plan.summary.versions.server_major
             find_binaries(tools=("postgres",), exactly=major, bindir=work.settings.pg_bindir, environment=os.environ)
         saved_in = request.folder / f"{SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"
-        saved = _save(work, request, plan, found, saved_in)
+        kept_at = _kept_at(request, plan, saved_in)
+        saved = _save(work, request, plan, found, saved_in, kept_at)
         if saved:
             unsure = show_count(len(saved), "file")
             work.emit(Warned(f"kept in {saved_in}: {unsure} of the former server's pg_wal that may not be archived"))
-        _keep_plan(work, request, plan, _kept_in(request, plan, saved_in))
+        _keep_plan(work, request, plan, _checked_in(plan, kept_at))
         begun = begin(
             request.data,
             request.account,
@@ -120,7 +121,7 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             used,
             version=plan.version_folder,
             backup=plan.summary.id,
-            saved=saved_in if saved_in.exists() else None,
+            saved=next((each for each in (saved_in, kept_at) if each is not None and each.exists()), None),
         )
         begun_at = work.clock.monotonic()
         try:
@@ -182,35 +183,46 @@ def _after_damage(saved_in: Path) -> list[str]:
     return [*saved, "begin with another backup, the same words and --backup ID: `clipper-backup base list` shows them"]
 
 
-def _save(work: Work, request: Request, plan: Plan, found: Found, into: Path) -> list[str]:
-    """Save what is to be removed, and what is replayed of it where that is not all in one folder of this restore's."""
-    if found.state == "cluster":
-        held = held_of(work, request.data, plan)
-        return save_wal(request.data, into, request.account, held, _from_elsewhere(request, plan))
-    return save_wal(request.data, into, request.account, wal_files(request.data), _from_elsewhere(request, plan))
+def _kept_at(request: Request, plan: Plan, saved_in: Path) -> Path | None:
+    """The folder in the restore folder where `wal fetch` finds the kept segments, when they were saved; None without any.
 
-
-def _from_elsewhere(request: Request, plan: Plan) -> list[Path]:
-    """The kept files that a restore before this one saved, unless all of them lie in one folder that `wal fetch` reads."""
+    Where none of them lies in the pg_wal there, that may have other files of their names: they share no folder.
+    """
     if plan.kept is None:
-        return []
+        return None
     folders = set(plan.kept.folders)
     if len(folders) == 1 and plan.kept.folder.parent == request.folder:
-        return []
-    mine, placed = request.data / WAL_FOLDER, zip(plan.kept.folders, plan.kept.segments, strict=True)
-    return [folder / each.name for folder, each in placed if folder != mine]
+        return plan.kept.folder
+    return saved_in if request.data / WAL_FOLDER in folders else saved_in.with_name(f"{saved_in.name}-kept")
 
 
-def _kept_in(request: Request, plan: Plan, saved_in: Path) -> str:
-    """The folder in the restore folder where the kept segments lie. IntegrityError unless they are what was planned."""
-    if plan.kept is None:
+def _save(work: Work, request: Request, plan: Plan, found: Found, into: Path, kept_at: Path | None) -> list[str]:
+    """Save what is to be removed *into* a folder, and to *kept_at* what is replayed of former restores'; the names of the former.
+
+    ClipperError as `save_wal`: then nothing is left in either.
+    """
+    names = wal_files(request.data)
+    held = held_of(work, request.data, plan) if found.state == "cluster" else set(names)
+    placed = () if plan.kept is None else zip(plan.kept.folders, plan.kept.segments, strict=True)
+    former = [folder / each.name for folder, each in placed if folder not in {request.data / WAL_FOLDER, kept_at}]
+    saved = save_wal(request.data, into, request.account, held, former if kept_at == into else ())
+    if kept_at is not None and kept_at != into:
+        try:
+            save_wal(request.data, kept_at, request.account, names, former)
+        except ClipperError:
+            shutil.rmtree(into, ignore_errors=True)
+            raise
+    return saved
+
+
+def _checked_in(plan: Plan, kept_at: Path | None) -> str:
+    """The name of *kept_at*. IntegrityError unless the segments there are what was planned."""
+    if plan.kept is None or kept_at is None:
         return ""
-    folders = set(plan.kept.folders)
-    folder = plan.kept.folder if len(folders) == 1 and plan.kept.folder.parent == request.folder else saved_in
     for each in plan.kept.segments:
-        for _ in chunks_of_kept(folder, each, plan.kept.segment_bytes):
+        for _ in chunks_of_kept(kept_at, each, plan.kept.segment_bytes):
             pass
-    return folder.name
+    return kept_at.name
 
 
 def _keep_plan(work: Work, request: Request, plan: Plan, kept_in: str) -> None:
@@ -370,7 +382,7 @@ def _served(work: Work, request: Request, handshake: Path) -> Iterator[list[Clip
     No process is started for a segment, and what was read ahead is at hand: replay waits for nothing.
     """
     refused: list[ClipperError] = []
-    stop, failed = threading.Event(), []
+    stop = threading.Event()
 
     def note(error: Exception) -> None:
         refused.append(error if isinstance(error, ClipperError) else ClipperError(f"{type(error).__name__}: {error}"))
@@ -380,7 +392,6 @@ def _served(work: Work, request: Request, handshake: Path) -> Iterator[list[Clip
             opened = open_restore(request.folder, work.clock, ignore)
             serve(opened, request.data, handshake, stop, note)
         except Exception as error:  # noqa: BLE001  told by whoever waits for WAL
-            failed.append(error)
             note(error)
 
     thread = threading.Thread(target=run, name="wal serve")

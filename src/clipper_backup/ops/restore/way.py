@@ -93,7 +93,7 @@ class WayChoice:
         newer = [each for each in self._catalog.timelines() if each > newest and self._catalog.newest(each) is None]
         end = self._catalog.newest(newest)
         own = self._former.timeline if self._former is not None and self._former.wrote else None
-        tried = [*reversed(newer), newest] if own is None else [each for each in (own, newest) if each in {*newer, newest, own}]
+        tried = [*reversed(newer), newest] if own is None else [own, newest]
         for timeline in dict.fromkeys(each for each in tried if each >= newest):
             if not any(next(folder.glob(f"{timeline}{'?' * 16}"), None) for folder in self._folders):
                 continue
