@@ -36,14 +36,18 @@ class Volume:
 
     def minute(self, *, come: int, go: int = 0) -> int:
         """How many warnings came in it."""
-        before = len(self.told)
         for _ in range(come):
             self.count += 1
             self.room -= MIB
             (self.status / f"{self.count:024X}.ready").touch()
         for path in sorted(self.status.iterdir())[:go]:
             path.unlink()
-        for _ in range(60):
+        return self.look_for()
+
+    def look_for(self, seconds: int = 60) -> int:
+        """The same, while nobody touches anything."""
+        before = len(self.told)
+        for _ in range(seconds):
             self.clock.advance(1)
             self.filling.look()
         return len(self.told) - before
@@ -106,3 +110,12 @@ def test_the_archiver_tells_it(tmp_path: Path, there: bool) -> None:
         stop,
     )
     assert len(told) == 1
+
+
+def test_what_cannot_be_looked_at_is_looked_at_again_a_minute_later(volume: Volume) -> None:
+    """Not at each turn of the archiver: the file that comes a second after the failure is first seen with the next look."""
+    hidden = volume.status.rename(volume.status.with_name("hidden"))
+    assert volume.look_for() == 0
+    hidden.rename(volume.status)
+    assert volume.minute(come=1) == 0, "seen at its end for the first time"
+    assert (volume.look_for(59), volume.look_for(1)) == (0, 1)

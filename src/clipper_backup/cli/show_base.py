@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
+from clipper_backup.cli.show_entry import notes_of, state_of
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.base_documents import BaseDetails, BaseSummary
 from clipper_backup.ops.base.read import PackUse, Shown
 from clipper_backup.ops.base.verify import BaseVerified
-from clipper_backup.repository.base_backups import BaseEntry
 from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_time
 
 Document = dict[str, Any]
@@ -101,10 +101,9 @@ def shown_document(shown: Shown) -> Document:
         "verified_share": None if verified is None else verified.share,
         "hold": None if hold is None else {"reason": hold.reason, "held_at": json_time(hold.held_at)},
     }
+    state = state_of(entry)
     if entry.summary is not None:
-        state = "damaged" if entry.problem else "committed"
         return {**summary_document(entry.summary), "state": state, **rest}
-    state = _uncounted(entry) if entry.problem else "unfinished"
     fields = dict.fromkeys(_FIELDS)  # what does not apply is null, never left out
     return {**fields, "id": str(entry.listed.backup_id), "state": state, "stored_bytes": entry.listed.own_bytes, **rest}
 
@@ -117,23 +116,13 @@ _FIELDS = (
 """Those of `summary_document`, for an entry without a summary."""
 
 
-_SHOWN_AS = {"damaged": "DAMAGED", "untrusted": "NOT TRUSTED", "unreadable": "NOT READABLE"}
-
-
-def _uncounted(entry: BaseEntry) -> str:
-    """The state of one that has a problem."""
-    return "untrusted" if entry.untrusted else "unreadable" if entry.unreadable else "damaged"
-
-
 def catalog_text(catalog: Sequence[Shown]) -> str:
     """The catalog as a table, oldest first."""
     rows = []
     for shown in catalog:
         entry, summary = shown.entry, shown.entry.summary
-        notes = [f"{_SHOWN_AS[_uncounted(entry)]}: {entry.problem}"] if entry.problem else []
-        notes += [f"held: {shown.hold.reason}"] if shown.hold is not None else []
+        notes = notes_of(entry, None if shown.hold is None else shown.hold.reason)
         if summary is None:
-            notes = notes if entry.problem else ["unfinished", *notes]
             rows.append((str(entry.listed.backup_id), "", "", "", "", "", "; ".join(notes)))
             continue
         notes += [show_count(summary.warnings, "warning")] if summary.warnings else []

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from clipper_backup.cli.show_entry import notes_of, state_of
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.documents import DatabaseRecord, DumpDetails, DumpSummary
 from clipper_backup.ops.dump.compare import Comparison
@@ -82,13 +83,13 @@ _SUMMARY_FIELDS = (
 def entry_document(entry: Entry) -> Document:
     """One id of the catalog."""
     hold = None if entry.hold is None else {"reason": entry.hold.reason, "held_at": json_time(entry.hold.held_at)}
+    state = state_of(entry)
     if entry.summary is not None:
-        state = "untrusted" if entry.untrusted else "damaged" if entry.problem else "committed"
         return {**summary_document(entry.summary), "state": state, "problem": entry.problem, "hold": hold}
     return {
         **dict.fromkeys(_SUMMARY_FIELDS),  # what does not apply is null, never left out
         "id": str(entry.listed.dump_id),
-        "state": "unreadable" if entry.unreadable else "damaged" if entry.problem else "unfinished",
+        "state": state,
         "stored_bytes": entry.listed.stored_bytes,
         "problem": entry.problem,
         "hold": hold,
@@ -99,9 +100,7 @@ def entries_text(entries: list[Entry]) -> str:
     """The catalog as a table, oldest first."""
     rows = []
     for entry in entries:
-        shown_as = "NOT TRUSTED" if entry.untrusted else "NOT READABLE" if entry.unreadable else "DAMAGED"
-        notes = [f"{shown_as}: {entry.problem}"] if entry.problem else []
-        notes += [f"held: {entry.hold.reason}"] if entry.hold is not None else []
+        notes = notes_of(entry, None if entry.hold is None else entry.hold.reason)
         if entry.summary is not None:
             notes += [show_count(len(entry.summary.warnings), "warning")] if entry.summary.warnings else []
             rows.append(
@@ -116,7 +115,6 @@ def entries_text(entries: list[Entry]) -> str:
                 )
             )
         else:
-            notes = notes if entry.problem else ["unfinished", *notes]
             rows.append((str(entry.listed.dump_id), "", "", show_bytes(entry.listed.stored_bytes), "", "", "; ".join(notes)))
     return table(("ID", "TAKEN", "TOOK", "STORED", "ROWS", "DATABASES", "NOTE"), rows, right=("STORED", "ROWS"))
 

@@ -6,6 +6,7 @@ from datetime import datetime
 import psycopg
 
 from clipper_backup.postgres.connection import Connection, Login, connect, rows, translated
+from clipper_backup.postgres.data_proof import data_directory
 from clipper_backup.values import Lsn, Timeline
 
 _ASKED = """
@@ -108,7 +109,6 @@ def read_archiving(connection: Connection) -> Archiving:
             " current_setting('wal_level'), greatest(pg_size_bytes(current_setting('max_wal_size')),"
             " pg_size_bytes(current_setting('wal_keep_size')))",
         )
-        found = rows(connection, "SELECT setting FROM pg_settings WHERE name = 'data_directory'")
         try:
             ((wal_bytes,),) = rows(connection, "SELECT sum(size)::bigint FROM pg_ls_waldir()")
         except psycopg.errors.InsufficientPrivilege:  # it is for pg_monitor
@@ -120,4 +120,4 @@ def read_archiving(connection: Connection) -> Archiving:
         off_because = "archive_mode is off"
     elif not command and not library:
         off_because = "archive_command is empty"
-    return Archiving(off_because, wal_bytes, limit, found[0][0] if found else None)
+    return Archiving(off_because, wal_bytes, limit, data_directory(connection))

@@ -77,7 +77,7 @@ class DataFile:
 
     @classmethod
     def open(cls, found: Found, checks: PageChecks | None) -> "DataFile | None":
-        """The file that a walk found; None when it is gone, or something else by now. With *checks* its pages are looked at."""
+        """The file that a walk found; None when it is gone. With *checks* its pages are looked at."""
         try:
             descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:

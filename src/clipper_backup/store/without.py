@@ -1,14 +1,13 @@
 """The wrapper that shows a store as it would be without some objects, and lets nothing be written."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
 
-from clipper_backup.errors import ObjectMissingError, UsageError
+from clipper_backup.errors import ObjectMissingError
 from clipper_backup.store.protocol import ObjectInfo, Store
-from clipper_backup.store.wrapper import WrapperStore
+from clipper_backup.store.readonly import RefusingStore
 
 
-class WithoutStore(WrapperStore):
+class WithoutStore(RefusingStore):
     """Objects of which *gone* says so are not there; every call that writes or removes is a UsageError.
 
     `folders` may still name folders out of which all is gone, as a store may. What listings left out since `take_hidden` was
@@ -16,7 +15,7 @@ class WithoutStore(WrapperStore):
     """
 
     def __init__(self, inner: Store, gone: Callable[[str], bool]) -> None:
-        super().__init__(inner)
+        super().__init__(inner, f"this only shows what would remain in {inner.url}")
         self._gone = gone
         self._hidden: list[ObjectInfo] = []
 
@@ -53,23 +52,6 @@ class WithoutStore(WrapperStore):
             else:
                 yield info
 
-    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
-        """Refused."""
-        del data, create
-        self._refuse(f"write {key}")
-
-    def put_stream(self, key: str, chunks: Iterable[bytes], *, expected_bytes: int | None = None) -> int:
-        """Refused, before anything of *chunks* is taken."""
-        del chunks, expected_bytes
-        self._refuse(f"write {key}")
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Refused."""
-        self._refuse(f"delete {', '.join(keys)}")
-
     def _must_stay(self, key: str) -> None:
         if self._gone(key):
             raise ObjectMissingError(f"no object at {key}")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise UsageError(f"cannot {what}: this only shows what would remain in {self.url}")

@@ -30,6 +30,7 @@ class Filling:
     ) -> None:
         self._wal, self._segment_bytes, self._clock, self._emit, self._room = wal, segment_bytes, clock, emit, room
         self._looked_at: float | None = None
+        self._seen_at: float | None = None
         self._waiting: list[str] = []
         self._told_at: float | None = None
         self._told_seconds = 0.0
@@ -39,11 +40,12 @@ class Filling:
         now = self._clock.monotonic()
         if self._looked_at is not None and now - self._looked_at < LOOK_SECONDS:
             return
+        self._looked_at = now
         with suppress(OSError):
             waiting = sorted(path.name for path in (self._wal / "archive_status").iterdir() if path.suffix == _READY)
             before, self._waiting = self._waiting, waiting
-            elapsed = now - self._looked_at if self._looked_at is not None else 0.0
-            self._looked_at = now
+            elapsed = now - self._seen_at if self._seen_at is not None else 0.0
+            self._seen_at = now
             grown = len(waiting) - len(before)
             stuck = bool(waiting and before) and waiting[0] == before[0]
             if not stuck and not (before and grown > 0 and len(waiting) > _MANY):

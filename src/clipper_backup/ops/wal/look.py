@@ -10,8 +10,7 @@ from clipper_backup.errors import AccessError, IntegrityError, MissingError, Sto
 from clipper_backup.format import physical_names as keys
 from clipper_backup.format.base_documents import BaseSummary, SystemEntry
 from clipper_backup.format.time_maps import NEVER
-from clipper_backup.kinds import NONE
-from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.wal.open_restore import reader_of
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.history import parse_history
 from clipper_backup.postgres.wal_records import as_moment
@@ -207,16 +206,7 @@ class Looker:
 
     def reader(self, entry: SystemEntry) -> WalReader:
         """What opens the files of a system's archive."""
-        settings = self._work.settings
-        return WalReader(
-            self._work.store,
-            repository_id=self._repository.id,
-            system_id=entry.system_id,
-            segment_bytes=entry.segment_bytes,
-            opener=opener_of(settings, settings.encryption_recipients),
-            seals=settings.encryption_recipients not in {(), (NONE,)},
-            trusted=self._work.trusted,
-        )
+        return reader_of(self._work, self._repository.id, entry.system_id, entry.segment_bytes)
 
     # -- one system
 

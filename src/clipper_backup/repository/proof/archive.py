@@ -65,12 +65,9 @@ class Archived:
         found.append((later, 0, end))
         return found[::-1]
 
-    def numbers_on(self, timeline: Timeline) -> Ranges:
-        """The numbers of the segments that its line takes of *timeline*."""
-        size = self.segment_bytes
-        return Ranges(
-            (begin // size, END if end == END else end // size) for of, begin, end in self.parts if of == timeline
-        )  # fmt: skip
+    def numbers(self, begin: int, end: int) -> Ranges:
+        """The numbers of the segments that a line takes between two positions of a part of it; END: without end."""
+        return Ranges([(begin // self.segment_bytes, END if end == END else end // self.segment_bytes)])
 
 
 @dataclass(frozen=True, slots=True)

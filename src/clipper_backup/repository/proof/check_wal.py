@@ -170,9 +170,7 @@ def _written_at(store: Store, line: Line, position: int) -> datetime | None:
             return base.summary.stopped_at
     size = line.archived.segment_bytes
     number = max(0, position - 1) // size
-    part = next(
-        (of for of, begin, end in line.archived.parts if begin // size <= number < (END if end == END else end // size)), None
-    )
+    part = next((of for of, begin, end in line.archived.parts if number in line.archived.numbers(begin, end)), None)
     if part is None:
         return None
     folder = names.segment_folder(line.archived.system_id, Segment(part, number, size))

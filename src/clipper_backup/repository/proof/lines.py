@@ -63,8 +63,7 @@ class Line:
         known += [int(base.stop) for base in self.bases if _finished_at(base) < edge]
         for timeline, begin, end in self.archived.parts:
             found = self.timelines.get((self.archived.system, timeline))
-            numbers = Ranges([(begin // size, END if end == END else end // size)])
-            last = None if found is None else (found.old & numbers).last
+            last = None if found is None else (found.old & self.archived.numbers(begin, end)).last
             if last is not None:
                 known.append((last + 1) * size)
         return max(known)
@@ -104,7 +103,7 @@ class Line:
         size = self.archived.segment_bytes
         wanted = Ranges([(start // size, END if stop >= END else (stop - 1) // size + 1)])
         for timeline, begin, end in self.archived.parts:
-            numbers = Ranges([(begin // size, END if end == END else end // size)]) & wanted
+            numbers = self.archived.numbers(begin, end) & wanted
             if numbers:
                 yield (self.archived.system, timeline), numbers
 
