@@ -9,7 +9,6 @@ from clipper_backup.clock import SystemClock
 from clipper_backup.config import load
 from clipper_backup.format.sealing import Identity
 from clipper_backup.format.signing import SigningKey
-from clipper_backup.ops.doctor import examine as examining
 from clipper_backup.ops.doctor.declared import Check, Surroundings
 from clipper_backup.ops.doctor.examine import CHECKS, examine
 from clipper_backup.ops.findings import Finding
@@ -65,29 +64,27 @@ def test_nothing_is_left_in_the_store(case: Case, monkeypatch: pytest.MonkeyPatc
 # -- whatever happens
 
 
-def test_what_raises_is_a_red_line_and_the_others_go_on(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_raises_is_a_red_line_and_the_others_go_on() -> None:
     def fails(here: Surroundings) -> Finding:
         raise ZeroDivisionError(f"with {here.settings.retention_days}")
 
     other = Check("other", "nothing", "nothing", (), lambda _: Finding(GREEN, "as it should be"))
     after = Check("after", "nothing", "nothing", ("broken", "other"), other.look)
-    monkeypatch.setattr(examining, "CHECKS", (Check("broken", "a bug", "report it", (), fails), other, after))
-    broken, fine, skipped = examine(lambda: load({}, {}).settings, SystemClock(), {})
+    checks = (Check("broken", "a bug", "report it", (), fails), other, after)
+    broken, fine, skipped = examine(lambda: load({}, {}).settings, SystemClock(), {}, checks=checks)
     assert (broken.finding.colour, broken.finding.text) == (RED, "internal error: ZeroDivisionError: with 30")
     assert fine.finding.colour is GREEN
     assert (skipped.finding, skipped.todo) == (Finding(YELLOW, "not looked at before this is right: broken"), ())
 
 
 def test_what_hangs_is_a_red_line_and_the_others_go_on(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examining, "CHECK_SECONDS", 2.0)
-    lines = case.look(monkeypatch, {FAULTS: "list:1:slow=3600"})
+    lines = case.look(monkeypatch, {FAULTS: "list:1:slow=3600"}, check_seconds=2.0)
     assert lines["store"].finding == Finding(RED, "no answer within 2.0 s")
     assert lines["database server"].finding.colour is GREEN
 
 
 def test_when_time_is_up_the_rest_is_red(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examining, "ALL_SECONDS", 0.0)
-    lines = case.look(monkeypatch, {})
+    lines = case.look(monkeypatch, {}, all_seconds=0.0)
     assert lines["settings"].finding.text == "not looked at: the others took 0.0 s"
     assert {line.finding.colour for line in lines.values()} == {RED, YELLOW}
 

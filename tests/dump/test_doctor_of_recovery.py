@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,7 +14,7 @@ from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.doctor import of_recovery
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.work import open_work
-from clipper_backup.postgres.archiver_facts import read_archiver
+from clipper_backup.postgres.archiver_facts import ArchiverFacts, read_archiver
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.store.local import LocalStore
 from clipper_backup.values import BackupId
@@ -30,44 +31,41 @@ _SECONDS = 60
 breaks = Breaks()
 
 
-@pytest.fixture(scope="module")
-def failing_server() -> Iterator[PrivateServer]:
-    """Its archive_command fails, and its pg_wal grows."""
-    settings = FAST | {"archive_mode": "on", "archive_command": "false", "max_wal_size": "2MB", "min_wal_size": "2MB"}
+@contextmanager
+def server_that_archives(
+    command: str, count: int, reached: Callable[[ArchiverFacts], bool], **settings: str
+) -> Iterator[PrivateServer]:
+    """With that archive_command, when *count* segments were ended, and its archiver *reached* what is waited for."""
+    settings = FAST | {"archive_mode": "on", "archive_command": command} | settings
     with (
         private_folder() as folder,
         PrivateServer(folder / "server", server_binaries(15), environment=os.environ, settings=settings) as server,
     ):
         server.initdb(sync=False, wal_segment_mib=1)
         server.start()
-        for _ in range(6):
+        for _ in range(count):
             sql(server, "postgres", "SELECT pg_logical_emit_message(false, '', repeat('x', 900000)), pg_switch_wal()")
         deadline = time.monotonic() + _SECONDS
-        while not read_archiver(login_to(server)).failing:
+        while not reached(read_archiver(login_to(server))):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield server
         server.stop("immediate")
+
+
+@pytest.fixture(scope="module")
+def failing_server() -> Iterator[PrivateServer]:
+    """Its archive_command fails, and its pg_wal grows."""
+    small = {"max_wal_size": "2MB", "min_wal_size": "2MB"}
+    with server_that_archives("false", 6, lambda facts: facts.failing, **small) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def forgetful_server() -> Iterator[PrivateServer]:
     """Its archive_command says yes to everything, and keeps nothing."""
-    settings = FAST | {"archive_mode": "on", "archive_command": "/bin/true"}
-    with (
-        private_folder() as folder,
-        PrivateServer(folder / "server", server_binaries(15), environment=os.environ, settings=settings) as server,
-    ):
-        server.initdb(sync=False, wal_segment_mib=1)
-        server.start()
-        for _ in range(8):
-            sql(server, "postgres", "SELECT pg_logical_emit_message(false, '', 'x'), pg_switch_wal()")
-        deadline = time.monotonic() + _SECONDS
-        while (read_archiver(login_to(server)).last_archived or "") < segment_name(1, 8):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    with server_that_archives("/bin/true", 8, lambda facts: (facts.last_archived or "") >= segment_name(1, 8)) as server:
         yield server
-        server.stop("immediate")
 
 
 def of_failing_server(case: Case, which: str = "failing_server") -> dict[str, str]:

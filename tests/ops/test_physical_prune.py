@@ -339,8 +339,10 @@ def test_an_unfinished_run_is_no_base_backup_where_it_is_counted(store: MemorySt
     live_for(store, clock, 2)
     put_intent(store, BackupId.make(clock.now()))
     days(clock, 1.01)
+    work = work_on(store, clock)
+    assert show_prune.question(plan_prune(work), plan_physical_prune(work)) == "Remove 1 of 1 unfinished run?"
     told: list[Event] = []
-    prune_physical(replace(work_on(store, clock), emit=told.append))
+    prune_physical(replace(work, emit=told.append))
     (ended,) = [event.text for event in told if isinstance(event, StepDone) and event.step == "prune base backups"]
     assert ended.startswith("0 base backups, 1 unfinished run removed;")
 

@@ -10,7 +10,6 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import PruneRecord
 from clipper_backup.format.compression import compress_bytes
 from clipper_backup.format.documents import decode, encode
-from clipper_backup.repository import base_state
 from clipper_backup.repository.base_prune import Freed, delete_doomed, doom, remove_backup, remove_unfinished
 from clipper_backup.repository.base_state import read_packs
 from clipper_backup.store.memory import MemoryStore
@@ -161,14 +160,6 @@ def test_a_live_runs_packs_and_its_parents_stay(store: MemoryStore, clock: Virtu
     prune(store)
     assert (packs_of(store, parent), packs_of(store, run)) == ({0}, {0})
     assert keys_below(store, "keys/") == {names.data_key_key(run)}
-
-
-def test_the_mutant_that_looks_at_no_intents_is_seen(
-    store: MemoryStore, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(base_state, "is_live", lambda *_: False)
-    with pytest.raises(AssertionError):
-        test_a_live_runs_packs_and_its_parents_stay(store, clock)
 
 
 def test_a_dead_run_is_garbage_intent_first_packs_last(store: MemoryStore, clock: VirtualClock) -> None:

@@ -14,7 +14,6 @@ from clipper_backup.errors import IntegrityError, LeaseLostError, MissingError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import BaseIntent, PacksDocument, PacksOfRun
 from clipper_backup.format.documents import encode
-from clipper_backup.repository import base_state
 from clipper_backup.repository.adoption import Fate, doomed_by, plan_adoption
 from clipper_backup.repository.base_backups import list_base_backups, read_base_summary, read_packs
 from clipper_backup.repository.base_prune import delete_doomed, doom, remove_backup, remove_unfinished
@@ -24,7 +23,7 @@ from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import ObjectInfo, Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import BackupId
-from fixtures.base_repository import PARTS, days, keys_below, put_backup, put_packs, put_repository, summary_of
+from fixtures.base_repository import PARTS, WithoutIntents, days, keys_below, put_backup, put_packs, put_repository, summary_of
 from fixtures.clocks import START
 from fixtures.sweeps import chosen
 
@@ -98,7 +97,14 @@ def prune(store: Store, *going: BackupId) -> None:
     delete_doomed(store, ours)
 
 
-def back_up(store: Store, clock: VirtualClock) -> None:
+class Careless(BaseRun):
+    """Broken on purpose: a run that does not look before and after its commit."""
+
+    def _check(self, *_: object) -> None:
+        pass
+
+
+def back_up(store: Store, clock: VirtualClock, kind: type[BaseRun] = BaseRun) -> None:
     """A backup as `base create` makes it, of the newest one's packs and one of its own; it may refuse to be committed."""
     own_clock = SleepersClock(clock)
     with acquire_lease(
@@ -113,7 +119,7 @@ def back_up(store: Store, clock: VirtualClock) -> None:
             return BaseIntent(id=str(backup_id), parents=parents, holder="a test", software="a test", begun_at=clock.now())
 
         with begin_intent(store, own_clock, committed, parent, intended) as intent:
-            run = BaseRun(store, intent, lease, None)
+            run = kind(store, intent, lease, None)
             rows = [] if of_parent is None else adopted(store, clock, read_packs(store, of_parent))
             put_packs(store, run.backup_id, [0])
             rows.append(PacksOfRun(run=str(run.backup_id), sealed=False, packs=[(0, 6, 100, 100, "22" * 32)]))
@@ -155,15 +161,20 @@ class World:
         prune(self.store, first)
         days(self.clock, GRACE_DAYS)
 
+    @property
+    def pruned(self) -> Store:
+        """The repository as the prune that comes between sees it."""
+        return self.store
+
     def prune(self) -> None:
-        prune(self.store, self.going)
+        prune(self.pruned, self.going)
 
     def prune_for_days(self) -> None:
         """The other process sleeps meanwhile."""
         self.prune()
         for _ in range(2):
             days(self.clock, GRACE_DAYS)
-            prune(self.store)
+            prune(self.pruned)
 
     def check(self) -> int:
         """Prune until nothing changes any more; every committed backup has all it names. Returned is how many there are."""
@@ -181,25 +192,40 @@ class World:
         return len(committed)
 
 
+class BlindWorld(World):
+    """Broken on purpose: the prune sees no intents."""
+
+    @property
+    def pruned(self) -> Store:
+        return WithoutIntents(self.store)
+
+
 def attempt(doing: Callable[[Store, VirtualClock], object], store: Store, clock: VirtualClock) -> None:
     """A backup that refuses to be committed is no failure."""
     with suppress(IntegrityError, MissingError, LeaseLostError):
         doing(store, clock)
 
 
+def interleave(meanwhile: Callable[[World], None], kind: type[BaseRun] = BaseRun, world_of: type[World] = World) -> set[int]:
+    """A prune at every call of a backup; returned is how many backups there were at the end."""
+    doing = partial(back_up, kind=kind)
+    world = world_of()
+    counting = Interrupted(world.store, 0, print)
+    doing(counting, world.clock)
+    assert world.check() == 2
+    found = set()
+    for at in chosen(range(1, counting.calls + 1), 100):
+        world = world_of()
+        attempt(doing, Interrupted(world.store, at, partial(meanwhile, world)), world.clock)
+        found.add(world.check())
+    return found
+
+
 @pytest.mark.rule(76)
 @pytest.mark.rule(99)
 @pytest.mark.parametrize("meanwhile", [World.prune, World.prune_for_days])
 def test_prune_and_backup_interleaved_at_every_call(meanwhile: Callable[[World], None]) -> None:
-    world = World()
-    counting = Interrupted(world.store, 0, print)
-    back_up(counting, world.clock)
-    assert world.check() == 2
-    found = set()
-    for at in chosen(range(1, counting.calls + 1), 100):
-        world = World()
-        attempt(back_up, Interrupted(world.store, at, partial(meanwhile, world)), world.clock)
-        found.add(world.check())
+    found = interleave(meanwhile)
     if meanwhile is World.prune:
         assert found == {0, 1}, "it must be tried with backups that come to be and such that do not"
 
@@ -216,31 +242,20 @@ def test_a_backup_at_every_call_of_prune() -> None:
     assert 1 in found
 
 
-def look_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that does not look before and after its commit."""
-    monkeypatch.setattr(BaseRun, "_check", lambda *_: None)
+def test_intents_protect_a_run_that_does_not_look() -> None:
+    assert interleave(World.prune, Careless) == {0, 1}
 
 
-def test_intents_protect_a_run_that_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    look_at_nothing(monkeypatch)
-    test_prune_and_backup_interleaved_at_every_call(World.prune)
+def test_looking_protects_a_run_whose_intent_nobody_sees() -> None:
+    assert interleave(World.prune, world_of=BlindWorld) == {0, 1}
 
 
-def test_looking_protects_a_run_whose_intent_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_state, "is_live", lambda *_: False)
-    test_prune_and_backup_interleaved_at_every_call(World.prune)
-
-
-def test_without_either_a_committed_backup_lacks_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken on purpose."""
-    look_at_nothing(monkeypatch)
-    monkeypatch.setattr(base_state, "is_live", lambda *_: False)
+def test_without_either_a_committed_backup_lacks_packs() -> None:
     with pytest.raises((AssertionError, IntegrityError), match=r"lacks packs|packs\.json\.zst is missing"):
-        test_prune_and_backup_interleaved_at_every_call(World.prune)
+        interleave(World.prune, Careless, BlindWorld)
 
 
-def test_a_sleeper_that_does_not_look_lacks_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken on purpose: its intent is dead when it wakes."""
-    look_at_nothing(monkeypatch)
+def test_a_sleeper_that_does_not_look_lacks_packs() -> None:
+    """Its intent is dead when it wakes."""
     with pytest.raises((AssertionError, IntegrityError), match=r"lacks packs|nobody knows which packs"):
-        test_prune_and_backup_interleaved_at_every_call(World.prune_for_days)
+        interleave(World.prune_for_days, Careless)

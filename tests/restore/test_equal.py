@@ -156,12 +156,7 @@ def test_a_standby_follows_and_takes_over(standby_site: Site, whose: Literal["pr
 
     The failover ends the base backup that is on its way, of *whose* server.
     """
-    with standby_site.server("primary") as primary:
-        primary.initdb(sync=False, wal_segment_mib=1)
-        primary.start()
-        for database in ("postgres", "template1"):
-            sql(primary, database, "CREATE EXTENSION amcheck SCHEMA pg_catalog")
-        sql(primary, "postgres", "CREATE TABLE ledger (n int PRIMARY KEY, text text)")
+    with standby_site.primary() as primary:
         ended_segment(primary)
         until(primary, "(SELECT archived_count > 0 FROM pg_stat_archiver)")  # so the archive's folders are PostgreSQL's account's
         work = standby_site.work(primary)

@@ -163,12 +163,7 @@ def moved_on(primary: PrivateServer, standby: PrivateServer) -> None:
 @pytest.mark.rule(31)
 @pytest.mark.parametrize("major", [15, 18])
 def test_a_standby_is_backed_up_and_its_primary_ends_the_segment(standby_site: Site) -> None:
-    with standby_site.server("primary") as primary:
-        primary.initdb(sync=False, wal_segment_mib=1)
-        primary.start()
-        for database in ("postgres", "template1"):
-            sql(primary, database, "CREATE EXTENSION amcheck SCHEMA pg_catalog")
-        sql(primary, "postgres", "CREATE TABLE ledger (n int PRIMARY KEY, text text)")
+    with standby_site.primary() as primary:
         sql(primary, "postgres", "INSERT INTO ledger SELECT n, md5(n::text) FROM generate_series(1, 50000) n")
         ended_segment(primary)
         until(primary, "(SELECT archived_count > 0 FROM pg_stat_archiver)")

@@ -146,17 +146,21 @@ def test_a_copy_that_does_not_fit_ends_it_with_nothing_removed(place: Path, monk
 
 @pytest.mark.rule(54)
 @pytest.mark.parametrize("how", ["another restore folder", "the half folder emptied"])
-def test_what_was_saved_is_found_however_the_next_try_looks(place: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_saved_is_found_however_the_next_try_looks(place: Path, how: str) -> None:
     with dead_with_archived_wal(place) as (cluster, work, _):
         data = cluster.server.data
         request = replacing(cluster, place, Target("latest"))
         request = request if how.startswith("another") else replace(request, work_dir=None)
         plan = make_plan(work, request)
-        with monkeypatch.context() as patched:
-            patched.setattr("clipper_backup.ops.restore.restore._write_files", lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                restore(work, request, plan)
+        packs = {info.key: work.store.get(info.key) for info in work.store.list("packs/")}
+        for key, pack in packs.items():
+            work.store.put(key, bytes(len(pack)))
+        with pytest.raises(IntegrityError) as caught:
+            restore(work, request, plan)
+        assert any("what the former server had not archived lies in" in hint for hint in caught.value.hints)
         assert (data / MARKER).exists()
+        for key, pack in packs.items():
+            work.store.put(key, pack)
         again = replace(request, work_dir=place / "other")
         if not how.startswith("another"):
             shutil.rmtree(data)

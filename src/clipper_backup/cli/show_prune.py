@@ -20,8 +20,9 @@ def question(plan: Plan, physical: PhysicalPrune) -> str:
     parts = []
     if plan.going or not physical.changes:
         parts.append(f"{len(plan.going)} of {show_count(len(plan.decisions), 'dump')}")
-    if physical.going:
-        parts.append(f"{len(physical.going)} of {show_count(len(physical.items), 'base backup')}")
+    for kind, one in (("base backup", "base backup"), ("unfinished", "unfinished run")):
+        if going := [item for item in physical.going if item.kind == kind]:
+            parts.append(f"{len(going)} of {show_count(sum(item.kind == kind for item in physical.items), one)}")
     if physical.wal.segments:
         parts.append(show_count(physical.wal.segments, "WAL segment"))
     elif physical.wal.ranges or physical.wal.maps:

@@ -1,7 +1,7 @@
 """Makes every check, one after the other, each in its time: one that raises or hangs is a red line, never the end."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,21 +31,29 @@ class Line:
     todo: tuple[str, ...]
 
 
-def examine(load: Callable[[], Settings], clock: Clock, environment: Mapping[str, str]) -> Iterator[Line]:
-    """The line of every check, in their order. *load* gives the settings, or raises what is wrong with them."""
+def examine(
+    load: Callable[[], Settings],
+    clock: Clock,
+    environment: Mapping[str, str],
+    *,
+    checks: Sequence[Check] = CHECKS,
+    check_seconds: float = CHECK_SECONDS,
+    all_seconds: float = ALL_SECONDS,
+) -> Iterator[Line]:
+    """The line of each of *checks*, in their order. *load* gives the settings, or raises what is wrong with them."""
     here = Surroundings(load, clock, environment)
     unknown: set[str] = set()
-    until = clock.monotonic() + ALL_SECONDS
-    for check in CHECKS:
+    until = clock.monotonic() + all_seconds
+    for check in checks:
         left = until - clock.monotonic()
         if missing := [name for name in check.needs if name in unknown]:
             unknown.add(check.name)
             yield Line(check, Finding(Colour.YELLOW, f"not looked at before this is right: {missing[0]}"), ())
             continue
         if left <= 0:
-            finding = Finding(Colour.RED, f"not looked at: the others took {show_seconds(ALL_SECONDS)}")
+            finding = Finding(Colour.RED, f"not looked at: the others took {show_seconds(all_seconds)}")
         else:
-            finding = _within(min(CHECK_SECONDS, left), partial(check.look, here))
+            finding = _within(min(check_seconds, left), partial(check.look, here))
         if finding.colour is Colour.RED:
             unknown.add(check.name)
         yield Line(check, finding, () if finding.colour is Colour.GREEN else finding.todo or (check.todo,))
