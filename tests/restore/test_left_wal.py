@@ -59,6 +59,12 @@ def test_no_timeline_becomes_the_newest_because_a_folder_is_replaced(restore_wor
         make_plan(world.reading(), latest)
     assert "--timeline 1" in caught.value.hints[0]
     assert f"wal push {data}/pg_wal/{_STRAY[0]}`" in caught.value.hints[1]
+    of_another = "000000030000000000000078"
+    leave(data, of_another)
+    with pytest.raises(UsageError, match="3 files are of timelines 2 and 3, and never archived"):
+        make_plan(world.reading(), latest)
+    for path in (data / "pg_wal" / of_another, data / f"pg_wal/archive_status/{of_another}.ready"):
+        path.unlink()
 
     said = Kept()
     for asked in (request, replace(latest, timeline=Timeline(1))):

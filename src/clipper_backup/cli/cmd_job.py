@@ -24,5 +24,6 @@ def postgres_backup(*, context: Context) -> None:
     }
     text = show_dump.summary_text(summary) + f"pruned: {show_count(len(done.dump.pruned.going), 'dump')}\n"
     if base is not None:
-        text += f"\n{show_base.summary_text(base.summary)}pruned: {show_count(sum(item.kind == 'base backup' for item in pruned), 'base backup')}\n"
+        backups = sum(item.kind == "base backup" for item in pruned)
+        text += f"\n{show_base.summary_text(base.summary)}pruned: {show_count(backups, 'base backup')}\n"
     context.answer(document, text)

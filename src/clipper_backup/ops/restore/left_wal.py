@@ -1,5 +1,6 @@
 """WAL that a dead primary left unarchived: it goes into the archive before anything there is removed, and is replayed."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,11 +71,11 @@ def _with_left(work: Work, request: Request, plan: Plan) -> Plan:
     left = tuple(dict.fromkeys([*numbers, *unarchived(request.data)]))
     stray = tuple(name for name in left if plan.way.part(_timeline_of(name)) is None and name not in numbers)
     if stray and plan.target.kind == "latest" and request.timeline is None:
-        theirs, ours = int(_timeline_of(stray[-1])), int(plan.way.timeline)
+        ours = int(plan.way.timeline)
         path = request.data / WAL_FOLDER / stray[0]
         raise UsageError(
-            f"in the {WAL_FOLDER} of {request.data} {show_count(len(stray), 'file is', 'files are')} of timeline {theirs},"
-            f" and never archived: the restore would go along timeline {ours}, without them",
+            f"in the {WAL_FOLDER} of {request.data} {show_count(len(stray), 'file is', 'files are')} of"
+            f" {timelines_of(stray)}, and never archived: the restore would go along timeline {ours}, without them",
             hints=[
                 f"as far as the archive goes: --timeline {ours}; those files are kept, and not archived",
                 f"when the server there was the one in use: archive them, histories first: `clipper-backup wal push {path}`",
@@ -90,6 +91,12 @@ def _with_left(work: Work, request: Request, plan: Plan) -> Plan:
     return replace(plan, left=going, stray=stray)
 
 
+def timelines_of(names: Iterable[str]) -> str:
+    """What timelines files of pg_wal are of, for people: `timeline 2`, or `timelines 2 and 3`."""
+    *others, last = sorted({int(_timeline_of(name)) for name in names})
+    return f"timelines {', '.join(map(str, others))} and {last}" if others else f"timeline {last}"
+
+
 def _timeline_of(name: str) -> Timeline:
     return Timeline.parse(name[:8])
 
@@ -103,7 +110,7 @@ def archive_left(work: Work, request: Request, plan: Plan) -> Plan:
     if plan.found.state != "cluster":
         return _with_kept(work, request, plan) if request.replace else plan
     if plan.stray:
-        theirs = f"{show_count(len(plan.stray), 'file')} of timeline {int(_timeline_of(plan.stray[-1]))}"
+        theirs = f"{show_count(len(plan.stray), 'file')} of {timelines_of(plan.stray)}"
         work.emit(
             Warned(f"{theirs} in the former server's {WAL_FOLDER}, which the restore does not go along: kept, not archived")
         )

@@ -3,6 +3,7 @@
 With *read_data* every file is read to its end, opened and compared.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ class _Verifier:
         self._opener = opener_of(work.settings, work.settings.encryption_recipients)
         identity_file = work.settings.encryption_identity_file
         self._identities = [] if identity_file is None else read_identities(identity_file)
-        self._passed = 0
+        self._passed, self._lock = 0, threading.Lock()
 
     def problem(self, file: _File) -> str | None:
         """What is wrong with a file; None when nothing is."""
@@ -137,8 +138,9 @@ class _Verifier:
                     self._look(file, info, claim)
                     continue
                 self._read(file, info.key, claim)
-                self._passed += info.size_bytes
-                self._running.progress(self._passed, None)
+                with self._lock:  # files are read side by side
+                    self._passed += info.size_bytes
+                    self._running.progress(self._passed, None)
         except ObjectMissingError:  # pruned meanwhile
             return None
         except (IntegrityError, StoreError) as error:
