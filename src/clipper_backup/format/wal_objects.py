@@ -22,8 +22,6 @@ LINK_BYTES = 16
 NO_LINK = bytes(LINK_BYTES)
 """The `previous` of a segment before which there is no claim; it links to nothing."""
 
-HEADER_BYTES = 144
-"""An object that is shorter than the shortest header is none."""
 HEADER_BYTES_MAX = 240
 
 _LEVEL = 1
@@ -32,11 +30,10 @@ _MAGIC = b"clbkwal1"
 _VERSION = 1
 _SIGNED = 1
 _LAYOUT = struct.Struct("<II8sBBHIQQQ16s32s32s16s")
-_PLAIN_BYTES = _LAYOUT.size
-HEADER_BYTES_MIN = _PLAIN_BYTES
+HEADER_BYTES_MIN = _LAYOUT.size
 """An object with fewer is none, sealed or not: what a full disk or a broken copy leaves."""
 _PUBLIC_END = 176
-_FRAME_BYTES = {_PLAIN_BYTES - 8: 0, HEADER_BYTES_MAX - 8: _SIGNED}
+_FRAME_BYTES = {HEADER_BYTES_MIN - 8: 0, HEADER_BYTES_MAX - 8: _SIGNED}
 """What the skippable frame says of its length, and the flags that go with it."""
 
 
@@ -143,7 +140,7 @@ def partial_salt(repository_id: bytes) -> bytes:
 def encode_header(header: Header) -> bytes:
     """144 bytes, 240 with a signature."""
     signature = header.signature
-    length = (_PLAIN_BYTES if signature is None else HEADER_BYTES_MAX) - 8
+    length = (HEADER_BYTES_MIN if signature is None else HEADER_BYTES_MAX) - 8
     fixed = _LAYOUT.pack(
         _FRAME_MAGIC, length, _MAGIC, _VERSION, header.kind, _FRAME_BYTES[length], header.timeline, header.system_id,
         header.lsn, header.plain_bytes, header.repository_id, header.salt, header.digest, header.previous,
@@ -168,7 +165,7 @@ def decode_object(chunks: Iterable[bytes], name: str) -> tuple[Header, Iterator[
     header says, by the iterator, at its end at the latest: nothing of it may be used before that.
     """
     source = iter(chunks)
-    data = _at_least(b"", source, _PLAIN_BYTES, name)
+    data = _at_least(b"", source, HEADER_BYTES_MIN, name)
     frame_magic, length, magic, version, kind, flags, timeline, system_id, lsn, plain_bytes, *rest = _LAYOUT.unpack_from(data)
     if frame_magic != _FRAME_MAGIC or magic != _MAGIC:
         raise IntegrityError(f"{name} is no file of a WAL archive")
@@ -180,7 +177,7 @@ def decode_object(chunks: Iterable[bytes], name: str) -> tuple[Header, Iterator[
     signature = None
     if flags & _SIGNED:
         data = _at_least(data, source, HEADER_BYTES_MAX, name)
-        signature = Signature(data[_PLAIN_BYTES:_PUBLIC_END], data[_PUBLIC_END:HEADER_BYTES_MAX])
+        signature = Signature(data[HEADER_BYTES_MIN:_PUBLIC_END], data[_PUBLIC_END:HEADER_BYTES_MAX])
     repository_id, salt, digest, previous = rest
     header = Header(
         kind=ObjectKind(kind), timeline=Timeline(timeline), system_id=system_id, lsn=Lsn(lsn), plain_bytes=plain_bytes,

@@ -12,7 +12,7 @@ from typing import Protocol
 from clipper_backup.clock import Clock
 from clipper_backup.errors import IntegrityError, StoreError, WalGapError
 from clipper_backup.format.base_documents import BaseSummary
-from clipper_backup.format.wal_objects import HEADER_BYTES, NO_LINK
+from clipper_backup.format.wal_objects import HEADER_BYTES_MIN, NO_LINK
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.wal_catalog import Listed, WalCatalog
 from clipper_backup.store.protocol import Store
@@ -131,7 +131,7 @@ class RangeCheck:
         while True:
             listed = self._listed(segment)
             if listed.stored is not None:
-                return None if listed.stored.size_bytes < HEADER_BYTES else listed.stored.size_bytes
+                return None if listed.stored.size_bytes < HEADER_BYTES_MIN else listed.stored.size_bytes
             if listed.claim is None:
                 return None
             # Two limits, because the store's clock and ours may differ.
