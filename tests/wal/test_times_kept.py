@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.clock import VirtualClock
+from clipper_backup.format import physical_names as names
 from clipper_backup.format.time_maps import SHORT, SegmentTimes
 from clipper_backup.ops.events import Event, Warned
 from clipper_backup.ops.wal.times import TimesKeeper, keeping_times
@@ -14,6 +15,7 @@ from clipper_backup.postgres.data_folder import DataFolder
 from clipper_backup.postgres.wal_records import Kind
 from clipper_backup.repository.times import TimeMaps
 from clipper_backup.store.memory import MemoryStore
+from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import Timeline
 from clipper_backup.wal_names import Segment
 from fixtures.clocks import START
@@ -123,3 +125,30 @@ def test_a_failure_is_told_once_and_ends_with_the_archiver(tmp_path: Path) -> No
     assert [event for event in events if isinstance(event, Warned)] == events
     assert len(events) == 1
     assert not any(thread.name == "times" for thread in threading.enumerate())
+
+
+def test_a_pg_wal_that_is_gone_for_a_moment_does_not_end_it(archiving: Archiving) -> None:
+    told: list[str] = []
+    warned, mapped = threading.Event(), threading.Event()
+
+    def emit(event: Event) -> None:
+        told.append(str(event))
+        warned.set()
+
+    class Noting(WrapperStore):
+        def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+            super().put(key, data, create=create)
+            if key.startswith(f"{names.times_folder(str(SYSTEM), Timeline(1))}"):
+                mapped.set()
+
+    archiving.write(6)
+    away = archiving.server.wal.rename(archiving.server.wal.with_name("elsewhere"))
+    pushing = archiving.pushing
+    work = Work(pushing.settings, Noting(pushing.store), pushing.clock, emit)
+    with keeping_times(work, archiving.server.wal.parent):
+        assert warned.wait(30)
+        assert not mapped.is_set()
+        away.rename(archiving.server.wal)
+        assert mapped.wait(30)
+    assert len(told) == 1
+    assert "pg_wal" in told[0]

@@ -44,11 +44,17 @@ def _keep(work: Work, folder: DataFolder, stop: threading.Event) -> None:
             keeper.turn()
             told = ""
         except ClipperError as error:
-            keeper = None
-            if error.message != told:
-                told = error.message
-                work.emit(Warned(f"time maps are not written: {told}", error.hints))
+            keeper, told = None, _tell(work, error.message, error.hints, told)
+        except OSError as error:  # pg_wal lies on a volume that is not there for a moment
+            keeper, told = None, _tell(work, str(error), (), told)
         work.clock.wait(stop, _TURN_SECONDS)
+
+
+def _tell(work: Work, message: str, hints: tuple[str, ...], told: str) -> str:
+    """Warn, unless that was *told* last."""
+    if message != told:
+        work.emit(Warned(f"time maps are not written: {message}", hints))
+    return message
 
 
 class TimesKeeper:
