@@ -251,7 +251,7 @@ def test_a_replacement_that_is_killed_while_it_empties_is_unfinished(tmp_path: P
     def killed(path: Path) -> None:
         raise KeyboardInterrupt(path)
 
-    monkeypatch.setattr(shutil, "rmtree", killed)
+    monkeypatch.setattr(Path, "rmdir", killed)
     with pytest.raises(KeyboardInterrupt):
         start(data, replace=True)
     assert not (data / "global/pg_control").exists()

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import IntegrityError
+from clipper_backup.errors import IntegrityError, WalGapError
 from clipper_backup.format.wal_objects import digest_of
 from clipper_backup.ops.restore.recovery import SIGNALS
+from clipper_backup.ops.restore.target_dir import RAN
 from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder
 from clipper_backup.postgres.history import parse_history
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.wal_catalog import WalCatalog
-from clipper_backup.values import Timeline
+from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Kind, classify, history_name
 
 _LABEL = "backup_label"
+_HEADER_BYTES = 40
+"""Of a segment's first page: behind it lies the record that follows on the end of the segment before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,14 @@ class Former:
     """A server that wrote, or followed one that did. `timeline` is the newest that its files are of.
 
     `wrote` is False for a standby: what it has is of the server that it followed. `histories` are those of its pg_wal that
-    PostgreSQL wrote and that can be read.
+    PostgreSQL wrote and that can be read. `reached` is an LSN behind which WAL was on its disk, and may be in its tables, by its
+    pg_control: its last checkpoint's record begins there, or a standby was there at least.
     """
 
     timeline: Timeline
     wrote: bool
     histories: Mapping[Timeline, bytes]
+    reached: Lsn
 
     def line(self, timeline: Timeline) -> Line | None:
         """By its own history file; None without one."""
@@ -52,15 +57,44 @@ class Former:
 
 
 def former_server(data: Path, clock: Clock) -> Former | None:
-    """The server of the data folder *data*; None where none has opened it since it was restored: then nothing is its own."""
-    if (data / _LABEL).exists() or (data / SIGNALS[0]).exists():
-        return None
+    """The server of the data folder *data*; None where none has opened it since it was restored: then nothing is its own.
+
+    A recovery.signal says that only where pg_control does: somebody may have made one for a server that wrote.
+    """
     folder = DataFolder(data, clock)
+    control = folder.control()
+    if (data / _LABEL).exists() or ((data / SIGNALS[0]).exists() and control.state not in RAN):
+        return None
     histories = dict(_histories(folder))
     names = [path.name for path in (data / WAL_FOLDER).iterdir()]
     segments = [Timeline.parse(name[:8]) for name in names if classify(name) is Kind.SEGMENT]
-    newest = max([folder.control().timeline, *segments, *histories])
-    return Former(newest, not (data / SIGNALS[1]).exists(), histories)
+    newest = max([control.timeline, *segments, *histories])
+    reached = max(control.checkpoint, control.minimum_recovery_end)
+    return Former(newest, not (data / SIGNALS[1]).exists(), histories, reached)
+
+
+def say_short(former: Former, ends_at: Lsn) -> str | None:
+    """What is lost where a restore along the timeline of *former* ends at *ends_at*; None where that is not before it was."""
+    if ends_at + _HEADER_BYTES >= former.reached:
+        return None
+    return (
+        f"the server there was at LSN {former.reached} at least, and the WAL that is archived or in its {WAL_FOLDER} goes on to"
+        f" {ends_at} only: what it committed between lies nowhere but in its tables"
+    )
+
+
+def refuse_short(former: Former, data: Path, ends_at: Lsn) -> None:
+    """WalGapError where a restore would lose what nothing but the data folder *data* has any more."""
+    lost = say_short(former, ends_at)
+    if lost is not None:
+        raise WalGapError(
+            lost,
+            hints=[
+                f"{data} holds it: if it is whole, start that server again, and take a base backup",
+                "beside it, without what is missing: --target-dir another folder",
+                f"in its place, and lose that: --timeline {int(former.timeline)}; its {WAL_FOLDER} is kept",
+            ],
+        )
 
 
 def _histories(folder: DataFolder) -> Iterator[tuple[Timeline, bytes]]:

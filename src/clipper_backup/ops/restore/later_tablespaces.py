@@ -5,6 +5,7 @@ of that before anything is written is refused then.
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -49,6 +50,33 @@ class Watch:
             for segment, created in sorted(self.created.items())
             if first.number <= segment.number and (last is None or segment.number <= last.number)
         }
+
+
+def later_of(data: Path, tablespaces: Mapping[int, Path]) -> dict[int, Path]:
+    """The tablespaces of the cluster in *data* that a backup, which has *tablespaces*, has not: by OID, with their folders."""
+    folder = data / "pg_tblspc"
+    links = [link for link in folder.iterdir() if link.is_symlink() and link.name.isdigit()] if folder.is_dir() else []
+    return {int(link.name): link.readlink() for link in sorted(links) if int(link.name) not in tablespaces}
+
+
+def refuse_later(later: Mapping[int, Path], backup: str, version: str, uid: int) -> None:
+    """UsageError where recovery would be ended at a tablespace of the server there, when nothing of that is left any more.
+
+    Of *later* the WAL behind *backup* makes each anew. What lies in the folder *version* of each is in that WAL too, but it may
+    be another server's: a copy of a data folder has the same links.
+    """
+    for oid, folder in later.items():
+        why = why_not_ours(folder, uid)
+        if why is not None:
+            raise UsageError(
+                f"tablespace {oid} of the server there, in {folder}, was made after the base backup {backup}: the WAL makes it"
+                f" anew, there and into an empty folder only, and that folder {why}",
+                hints=[
+                    f"when no other server uses it: mv {shlex.quote(str(folder / version))} elsewhere, and run it again",
+                    "or begin with a base backup that has it: `clipper-backup base list`, then --backup ID",
+                    "or restore on another machine, where that folder is empty",
+                ],
+            )
 
 
 def refuse_taken(made: Mapping[Segment, Iterable[tuple[int, Path]]], ours: Iterable[Path], uid: int) -> dict[int, Path]:

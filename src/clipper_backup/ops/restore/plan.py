@@ -13,8 +13,8 @@ from clipper_backup.format.base_documents import BaseSummary, Role
 from clipper_backup.format.time_maps import TimeMap
 from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.choose import choose_backup, on_line
-from clipper_backup.ops.restore.former import Former, former_server
-from clipper_backup.ops.restore.later_tablespaces import Watch, refuse_taken
+from clipper_backup.ops.restore.former import Former, former_server, refuse_short, say_short
+from clipper_backup.ops.restore.later_tablespaces import Watch, later_of, refuse_later, refuse_taken
 from clipper_backup.ops.restore.places import find_places
 from clipper_backup.ops.restore.reach import Reach, Reached
 from clipper_backup.ops.restore.request import Request
@@ -33,6 +33,7 @@ from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.restore.way import Way, WayChoice
 from clipper_backup.ops.restore.work_dir import check_work_folder
 from clipper_backup.ops.wal.open_restore import reader_of
+from clipper_backup.ops.wal.tablespaces import why_not_ours
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.data_folder import WAL_FOLDER
 from clipper_backup.postgres.history import parse_history
@@ -213,7 +214,9 @@ class Planner:
             last_commit_at, ends_at = self._ends(line, replayed) if ends else (None, None)
         except IntegrityError as error:
             raise IntegrityError(error.message, hints=[*error.hints, "to end before it: --accept-gap"]) from error
+        notes = [*chosen.notes, *(self._short(chosen.line, kept, replayed[-1].end) if ends else ())]
         first = Segment.parse(summary.first_segment, self._segment_bytes)
+        notes += self._later_there(found, tablespaces, summary, version, ends=ends)
         later = refuse_taken(self._watch.between(first, last), tablespaces.values(), request.account.uid)
         return Plan(
             repository_id=self._repository_id,
@@ -235,7 +238,7 @@ class Planner:
             found=found,
             kept=kept,
             beside=chosen.beside if ends or (reached is not None and reached.at_a_branch) else (),
-            notes=chosen.notes,
+            notes=notes,
             former=None if self._former is None else self._former.timeline,
             followed_by=self._systems.newer_than(self._system_id),
         )
@@ -398,6 +401,38 @@ class Planner:
             if newest is not None:
                 return as_moment(newest), ends_at
         return None, ends_at
+
+    def _short(self, line: Line, kept: Kept | None, end: Lsn) -> list[str]:
+        """Notes: what the server there had that lies in no WAL any more. WalGapError unless somebody said how far to go.
+
+        A standby follows another server, and gets it from there.
+        """
+        former, request = self._former, self._request
+        if former is None or request.standby or not former.is_along(line):
+            return []
+        # Of an archived segment all is there; a standby's pg_control may name the end of one that was left by a switch.
+        ends_at = kept.ends_at if kept is not None and former.wrote else end
+        if request.timeline is None and not request.accept_gap:
+            refuse_short(former, request.data, ends_at)
+        lost = say_short(former, ends_at)
+        return [] if lost is None else [lost]
+
+    def _later_there(
+        self, found: Found, tablespaces: Mapping[int, Path], summary: BaseSummary, version: str, *, ends: bool
+    ) -> list[str]:
+        """Notes of tablespaces that the cluster there has and the backup has not. UsageError where the WAL surely makes them."""
+        if found.state != "cluster":
+            return []
+        uid, former = self._request.account.uid, self._former
+        later = later_of(self._request.data, tablespaces)
+        if ends and former is not None and self._way is not None and former.is_along(self._way.line):
+            refuse_later(later, summary.id, version, uid)
+        return [
+            f"tablespace {oid} of the server there, in {folder}, is not in the base backup: where the restore goes behind the"
+            " making of it, recovery is ended there, unless that folder is empty by then"
+            for oid, folder in later.items()
+            if why_not_ours(folder, uid) is not None
+        ]
 
     def _refuse_unreadable(self, entry: BaseEntry, summary: BaseSummary, found: Found) -> None:
         """AccessError or IntegrityError where not all of it can be read, as far as that shows without reading its packs.

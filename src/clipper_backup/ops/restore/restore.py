@@ -98,10 +98,7 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         work_folder(request.folder, request.account, [request.data, *used, *plan.found.tablespaces]),
         held_target(request.data, request.account),
     ):
-        # Looked at again: minutes may have passed since the plan was made.
-        found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
-        if found.state == "cluster" and plan.found.state != "cluster":
-            raise UsageError(f"{request.data} holds a cluster since the restore was planned", hints=["run it again"])
+        found = _look_again(request, plan)
         check_tablespaces(request.data, plan.tablespaces, found, request.account, version=plan.version_folder)
         _tell(work, request, plan, found)
         if start:
@@ -114,6 +111,7 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             unsure = show_count(len(saved), "file")
             work.emit(Warned(f"kept in {saved_in}: {unsure} of the former server's pg_wal that may not be archived"))
         _keep_plan(work, request, plan, _checked_in(plan, kept_at))
+        _look_again(request, plan)  # the archive was read meanwhile
         begun = begin(
             request.data,
             request.account,
@@ -149,6 +147,20 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         archived = _archive_history(work, started, plan.summary.signed_by)
         tell_collations(work, started.socket_folder, started.port)
         return replace(result, started=started, archived=archived, seconds=work.clock.monotonic() - began)
+
+
+def _look_again(request: Request, plan: Plan) -> Found:
+    """What lies at the target now: minutes may have passed. UsageError when its server ran since: that is not planned."""
+    found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
+    again = "nothing was removed: run it again, and look at its plan"
+    if found.state == "cluster" and plan.found.state != "cluster":
+        raise UsageError(f"{request.data} holds a cluster since the restore was planned", hints=[again])
+    if found.state == "cluster" and found.control != plan.found.control:
+        raise UsageError(
+            f"the server in {request.data} ran since the restore was planned",
+            hints=[again, "what starts it must be off until then: a service that restarts it, a pod"],
+        )
+    return found
 
 
 def _tell(work: Work, request: Request, plan: Plan, found: Found) -> None:
@@ -202,7 +214,13 @@ def _save(work: Work, request: Request, plan: Plan, found: Found, into: Path, ke
     ClipperError as `save_wal`: then nothing is left in either.
     """
     names = wal_files(request.data)
-    held = held_of(work, request.data, plan) if found.state == "cluster" else set(names)
+    held = set(names)
+    if found.state == "cluster":
+        try:
+            held = held_of(work, request.data, plan)
+        except FileNotFoundError as error:  # a server that runs renames and removes
+            _look_again(request, plan)
+            raise ClipperError(f"nothing was removed: {error.filename} went away meanwhile", hints=["run it again"]) from error
     placed = () if plan.kept is None else zip(plan.kept.folders, plan.kept.segments, strict=True)
     former = [folder / each.name for folder, each in placed if folder not in {request.data / WAL_FOLDER, kept_at}]
     saved = save_wal(request.data, into, request.account, held, former if kept_at == into else ())

@@ -13,11 +13,12 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from clipper_backup.errors import ClipperError, IntegrityError, LockedError, UsageError
+from clipper_backup.ops.restore.clear import clear, refuse_unremovable
 from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.control_file import ControlFile, State
 from clipper_backup.postgres.data_folder import NO_CONTROL_HINT, WAL_FOLDER
@@ -28,7 +29,8 @@ MARKER = ".clipper-backup-restoring"
 _NEW_MARKER = f"{MARKER}.new"
 MARKERS = (MARKER, _NEW_MARKER)
 _CONTROL = "global/pg_control"
-_RAN = {State.SHUT_DOWN, State.SHUTTING_DOWN, State.IN_CRASH_RECOVERY, State.IN_PRODUCTION}
+_PROGRAMS = {"postgres", "postmaster"}
+RAN = {State.SHUT_DOWN, State.SHUTTING_DOWN, State.IN_CRASH_RECOVERY, State.IN_PRODUCTION}
 """The states of a server that was up, and wrote."""
 
 
@@ -38,12 +40,14 @@ class Found:
 
     `tablespaces` are the folders outside that belong to what lies there, by their real paths; `wal_folder` is where its pg_wal
     leads, None when that is a plain folder. `saved` are the folders into which unfinished restores saved what was there.
+    `control` is the pg_control of a cluster: a server that runs there writes it.
     """
 
     state: Literal["absent", "empty", "unfinished", "cluster"]
     tablespaces: tuple[Path, ...] = ()
     wal_folder: Path | None = None
     saved: tuple[Path, ...] = ()
+    control: bytes = field(default=b"", repr=False)
 
 
 def check_account(uid: int) -> None:
@@ -101,6 +105,7 @@ def _refuse_running(data: Path) -> None:
     try:
         first, *_ = path.read_text(errors="replace").splitlines() or [""]
     except FileNotFoundError:
+        _refuse_unlisted(data)
         return
     if _runs_here(data, first):
         raise UsageError(
@@ -116,6 +121,29 @@ def _refuse_running(data: Path) -> None:
     )
 
 
+def _refuse_unlisted(data: Path) -> None:
+    """UsageError when PostgreSQL works in *data* without a postmaster.pid: somebody removed it, or only the postmaster died."""
+    parents = dict(filter(None, (_server_process(process, data) for process in Path("/proc").glob("[0-9]*"))))
+    first = [str(number) for number, parent in sorted(parents.items()) if parent not in parents]
+    if first:
+        raise UsageError(
+            f"PostgreSQL runs in {data}, as process {', '.join(first)}, though there is no postmaster.pid",
+            hints=[f"end it, and look again: kill -INT {' '.join(first)}", "or restore into another folder"],
+        )
+
+
+def _server_process(process: Path, data: Path) -> tuple[int, int] | None:
+    """Of a folder of /proc its number and its parent's, if it is of a server that has *data* as its working folder.
+
+    A shell may have it as well, and so may we.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if (process / "cwd").samefile(data):
+            name, _, rest = (process / "stat").read_text(errors="replace").partition("(")[2].rpartition(") ")
+            return (int(process.name), int(rest.split()[1])) if name in _PROGRAMS else None
+    return None
+
+
 def _runs_here(data: Path, number: str) -> bool:
     """Whether a process of that number, as postmaster.pid has it (negative: single-user), has *data* as its working folder."""
     with contextlib.suppress(OSError, ValueError):
@@ -125,7 +153,8 @@ def _runs_here(data: Path, number: str) -> bool:
 
 def _look_at_cluster(data: Path, system_id: str, *, replace: bool) -> Found:
     try:
-        control = ControlFile.parse((data / _CONTROL).read_bytes())
+        content = (data / _CONTROL).read_bytes()
+        control = ControlFile.parse(content)
     except (FileNotFoundError, NotADirectoryError, IntegrityError) as error:
         elsewhere = "name an empty folder, or one that does not exist"
         if (data / "PG_VERSION").is_file() and (data / WAL_FOLDER).is_dir():
@@ -154,8 +183,9 @@ def _look_at_cluster(data: Path, system_id: str, *, replace: bool) -> Found:
         )
     wal = data / WAL_FOLDER
     _refuse_lost_wal(data, control)
+    refuse_unremovable(data)
     linked = tuple(_linked_tablespaces(data))
-    return Found("cluster", linked, wal.resolve() if wal.is_symlink() else None, _saved_before(data))
+    return Found("cluster", linked, wal.resolve() if wal.is_symlink() else None, _saved_before(data), content)
 
 
 def _refuse_lost_wal(data: Path, control: ControlFile) -> None:
@@ -167,7 +197,7 @@ def _refuse_lost_wal(data: Path, control: ControlFile) -> None:
     gone = None
     if not wal.is_dir():
         gone = f"leads to {wal.readlink()}, where no folder is" if wal.is_symlink() else "is not there"
-    elif control.state in _RAN and not (data / "backup_label").exists():
+    elif control.state in RAN and not (data / "backup_label").exists():
         needed = Segment.holding(control.timeline, control.redo, control.segment_bytes)
         if not any(wal.glob(f"{'?' * 8}{needed.name[8:]}*")):
             gone = f"does not hold {needed}, with which its server would start"
@@ -303,12 +333,12 @@ def _existing(path: Path) -> Path:
 
 
 def size_of(folders: Iterable[Path]) -> dict[Path, int]:
-    """What the files in each of *folders* occupy, in bytes; links are not followed."""
+    """What the files in each of *folders* occupy in its filesystem, in bytes; links are not followed."""
     sizes = {}
     for folder in folders:
-        sizes[folder] = sum(
-            (Path(parent) / name).lstat().st_blocks * 512 for parent, _, names in os.walk(folder) for name in names
-        )
+        files = ((Path(parent) / name).lstat() for parent, _, names in os.walk(folder) for name in names)
+        device = folder.stat().st_dev
+        sizes[folder] = sum(file.st_blocks * 512 for file in files if file.st_dev == device)
     return sizes
 
 
@@ -367,13 +397,7 @@ def begin(
     for folder in used:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder / version)
-    for entry in data.iterdir():
-        if entry.name == MARKER:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    clear(data, but=MARKER)
     for folder in spaces:
         make_folders(folder, account)
         _mark(folder, marker.in_tablespace(data), account)

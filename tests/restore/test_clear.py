@@ -1,0 +1,78 @@
+"""A folder is emptied, whatever is mounted in it; what could not be is refused before."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipper_backup.errors import UsageError
+from clipper_backup.ops.restore.clear import clear, refuse_unremovable
+from clipper_backup.postgres.account import server_account
+
+MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from clipper_backup.ops.restore.clear import clear, refuse_unremovable
+data = Path(sys.argv[1])
+volume = data / "pg_wal"
+volume.mkdir(parents=True)
+subprocess.run(["mount", "-t", "tmpfs", "none", volume], check=True)
+for folder in (volume / "lost+found", volume / "archive_status", data / "base/1"):
+    folder.mkdir(parents=True)
+for file in (volume / "000000010000000000000001", data / "base/1/2", data / "marker"):
+    file.touch()
+for _ in range(2):
+    refuse_unremovable(data)
+    clear(data, but="marker")
+    print(sorted(str(path.relative_to(data)) for path in data.rglob("*")), volume.is_mount())
+"""
+
+
+def test_a_volume_that_is_mounted_within_stays_and_is_emptied(tmp_path: Path) -> None:
+    """A link's removal is not the only way to lose a pg_wal of its own: that of a mount point fails, each time again."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", MOUNTED, tmp_path / "data"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "['marker', 'pg_wal', 'pg_wal/lost+found'] True\n" * 2
+
+
+def test_links_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:
+    for folder in ("data/pg_tblspc", "elsewhere/5"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data/pg_tblspc/16384").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/pg_wal").symlink_to(tmp_path / "gone")
+    (tmp_path / "data/lost+found").mkdir()  # nothing is mounted there
+    clear(tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
+    assert (tmp_path / "elsewhere/5").is_dir()
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o000])
+def test_what_may_not_be_removed_is_refused_before(place: Path, mode: int) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs a folder of another user")
+    data = place / "data"
+    (data / "base").mkdir(parents=True)
+    server_account().own(data)
+    server_account().own(data / "base")
+    logs = data / "log"
+    logs.mkdir(mode=mode)
+    (logs / "1.log").touch()
+    refuse_unremovable(data)  # root may
+    os.seteuid(server_account().uid)
+    try:
+        with pytest.raises(UsageError, match=r"data cannot be replaced: what lies in .*/log cannot be removed"):
+            refuse_unremovable(data)
+    finally:
+        os.seteuid(0)
+    (logs / "1.log").unlink()
+    logs.chmod(0o755)
+    os.seteuid(server_account().uid)
+    try:
+        refuse_unremovable(data)  # an empty one goes with its parent
+        clear(data)
+    finally:
+        os.seteuid(0)
+    assert list(data.iterdir()) == []
