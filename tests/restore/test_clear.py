@@ -32,7 +32,7 @@ for _ in range(2):
 
 def test_a_volume_that_is_mounted_within_stays_and_is_emptied(tmp_path: Path) -> None:
     """A link's removal is not the only way to lose a pg_wal of its own: that of a mount point fails, each time again."""
-    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", MOUNTED, tmp_path / "data"]
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", MOUNTED, str(tmp_path / "data")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout == "['marker', 'pg_wal', 'pg_wal/lost+found'] True\n" * 2

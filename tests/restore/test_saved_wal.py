@@ -132,6 +132,16 @@ def test_a_copy_that_does_not_fit_ends_it_with_nothing_removed(place: Path, monk
             with pytest.raises(ClipperError, match=r"the restore needs .* has 1\.0 kB"):
                 make_plan(work, request)
 
+        # It stays beside what is restored: room for either is not enough.
+        (needed, gained), copied = plan.space, 16 << 20
+        (data / "pg_wal/00000001000000FF00000001").write_bytes(bytes(copied))
+        enough = sum(needed.values()) - sum(gained.values()) + (1 << 20)
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "disk_usage", lambda _: usage._replace(free=max(enough, copied + (4 << 20))))
+            with pytest.raises(ClipperError, match="the restore needs"):
+                make_plan(work, request)
+        (data / "pg_wal/00000001000000FF00000001").unlink()
+
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
@@ -141,6 +151,12 @@ def test_a_copy_that_does_not_fit_ends_it_with_nothing_removed(place: Path, monk
                 restore(work, request, plan)
         assert "--work-dir" in caught.value.hints[0]
         assert not list(request.folder.glob("saved-*"))
+        assert (data / "global/pg_control").exists()
+
+        # Nor is anything lost where the marker cannot be written.
+        (data / f"{MARKER}.new").mkdir()
+        with pytest.raises(ClipperError, match=f"cannot make or empty .*{MARKER}.new: is a directory"):
+            restore(work, request, plan)
         assert (data / "global/pg_control").exists()
 
 

@@ -22,6 +22,20 @@ def test_one_restore_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_plan_says_where_none_can_be_made(place: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no folder .*/no to make the restore folder in"):
+        check_work_folder(place / "no/where", US, [])
+    if US.uid == 0:
+        place.chmod(0o755)
+        os.seteuid(1)
+        try:
+            with pytest.raises(UsageError, match="may not be written by us") as caught:
+                check_work_folder(place / "work", US, [])
+        finally:
+            os.seteuid(0)
+        assert "--work-dir" in caught.value.hints[0]
+
+
 @pytest.mark.rule(53)
 def test_a_folder_of_others_is_not_touched(tmp_path: Path) -> None:
     shared = tmp_path / "shared"

@@ -85,7 +85,9 @@ def _with_left(work: Work, request: Request, plan: Plan) -> Plan:
     names = wal_files(request.data)
     whole = [] if plan.kept is None else [path.name for path in plan.kept.whole]
     copied = set(names).difference(listed_files(catalog, names), going, whole)
-    check_space({request.folder: bytes_of(request.data / WAL_FOLDER, copied)}, {})  # before anything there is removed
+    (needed, gained), size = plan.space, bytes_of(request.data / WAL_FOLDER, copied)
+    check_space({request.folder: size}, {})  # before anything there is removed
+    check_space({**needed, request.folder: needed.get(request.folder, 0) + size}, gained)  # and it stays beside the rest
     if going and plan.target.kind == "latest":
         check_may_sign(work.settings, plan.summary.signed_by)
     return replace(plan, left=going, stray=stray)

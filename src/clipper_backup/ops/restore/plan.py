@@ -78,11 +78,11 @@ class Plan:
     `last_commit_at`, of a restore to the latest, when the last transaction ended that is archived, and `ends_at` is where the
     last record ends: None where none was found near the end. `namesakes` are other restore points of the target's name.
     `tablespaces` is where each goes, by OID, `later_tablespaces` those that the WAL makes, as far as it was read; `sizes` are
-    bytes by place. `left` are files of pg_wal at the target that are archived first, `stray` those of timelines that `way`
-    does not go along: they are not. `kept` is what no archive takes of it and recovery replays. `beside` is where other
-    timelines end: of a time those that may have been the one in use then, of the latest all. `former` is the timeline that the
-    server there was on, None without one. `notes` are for people. `followed_by` is the newest system, where this
-    is an older one: of before an upgrade.
+    bytes by place, and `space` is what is needed where, and what of it is freed before. `left` are files of pg_wal at the target
+    that are archived first, `stray` those of timelines that `way` does not go along: they are not. `kept` is what no archive
+    takes of it and recovery replays. `beside` is where other timelines end: of a time those that may have been the one in use
+    then, of the latest all. `former` is the timeline that the server there was on, None without one. `notes` are for people.
+    `followed_by` is the newest system, where this is an older one: of before an upgrade.
     """
 
     repository_id: str
@@ -109,6 +109,7 @@ class Plan:
     namesakes: Sequence[Record] = ()
     later_tablespaces: Mapping[int, Path] = field(default_factory=dict)
     kept: Kept | None = None
+    space: tuple[Mapping[Path, int], Mapping[Path, int]] = ({}, {})
 
     @property
     def first(self) -> Segment:
@@ -208,7 +209,8 @@ class Planner:
         check_work_folder(request.folder, request.account, [request.data, *tablespaces.values(), *found.tablespaces])
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
         gone = size_of([request.data, *emptied(found, tablespaces.values())]) if found.state in {"unfinished", "cluster"} else {}
-        check_space({**sizes, **room}, gone)
+        space = {**sizes, **room}, gone
+        check_space(*space)
         replayed = [*wal.segments, *(() if kept is None else kept.names)]
         try:
             last_commit_at, ends_at = self._ends(line, replayed) if ends else (None, None)
@@ -237,6 +239,7 @@ class Planner:
             sizes=sizes,
             found=found,
             kept=kept,
+            space=space,
             beside=chosen.beside if ends or (reached is not None and reached.at_a_branch) else (),
             notes=notes,
             former=None if self._former is None else self._former.timeline,

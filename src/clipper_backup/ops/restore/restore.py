@@ -112,15 +112,8 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             work.emit(Warned(f"kept in {saved_in}: {unsure} of the former server's pg_wal that may not be archived"))
         _keep_plan(work, request, plan, _checked_in(plan, kept_at))
         _look_again(request, plan)  # the archive was read meanwhile
-        begun = begin(
-            request.data,
-            request.account,
-            found,
-            used,
-            version=plan.version_folder,
-            backup=plan.summary.id,
-            saved=next((each for each in (saved_in, kept_at) if each is not None and each.exists()), None),
-        )
+        saved_or_kept = next((each for each in (saved_in, kept_at) if each is not None and each.exists()), None)
+        begun = _begin(request, plan, found, saved_or_kept)
         begun_at = work.clock.monotonic()
         try:
             has_outside = _write_files(work, request, plan, begun)
@@ -147,6 +140,25 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         archived = _archive_history(work, started, plan.summary.signed_by)
         tell_collations(work, started.socket_folder, started.port)
         return replace(result, started=started, archived=archived, seconds=work.clock.monotonic() - began)
+
+
+def _begin(request: Request, plan: Plan, found: Found, saved_in: Path | None) -> Begun:
+    try:
+        return begin(
+            request.data,
+            request.account,
+            found,
+            list(plan.tablespaces.values()),
+            version=plan.version_folder,
+            backup=plan.summary.id,
+            saved=saved_in,
+        )
+    except OSError as error:
+        place = error.filename or request.data
+        raise ClipperError(
+            f"cannot make or empty {place}: {(error.strerror or str(error)).lower()}",
+            hints=["run the restore again, with the same words, when that is mended"],
+        ) from error
 
 
 def _look_again(request: Request, plan: Plan) -> Found:

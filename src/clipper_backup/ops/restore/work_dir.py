@@ -27,6 +27,7 @@ def check_work_folder(folder: Path, account: Account, filled: Iterable[Path]) ->
         names = {entry.name for entry in folder.iterdir()}
         status = folder.stat()
     except FileNotFoundError:
+        _check_parent(folder.parent, hint)
         return
     except NotADirectoryError:
         raise UsageError(f"{folder} is no folder", hints=[hint]) from None
@@ -41,6 +42,14 @@ def check_work_folder(folder: Path, account: Account, filled: Iterable[Path]) ->
             f" mode {status.st_mode & 0o7777:04o}",
             hints=[f"name a folder within it that does not exist: --work-dir {folder / 'restore'}"],
         )
+
+
+def _check_parent(parent: Path, hint: str) -> None:
+    """UsageError unless a folder can be made there: a plan says so, not the restore."""
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {parent} to make the restore folder in", hints=[hint])
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise UsageError(f"{parent}, where the restore folder would lie, may not be written by us", hints=[hint])
 
 
 def _holds(outer: Path, inner: Path) -> bool:
