@@ -1,8 +1,10 @@
 """What the kernel and the C library can do and Python has no name for. What only saves time does nothing where it is missing."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD, _MALLOC_ARENA_MAX = -1, -3, -8
@@ -36,6 +38,19 @@ def sync_filesystem(descriptor: int) -> None:
 
     if _function("syncfs")(descriptor) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def kind_of_filesystem(path: Path) -> str:
+    """The kind of the file system that *path* lies on, of its nearest folder that exists (proc(5), mountinfo)."""
+    folder = next(each for each in (path, *path.parents) if each.exists()).resolve()
+    best, kind = 0, "an unknown file system"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            left, _, right = line.partition(" - ")
+            mounted = Path(left.split()[4].encode().decode("unicode_escape"))
+            if folder.is_relative_to(mounted) and len(mounted.parts) >= best:
+                best, kind = len(mounted.parts), right.split()[0]
+    return kind
 
 
 @functools.cache

@@ -1,6 +1,8 @@
 """Where a restore works: in no folder that somebody else uses, and in none that it fills."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,35 @@ def test_a_plan_says_where_none_can_be_made(place: Path) -> None:
         finally:
             os.seteuid(0)
         assert "--work-dir" in caught.value.hints[0]
+
+
+FLEETING = """
+import subprocess, sys
+from pathlib import Path
+from clipper_backup.ops.restore.work_dir import fleeting
+from clipper_backup.linux import kind_of_filesystem
+layer, volume = Path(sys.argv[1]), Path(sys.argv[1]) / "a data"
+for place in (layer, volume):
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+beside = layer / "a data.clipper-restore"
+print([kind_of_filesystem(place) for place in (volume, layer / "x", Path("/proc/self"))])
+print(fleeting(beside, volume), fleeting(volume / "work", volume / "pgdata"), fleeting(beside, layer / "data"), sep="|")
+"""
+
+
+def test_a_restore_folder_that_goes_with_its_container_is_seen(tmp_path: Path) -> None:
+    """The data folder is a volume, and what lies beside it is the container's: the copy of the newest commits for one."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", FLEETING, str(tmp_path / "layer")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    kinds, told = ran.stdout.splitlines()
+    assert kinds == "['tmpfs', 'tmpfs', 'proc']"
+    beside, within, layer = told.split("|")
+    assert beside.startswith(
+        f"the restore folder {tmp_path}/layer/a data.clipper-restore would lie in {tmp_path}/layer, which is"
+    )
+    assert (within, layer) == ("None", "None")
 
 
 @pytest.mark.rule(53)

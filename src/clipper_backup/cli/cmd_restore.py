@@ -101,7 +101,9 @@ def restore(
         return
     if plan.found.state == "cluster":
         also = "".join(f", and the tablespace in {folder}" for folder in plan.emptied)
-        context.confirm(f"Remove all that lies in {request.data}, but for WAL that was not archived{also}?", yes=yes)
+        context.confirm(
+            f"Remove all that lies in {request.data}, but for WAL that was not archived and its configuration{also}?", yes=yes
+        )
     restored = carry_out(work, request, plan, start=start, port=port)
     document = {"dry_run": False, "restored": show_restore.restored_document(restored)}
     context.answer(

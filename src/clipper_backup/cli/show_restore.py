@@ -23,7 +23,7 @@ _STATES = {
     "absent": "is made",
     "empty": "is empty",
     "unfinished": "holds an unfinished restore, which is removed",
-    "cluster": "holds this cluster: WAL that was not archived is saved, all else there is removed",
+    "cluster": "holds this cluster: WAL that was not archived and its configuration are saved, all else there is removed",
 }
 
 
@@ -185,6 +185,7 @@ def restored_document(restored: Restored) -> Document:
     return {
         "saved_wal": list(restored.saved),
         "saved_in": None if restored.saved_in is None else str(restored.saved_in),
+        "saved_settings": None if restored.settings_in is None else str(restored.settings_in),
         "outside": None if restored.outside is None else str(restored.outside),
         "recovery_settings": list(restored.passing) if restored.started is None else [],
         "duration_seconds": round(restored.seconds, 3),
@@ -219,6 +220,8 @@ def restored_text(request: Request, restored: Restored) -> str:
         items.append(("archived", f"{show_count(len(restored.plan.left), 'file')} of the former server's pg_wal, before"))
     if restored.saved:
         items.append(("saved WAL", f"{show_count(len(restored.saved), 'file')} of the former server, in {restored.saved_in}"))
+    if restored.settings_in is not None:
+        items.append(("settings", f"those of the backup; what the former server had is in {restored.settings_in}"))
     if restored.outside is not None:
         items.append(("configuration", f"from outside the data folder, not put into place: {restored.outside}"))
     if started is not None:

@@ -1,7 +1,6 @@
 """Checks of the settings and the store: can it be read and written, does it keep what it took and refuse what it must."""
 
 import uuid
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,6 +9,7 @@ from clipper_backup.config import repository_url
 from clipper_backup.errors import ObjectExistsError
 from clipper_backup.format import names
 from clipper_backup.kinds import show_url
+from clipper_backup.linux import kind_of_filesystem
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.findings import Finding, green, judge_skew, red, yellow
 from clipper_backup.ops.work import skew
@@ -104,7 +104,7 @@ def _durable(here: Surroundings) -> Finding:
         return red(f"{here.store.url} keeps nothing over a power loss")
     if not here.store.url.startswith("file://"):
         return green("a bucket keeps what it acknowledged")
-    kind = _file_system(Path(unquote(urlsplit(here.store.url).path)))
+    kind = kind_of_filesystem(Path(unquote(urlsplit(here.store.url).path)))
     if kind in _IN_MEMORY:
         return red(f"{here.store.url} lies in memory ({kind})")
     if kind == "overlay":
@@ -114,19 +114,6 @@ def _durable(here: Surroundings) -> Finding:
     return yellow(
         f"{here.store.url} is a folder on {kind}: it is lost with this machine", "copy it to another place, or use a bucket"
     )
-
-
-def _file_system(path: Path) -> str:
-    """The kind of the file system that *path* lies on, of its nearest folder that exists (proc(5), mountinfo)."""
-    folder = next(each for each in (path, *path.parents) if each.exists()).resolve()
-    best, kind = 0, "an unknown file system"
-    with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            left, _, right = line.partition(" - ")
-            mounted = Path(left.split()[4].encode().decode("unicode_escape"))
-            if folder.is_relative_to(mounted) and len(mounted.parts) >= best:
-                best, kind = len(mounted.parts), right.split()[0]
-    return kind
 
 
 @check(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from clipper_backup.errors import IntegrityError, MissingError, WalGapError
+from clipper_backup.errors import IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format.base_documents import BaseSummary, Role
 from clipper_backup.format.time_maps import TimeMap
 from clipper_backup.ops.keys import opener_of
@@ -31,7 +31,7 @@ from clipper_backup.ops.restore.target_dir import (
 )
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.restore.way import Way, WayChoice
-from clipper_backup.ops.restore.work_dir import check_work_folder
+from clipper_backup.ops.restore.work_dir import check_work_folder, fleeting
 from clipper_backup.ops.wal.open_restore import reader_of
 from clipper_backup.ops.wal.tablespaces import why_not_ours
 from clipper_backup.ops.work import Work, step
@@ -207,6 +207,7 @@ class Planner:
         version = version_folder(versions.server_major, versions.catalog)
         check_tablespaces(request.data, tablespaces, found, request.account, version=version)
         check_work_folder(request.folder, request.account, [request.data, *tablespaces.values(), *found.tablespaces])
+        notes = list(chosen.notes) if found.state != "cluster" else [*chosen.notes, *self._fleeting()]
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
         gone = size_of([request.data, *emptied(found, tablespaces.values())]) if found.state in {"unfinished", "cluster"} else {}
         space = {**sizes, **room}, gone
@@ -216,7 +217,7 @@ class Planner:
             last_commit_at, ends_at = self._ends(line, replayed) if ends else (None, None)
         except IntegrityError as error:
             raise IntegrityError(error.message, hints=[*error.hints, "to end before it: --accept-gap"]) from error
-        notes = [*chosen.notes, *(self._short(chosen.line, kept, replayed[-1].end) if ends else ())]
+        notes += self._short(chosen.line, kept, replayed[-1].end) if ends else ()
         first = Segment.parse(summary.first_segment, self._segment_bytes)
         notes += self._later_there(found, tablespaces, summary, version, ends=ends)
         later = refuse_taken(self._watch.between(first, last), tablespaces.values(), request.account.uid)
@@ -404,6 +405,13 @@ class Planner:
             if newest is not None:
                 return as_moment(newest), ends_at
         return None, ends_at
+
+    def _fleeting(self) -> list[str]:
+        """Notes. UsageError where nobody named the folder: a restore in a container would take the newest commits with it."""
+        lost = fleeting(self._request.folder, self._request.data)
+        if lost is not None and self._request.work_dir is None:
+            raise UsageError(lost, hints=["name a folder on a volume that stays: --work-dir"])
+        return [] if lost is None else [lost]
 
     def _short(self, line: Line, kept: Kept | None, end: Lsn) -> list[str]:
         """Notes: what the server there had that lies in no WAL any more. WalGapError unless somebody said how far to go.

@@ -26,6 +26,8 @@ from clipper_backup.ops.restore.left_wal import archive_left, held_of
 from clipper_backup.ops.restore.plan import Plan
 from clipper_backup.ops.restore.recovery import AUTO_CONF, Recovery, remapped, settle, write_recovery, write_synced
 from clipper_backup.ops.restore.request import Request
+from clipper_backup.ops.restore.saved_settings import SAVED as SAVED_SETTINGS
+from clipper_backup.ops.restore.saved_settings import save_settings
 from clipper_backup.ops.restore.saved_wal import SAVED, save_wal, wal_files
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
 from clipper_backup.ops.restore.target_dir import Begun, Found, begin, check_tablespaces, finish, look_at
@@ -70,8 +72,9 @@ _ENVIRONMENT = (
 class Restored:
     """A data folder that is ready to recover, or with `started` a server that did.
 
-    `saved` are files of the former server's pg_wal, in `saved_in`; `outside` holds configuration from outside PGDATA, None
-    without any. `passing` are settings for recovery alone: whoever starts it takes them away; `started` is without them.
+    `saved` are files of the former server's pg_wal, in `saved_in`; its configuration is in `settings_in`; `outside` holds
+    configuration from outside PGDATA, None without any. `passing` are settings for recovery alone: whoever starts it takes them
+    away; `started` is without them.
     `archived` says whether the new timeline's history is in the archive. Of `seconds`, the whole, `files_seconds` went into
     writing and syncing files.
     """
@@ -81,6 +84,7 @@ class Restored:
     folder: Path
     saved: tuple[str, ...]
     saved_in: Path | None
+    settings_in: Path | None
     outside: Path | None
     passing: tuple[str, ...]
     seconds: float
@@ -104,12 +108,14 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         if start:
             major = plan.summary.versions.server_major
             find_binaries(tools=("postgres",), exactly=major, bindir=work.settings.pg_bindir, environment=os.environ)
-        saved_in = request.folder / f"{SAVED}-{work.clock.now():%Y%m%d-%H%M%S}"
+        stamp = f"{work.clock.now():%Y%m%d-%H%M%S}"
+        saved_in, settings_in = request.folder / f"{SAVED}-{stamp}", request.folder / f"{SAVED_SETTINGS}-{stamp}"
         kept_at = _kept_at(request, plan, saved_in)
         saved = _save(work, request, plan, found, saved_in, kept_at)
         if saved:
             unsure = show_count(len(saved), "file")
             work.emit(Warned(f"kept in {saved_in}: {unsure} of the former server's pg_wal that may not be archived"))
+        settings = save_settings(request.data, settings_in, request.account) if found.state == "cluster" else []
         _keep_plan(work, request, plan, _checked_in(plan, kept_at))
         _look_again(request, plan)  # the archive was read meanwhile
         saved_or_kept = next((each for each in (saved_in, kept_at) if each is not None and each.exists()), None)
@@ -128,6 +134,7 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             folder=request.folder,
             saved=tuple(saved),
             saved_in=saved_in if saved else None,
+            settings_in=settings_in if settings else None,
             outside=request.folder / _OUTSIDE if has_outside else None,
             passing=tuple(_recovery(request, plan).passing()),
             seconds=now - began,

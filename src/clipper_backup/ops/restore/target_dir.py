@@ -178,7 +178,7 @@ def _look_at_cluster(data: Path, system_id: str, *, replace: bool) -> Found:
             hints=[
                 *([whole] if marker.exists() else []),
                 "restore beside it: --target-dir another folder",
-                "or --replace: WAL that was not archived is saved, all else there is removed",
+                "or --replace: WAL that was not archived and its configuration are saved, all else there is removed",
             ],
         )
     wal = data / WAL_FOLDER

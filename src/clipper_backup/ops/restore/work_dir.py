@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clipper_backup.errors import ClipperError, UsageError
+from clipper_backup.linux import kind_of_filesystem
 from clipper_backup.ops.restore.held import held
 from clipper_backup.ops.restore.target_dir import sync_folder
 from clipper_backup.postgres.account import Account
 
 OURS = ".clipper-restore"
 """The file by which a restore folder is known: what else lies there a restore may replace."""
+_FLEETING = {"overlay", "tmpfs", "ramfs", "aufs"}
 
 
 def check_work_folder(folder: Path, account: Account, filled: Iterable[Path]) -> None:
@@ -42,6 +44,26 @@ def check_work_folder(folder: Path, account: Account, filled: Iterable[Path]) ->
             f" mode {status.st_mode & 0o7777:04o}",
             hints=[f"name a folder within it that does not exist: --work-dir {folder / 'restore'}"],
         )
+
+
+def fleeting(folder: Path, data: Path) -> str | None:
+    """What is lost with *folder*, where that lies in a container's own layer or in memory, and *data* on a volume; else None.
+
+    Until the new server has recovered, the newest commits of the one that *data* was of lie there.
+    """
+    near, real = _existing(folder), _existing(data)
+    kind = kind_of_filesystem(near)
+    if kind not in _FLEETING or near.stat().st_dev == real.stat().st_dev:
+        return None
+    return (
+        f"the restore folder {folder} would lie in {near}, which is of a container alone or in memory ({kind}): what is saved"
+        f" there of the WAL in {data} would go with it"
+    )
+
+
+def _existing(path: Path) -> Path:
+    path = path.resolve()
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _check_parent(parent: Path, hint: str) -> None:
