@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from clipper_backup.cli.show_restore import plan_document, plan_text
-from clipper_backup.errors import IntegrityError, MissingError, UsageError
+from clipper_backup.errors import IntegrityError, MissingError
 from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.restore.left_wal import make_plan
 from clipper_backup.ops.restore.restore import restore
