@@ -80,7 +80,7 @@ def frame(kind: int, pack: str, offset: int, stored_bytes: int, plain_bytes: int
 
 
 def stretch(reference: list[Any]) -> bytes:
-    """Up to 64 MiB of a file, put together from its pages (§ Page maps)."""
+    """A stretch of a file, put together from its pages (§ Page maps)."""
     data = frame(MAP, *reference)
     magic, page_bytes, pages, last_bytes, frames, runs, flags, _, digest, reserved = HEAD.unpack_from(data)
     whole = len(data) == 80 + 14 * pages + 44 * frames + 24 * runs

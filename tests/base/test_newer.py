@@ -6,13 +6,14 @@ from clipper_backup.errors import IntegrityError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import BaseSummary
 from clipper_backup.format.documents import NewerError
+from clipper_backup.format.manifest import File
 from clipper_backup.ops.base.read import base_catalog
 from clipper_backup.ops.base.verify import verify_base
 from clipper_backup.ops.work import Work
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import BackupId
-from fixtures.base import Cluster, backed_up, work_for
-from fixtures.newer import change_manifest, change_summary, object_of, with_link
+from fixtures.base import Cluster, backed_up, contents_of, work_for
+from fixtures.newer import change_manifest, change_summary, cut_anew, object_of, with_link
 
 pytestmark = pytest.mark.soak(share=0.4)
 
@@ -54,6 +55,26 @@ def test_a_line_of_an_unknown_kind_is_no_damage_and_gives_no_pages(archived15: C
     following = backed_up(archived15, work).summary
     assert (following.parent, following.pages.adopted) == (None, 0)
     assert any("no pages are taken" in text and "newer version" in text for text in work.emit.warnings)  # type: ignore[attr-defined]  # a Kept
+
+
+@pytest.mark.parametrize("stretch_bytes", [1 << 20, 128 << 20])
+def test_other_stretches_are_read_and_give_no_pages(
+    archived15: Cluster, taken: tuple[Work, BaseSummary], stretch_bytes: int
+) -> None:
+    """M2."""
+    work, backup_id = taken[0], BackupId.parse(taken[1].id)
+    before = contents_of(work, taken[1])
+    summary = cut_anew(work, backup_id, stretch_bytes)
+    after = contents_of(work, summary)
+    assert {named: content for named, (_, content) in after.items()} == {named: content for named, (_, content) in before.items()}
+    files = [entry for entry, _ in after.values() if isinstance(entry, File) and entry.maps]
+    assert {len(file.maps) for file in files} >= ({1, 2, 4} if stretch_bytes == 1 << 20 else {1})
+    verified = verify_base(work, backup_id, share=1)
+    assert (verified.share, verified.files) == (1, len([entry for entry, _ in after.values() if isinstance(entry, File)]))
+    following = backed_up(archived15, work).summary
+    assert (following.parent, following.pages.adopted) == (None, 0)
+    assert any(f"no pages are taken from the base backup {backup_id}" in text for text in work.emit.warnings)  # type: ignore[attr-defined]  # a Kept
+    assert backed_up(archived15, work).summary.parent == following.id
 
 
 def test_damage_beside_it_is_found(taken: tuple[Work, BaseSummary]) -> None:

@@ -21,6 +21,7 @@ from clipper_backup.format.frames import (
     Reference,
     Small,
     digest_of,
+    is_stretch,
     open_frame,
     stretches,
 )
@@ -196,7 +197,21 @@ def test_what_is_no_place_of_a_small_file(wrong: object) -> None:
 
 
 def test_a_file_is_cut_into_stretches() -> None:
-    assert stretches(0) == []
-    assert stretches(1) == [1]
-    assert stretches(STRETCH_BYTES) == [STRETCH_BYTES]
-    assert stretches(2 * STRETCH_BYTES + 7) == [STRETCH_BYTES, STRETCH_BYTES, 7]
+    assert stretches(0, STRETCH_BYTES) == []
+    assert stretches(1, STRETCH_BYTES) == [1]
+    assert stretches(STRETCH_BYTES, STRETCH_BYTES) == [STRETCH_BYTES]
+    assert stretches(2 * STRETCH_BYTES + 7, STRETCH_BYTES) == [STRETCH_BYTES, STRETCH_BYTES, 7]
+    assert stretches((2 << 20) + 7, 1 << 20) == [1 << 20, 1 << 20, 7]
+
+
+@pytest.mark.parametrize("page_bytes", [1024, 8192, 32768])
+def test_sizes_that_a_stretch_may_have(page_bytes: int) -> None:
+    """Powers of two of 1 MiB to 1 GiB, of no more pages than a map in one frame has room for."""
+    possible = [1 << n for n in range(40) if is_stretch(1 << n, page_bytes)]
+    assert possible == [1 << n for n in range(20, 28 if page_bytes == 1024 else 31)]
+    pages = max(possible) // page_bytes
+    assert 80 + pages * (14 + 44) + 24 * 1000 <= PLAIN_BYTES_MAX, "each page in a frame of its own, of a thousand runs"
+    for impossible in (0, -1, -(64 << 20), 1, 3 << 20, (64 << 20) + 1, (64 << 20) - 8192):
+        assert not is_stretch(impossible, page_bytes)
+    assert not is_stretch(64 << 20, 0)
+    assert not is_stretch(64 << 20, 3000)

@@ -178,12 +178,31 @@ def test_a_head_that_is_not_of_this_backup_is_refused() -> None:
     for name, value in others.items():
         with pytest.raises(IntegrityError, match=f"{name} is "):
             read(written(head=msgspec.structs.replace(HEAD, **{name: value})))
-    with pytest.raises(IntegrityError, match="stretch_bytes"):
-        read(written().replace(b"67108864", b"33554432"))
     with pytest.raises(StoreError, match="newer version"):
         read(written().replace(b'"schema":1', b'"schema":2'))
     with pytest.raises(IntegrityError, match="head"):
         read(written()[1:])
+
+
+@pytest.mark.parametrize("stretch_bytes", [1 << 20, 32 << 20, 1 << 30])
+def test_stretches_may_have_another_size(stretch_bytes: int) -> None:
+    """M2: the head says which, and each file has as many maps as it has stretches then."""
+    head = msgspec.structs.replace(HEAD, stretch_bytes=stretch_bytes)
+    for size_bytes, maps in ((stretch_bytes, 1), (stretch_bytes + 1, 2)):
+        file = File(path="a", **OWNED, size_bytes=size_bytes, maps=(REFERENCE,) * maps)
+        found = read_manifest([written([file], head=head)], HEAD, KEY)
+        assert (found.head, list(found)) == (head, [file])
+        for wrong in (maps - 1, maps + 1):
+            lines = written([file], head=head).splitlines()
+            other = json.loads(lines[1]) | {"maps": [REFERENCE] * wrong}
+            with pytest.raises(IntegrityError, match=f"has {wrong} page maps, not the {maps} of its"):
+                read(b"".join(line + b"\n" for line in (lines[0], json.dumps(other).encode(), lines[2])))
+
+
+@pytest.mark.parametrize("stretch_bytes", [-1, 0, 1 << 19, 3 << 20, 65 << 20, 1 << 31])
+def test_a_size_that_no_stretch_has_is_refused(stretch_bytes: int) -> None:
+    with pytest.raises(IntegrityError, match=rf"manifest\.zst: no stretch has {stretch_bytes} bytes"):
+        read(written().replace(b"67108864", str(stretch_bytes).encode()))
 
 
 def test_a_manifest_without_its_foot_is_refused_wherever_it_ends() -> None:

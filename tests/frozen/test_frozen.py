@@ -21,7 +21,6 @@ import pytest
 from clipper_backup.errors import MissingError, WalGapError
 from clipper_backup.format.base_documents import BaseSummary, PruneRecord
 from clipper_backup.format.documents import encode
-from clipper_backup.format.frames import stretches
 from clipper_backup.format.manifest import File
 from clipper_backup.format.page_maps import ZEROS
 from clipper_backup.format.physical_names import prune_key
@@ -161,18 +160,19 @@ def test_it_has_what_seldom_comes(name: str) -> None:
     found = set[str]()
     for summary in summaries:
         opener = opener_of(work.settings, summary.recipients)
-        reader = PackReader(work.store, DataKeys(work.store, summary.repository_id, opener) if summary.sealed else None, 8192)
-        for entry in read_entries(work.store, summary, opener):
+        manifest = read_entries(work.store, summary, opener)
+        keys = DataKeys(work.store, summary.repository_id, opener) if summary.sealed else None
+        reader = PackReader(work.store, keys, 8192, manifest.head.stretch_bytes)
+        for entry in manifest:
             found |= {"a path that is not UTF-8"} if entry.path_base64 else set()
             found |= {type(entry).__name__}
             if isinstance(entry, File):
                 found |= {"damaged pages"} if entry.damaged_pages else set()
-                sizes = stretches(entry.size_bytes) if entry.maps else []
-                for reference, size_bytes in zip(entry.part.maps, sizes, strict=True):
+                for reference, size_bytes in reader.stretches_of(entry.part):
                     pages = reader.map_of(reference, size_bytes)
                     found |= {"a map without digest"} if pages.digest is None else {"a map with one"}
                     found |= {"zeros"} if (pages.frames == ZEROS).any() else set()
-                    found |= {"a short page"} if pages.last_bytes < 8192 and len(sizes) > 1 else set()
+                    found |= {"a short page"} if pages.last_bytes < 8192 and len(entry.maps) > 1 else set()
     wanted = {"a path that is not UTF-8", "a map without digest", "a map with one", "zeros", "a short page", "Outside"}
     wanted |= {"damaged pages"} if name == "sealed" else set()
     assert wanted <= found

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,15 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipper_backup.clock import VirtualClock
 from clipper_backup.errors import IntegrityError
 from clipper_backup.format.base_documents import PageCounts, PruneRecord
-from clipper_backup.format.frames import PACK_HEADER_BYTES, SMALL_BYTES_MAX, STRETCH_BYTES, Compressor, FilePart, FrameKind
+from clipper_backup.format.frames import (
+    FRAME_PAGES_MAX,
+    PACK_HEADER_BYTES,
+    SMALL_BYTES_MAX,
+    STRETCH_BYTES,
+    Compressor,
+    FilePart,
+    FrameKind,
+)
 from clipper_backup.format.packs import END_BYTES, PackBuilder, PackRow, read_trailer, trailer_bytes
 from clipper_backup.format.page_maps import ZEROS, encode_map, page_hashes
 from clipper_backup.format.physical_names import PACKS_FOLDER, PackKey, parse_pack_key
+from clipper_backup.repository import pack_reader
 from clipper_backup.repository.adoption import doomed_by, longest_age, lowest_share
-from clipper_backup.repository.pack_reader import verify_pack
+from clipper_backup.repository.pack_reader import readers_for, verify_pack
 from clipper_backup.repository.stretch_writer import Stretch
+from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from fixtures.clocks import START
 from fixtures.runs import DAY, PAGE, REPOSITORY, Run, Runs
@@ -116,6 +127,7 @@ class Model:
 def test_packs_json_is_the_closure(seed: int, sealed: bool, small_bytes: int, steps: list[str]) -> None:
     rng = random.Random(seed)
     model, runs = Model(rng), Runs(small_bytes=small_bytes, pack_bytes=rng.choice([3_000, 20_000, 1 << 20]))
+    runs.stretch_bytes = rng.choice([STRETCH_BYTES, 64 * PAGE])
     parent: Run | None = None
     for step in steps:
         model.step()
@@ -158,6 +170,36 @@ def test_a_file_of_two_stretches_and_a_short_page() -> None:
     assert second.parts["one"].maps[0] == first.parts["one"].maps[0], "the map of an unchanged stretch is shared"
     assert runs.restore(second) == {"one": bytes(content)}
     assert second.written.pages == PageCounts(adopted=65, new=1, zero=8192 - 64 + 2)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_pack_is_read_in_pieces_where_a_stretch_is_large(monkeypatch: pytest.MonkeyPatch, sealed: bool) -> None:
+    """M2: what is held of what is stored does not grow with the stretch."""
+    asked: list[int] = []
+
+    class Asked(MemoryStore):
+        def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+            asked.append(sum(length for _, length in ranges))
+            return super().get_ranges(key, ranges)
+
+    clock = VirtualClock(START)
+    runs = Runs(clock, Asked(clock), stretch_bytes=1 << 20, pack_bytes=1 << 30)
+    content = noise((2 << 20) + 700, 1)
+    run = runs.backup({"one": content}, sealed=sealed)
+    frame = FRAME_PAGES_MAX * PAGE
+    for limit, least in ((80 << 20, 1), (5 * frame, 2), (1, 8)):
+        monkeypatch.setattr(pack_reader, "_BATCH_BYTES", limit)
+        asked.clear()
+        assert runs.restore(run) == {"one": content}
+        of_pages = [each for each in asked if each > frame // 2]
+        assert len(of_pages) == 2 * least
+        assert max(of_pages) <= max(limit, frame + 100)
+
+
+def test_fewer_put_together_what_is_larger() -> None:
+    """M2: 192 MiB of three threads of 64, whatever a stretch has; and one thread at least."""
+    assert [readers_for(stretch_bytes << 20, 3) for stretch_bytes in (1, 64, 128, 256, 1024)] == [3, 3, 1, 1, 1]
+    assert [readers_for(stretch_bytes << 20, 4) for stretch_bytes in (32, 64, 128, 256, 1024)] == [4, 4, 2, 1, 1]
 
 
 def test_a_stretch_is_the_same_in_room_that_was_used_before() -> None:

@@ -77,7 +77,7 @@ def test_everything_is_synced_before_pg_control_is_there(places: Places, monkeyp
 
     monkeypatch.setattr(files, "flush", flush)
     wrote: list[int] = []
-    writer = FileWriter(places, Stored(), wrote.append)
+    writer = FileWriter(places, Stored(), wrote.append, STRETCH_BYTES)
     writer.write(entries())
     assert not (places.data / "global/pg_control").exists()
     writer.finish(lambda: None)
@@ -99,13 +99,13 @@ def test_everything_is_synced_before_pg_control_is_there(places: Places, monkeyp
 def test_the_marker_of_an_earlier_restore_in_a_backup_is_left_out(places: Places) -> None:
     (places.data / MARKER).touch()
     backed_up = [File(path=MARKER, size_bytes=3, **HOW, **small(7)), *entries()]  # type: ignore[arg-type] # a mapping of fields
-    FileWriter(places, Stored(), lambda _: None).write(backed_up)
+    FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES).write(backed_up)
     assert (places.data / MARKER).read_bytes() == b""
 
 
 def test_damage_ends_it_without_pg_control(places: Places) -> None:
     with pytest.raises(IntegrityError, match="is damaged"):
-        FileWriter(places, Stored(), lambda _: None).write(entries(second=99))
+        FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES).write(entries(second=99))
     assert not (places.data / "global/pg_control").exists()
 
 
@@ -114,7 +114,7 @@ def test_what_is_another_restores_by_now_gets_no_pg_control(places: Places) -> N
     def check() -> None:
         raise LockedError("another restore fills it")
 
-    writer = FileWriter(places, Stored(), lambda _: None)
+    writer = FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES)
     writer.write(entries())
     with pytest.raises(LockedError):
         writer.finish(check)
@@ -124,10 +124,10 @@ def test_what_is_another_restores_by_now_gets_no_pg_control(places: Places) -> N
 def test_a_manifest_without_pg_control_is_refused(places: Places) -> None:
     without = (entry for entry in entries() if entry.named != CONTROL)
     with pytest.raises(IntegrityError, match="has no global/pg_control"):
-        FileWriter(places, Stored(), lambda _: None).write(without)
+        FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES).write(without)
 
 
 def test_what_the_filesystem_refuses_is_told(places: Places) -> None:
     (places.data / "PG_VERSION").touch()
     with pytest.raises(ClipperError, match=r"cannot write .*PG_VERSION: File exists"):
-        FileWriter(places, Stored(), lambda _: None).write(entries())
+        FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES).write(entries())

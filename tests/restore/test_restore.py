@@ -37,6 +37,7 @@ from fixtures.base import Cluster, archived_cluster, backed_up, work_for
 from fixtures.cli import RunCli, StartCli
 from fixtures.dump import FAULTS, ended, halted
 from fixtures.keys import Key, opening, sealed_to
+from fixtures.newer import cut_anew
 from fixtures.oracle import content_now, content_of
 from fixtures.postgres import server_binaries, sql
 from fixtures.restore import (
@@ -99,6 +100,13 @@ def test_a_target_gives_what_the_server_held_there(world: World, place: Path) ->
                 record = result.plan.stop.record
                 assert started.stopped_at in {record.start, aligned(record.end)}
                 assert started.stopping is not None
+
+
+def test_what_was_cut_into_other_stretches(world: World, place: Path) -> None:
+    """M2."""
+    summary = cut_anew(world.work, BackupId.parse(world.backups[1]), 1 << 20)
+    with recovered(world, place, Target("latest")) as (result, _, content):
+        assert (result.plan.summary.id, content) == (summary.id, at(world, 3).content)
 
 
 @pytest.mark.rule(65)

@@ -28,7 +28,11 @@ else:
 Bytes = bytes | bytearray | memoryview
 
 STRETCH_BYTES = 64 << 20
-"""How much of a file one page map describes. Part of the format: a manifest with another number is refused."""
+"""How much of a file one page map describes, as we write it. A manifest says how much it is in its backup."""
+STRETCH_BYTES_MIN, STRETCH_BYTES_MAX = 1 << 20, 1 << 30
+"""What a reader takes: powers of two between these. More than the second no file of a relation has."""
+STRETCH_PAGES_MAX = 1 << 17
+"""So the map fits a frame, also where each page lies in a frame of its own."""
 FRAME_PAGES_MAX = 128
 SMALL_BYTES_MAX = 1 << 20
 """The largest file that may lie among others in one frame."""
@@ -139,9 +143,16 @@ def _pack(name: str) -> PackKey | None:
     return parse_pack_key(f"packs/{name}")
 
 
-def stretches(size_bytes: int) -> list[int]:
-    """The size of each stretch of a file."""
-    return [min(STRETCH_BYTES, size_bytes - start) for start in range(0, size_bytes, STRETCH_BYTES)]
+def stretches(size_bytes: int, stretch_bytes: int) -> list[int]:
+    """The size of each stretch of a file that is cut into stretches of *stretch_bytes*."""
+    return [min(stretch_bytes, size_bytes - start) for start in range(0, size_bytes, stretch_bytes)]
+
+
+def is_stretch(stretch_bytes: int, page_bytes: int) -> bool:
+    """Whether files of pages of *page_bytes* may be cut into stretches of *stretch_bytes*."""
+    power = stretch_bytes & (stretch_bytes - 1) == 0
+    whole = page_bytes > 0 and stretch_bytes % page_bytes == 0 and stretch_bytes <= page_bytes * STRETCH_PAGES_MAX
+    return power and whole and STRETCH_BYTES_MIN <= stretch_bytes <= STRETCH_BYTES_MAX
 
 
 def digest_of(stored: Bytes) -> bytes:

@@ -7,13 +7,14 @@ import base64
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from clipper_backup.errors import IntegrityError
 from clipper_backup.format.documents import written_by_newer
-from clipper_backup.format.frames import SMALL_BYTES_MAX, STRETCH_BYTES, FilePart, Reference, Small
+from clipper_backup.format.frames import SMALL_BYTES_MAX, STRETCH_BYTES, FilePart, Reference, Small, is_stretch
 
 SCHEMA = 1
 
@@ -29,7 +30,7 @@ SmallForm = tuple[ReferenceForm, _Number, _Hex256]
 
 
 class Head(msgspec.Struct, kw_only=True, frozen=True):
-    """The first line: whose manifest it is. All of it must be as its reader, who knows backup.json, expects it."""
+    """The first line: whose manifest it is. All but `stretch_bytes` must be as its reader, who knows backup.json, expects it."""
 
     schema: int = SCHEMA
     kind: Literal["manifest"] = "manifest"
@@ -120,6 +121,17 @@ class Outside(File, kw_only=True, frozen=True, omit_defaults=True, tag="outside"
         return True, self.named
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Manifest:
+    """A manifest that is being read: its head, and its entries in order, once; they count only when they end without an error."""
+
+    head: Head
+    entries: Iterator[Entry]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self.entries
+
+
 class Schema(msgspec.Struct):
     """What is read of a head before anything else."""
 
@@ -193,20 +205,26 @@ def write_manifest(head: Head, entries: Iterable[Entry], key: str) -> Iterator[b
     yield _ENCODER.encode(checks.foot) + b"\n"
 
 
-def read_manifest(chunks: Iterable[bytes], expected: Head, key: str) -> Iterator[Entry]:
-    """The entries in order; it is whole only when this ends without an error.
+def read_manifest(chunks: Iterable[bytes], expected: Head, key: str) -> Manifest:
+    """Its head now, the entries as they are asked for; it is whole only when these end without an error.
 
     IntegrityError, naming *key* and where known the path, when anything of it is not as the page says, or its head is not the
-    *expected* one; NewerError when a newer version wrote it, or any of its lines.
+    *expected* one, whose stretches may have any size that the page allows; NewerError when a newer version wrote it, or any of
+    its lines.
     """
     lines = _lines(chunks, key)
     first = next(lines, b"")
     where = f"{key}: its head"
     if (number := _decoded(_SCHEMA, first, where).schema) > SCHEMA:
         raise written_by_newer(key, f"schema {number}, this one reads up to {SCHEMA}")
-    if (head := _decoded(_HEAD, first, where)) != expected:
+    head: Head = _decoded(_HEAD, first, where)
+    expected = msgspec.structs.replace(expected, stretch_bytes=head.stretch_bytes)
+    if head != expected:
         raise IntegrityError(f"{key} is not the manifest that backup.json speaks of: {_difference(head, expected)}")
-    checks = _Checks(head, key)
+    return Manifest(head, _entries(lines, _Checks(head, key), key))
+
+
+def _entries(lines: Iterator[bytes], checks: "_Checks", key: str) -> Iterator[Entry]:
     held = next(lines, None)
     for line in lines:
         assert held is not None  # noqa: S101  there is one behind it
@@ -268,8 +286,9 @@ class _Checks:
         self._folders = {b""}
         self._last: tuple[bool, bytes] = (False, b"")
         self.lines = self._files = self._size_bytes = 0
-        if head.stretch_bytes != STRETCH_BYTES:
-            raise IntegrityError(f"{key}: a stretch has {STRETCH_BYTES} bytes, not {head.stretch_bytes}")
+        self._stretch_bytes = head.stretch_bytes
+        if not is_stretch(head.stretch_bytes, head.page_bytes):
+            raise IntegrityError(f"{key}: no stretch has {head.stretch_bytes} bytes, of pages of {head.page_bytes}")
 
     @property
     def foot(self) -> Foot:
@@ -297,7 +316,7 @@ class _Checks:
         if not isinstance(entry, Outside) and path.rpartition(b"/")[0] not in self._folders:
             raise ValueError("its folder has no line before it")
         if isinstance(entry, File):
-            _check_parts(entry)
+            _check_parts(entry, self._stretch_bytes)
         else:
             self._folders.add(path)
         if isinstance(entry, Tablespace):
@@ -321,10 +340,10 @@ def _check_path(path: bytes, *, outside: bool) -> None:
         raise ValueError("is no path: it has a NUL or an empty part, or goes up")
 
 
-def _check_parts(entry: File) -> None:
-    stretches = -(-entry.size_bytes // STRETCH_BYTES)
+def _check_parts(entry: File, stretch_bytes: int) -> None:
+    count = -(-entry.size_bytes // stretch_bytes)
     if entry.small is not None:
         if entry.maps or not 0 < entry.size_bytes <= SMALL_BYTES_MAX:
             raise ValueError(f"has {entry.size_bytes} bytes and cannot lie among small files, or has page maps too")
-    elif len(entry.maps) != stretches:
-        raise ValueError(f"has {len(entry.maps)} page maps, not the {stretches} of its {entry.size_bytes} bytes")
+    elif len(entry.maps) != count:
+        raise ValueError(f"has {len(entry.maps)} page maps, not the {count} of its {entry.size_bytes} bytes")

@@ -14,7 +14,7 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import SOURCES, BaseDetails, BaseObject, BaseSummary, PacksDocument, Role, VerifyMark
 from clipper_backup.format.compression import decompress
 from clipper_backup.format.documents import decode, written_by_newer
-from clipper_backup.format.manifest import Entry, Head, read_manifest
+from clipper_backup.format.manifest import Head, Manifest, read_manifest
 from clipper_backup.format.names import SEALED
 from clipper_backup.format.physical_names import PackKey
 from clipper_backup.postgres.history import Ancestor
@@ -191,14 +191,14 @@ def read_base_details(store: Store, summary: BaseSummary, opened: Opener) -> Bas
 
 
 def manifest_head(summary: BaseSummary) -> Head:
-    """What the first line of its manifest must say."""
+    """What the first line of its manifest must say, but for the size of its stretches, which only that line knows."""
     return Head(
         id=summary.id, repository_id=summary.repository_id, page_bytes=summary.sizes.page_bytes, sealed=summary.sealed
     )  # fmt: skip
 
 
-def read_entries(store: Store, summary: BaseSummary, opened: Opener) -> Iterator[Entry]:
-    """The lines of its manifest, as a stream; they count only when this ends without an error."""
+def read_entries(store: Store, summary: BaseSummary, opened: Opener) -> Manifest:
+    """Its manifest; the lines are a stream, and count only when that ends without an error."""
     part = part_of(summary, "manifest")
     return read_manifest(plain_part(store, part, opened), manifest_head(summary), part.key)
 

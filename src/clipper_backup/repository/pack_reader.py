@@ -16,6 +16,7 @@ from clipper_backup.errors import AccessError, IntegrityError, ObjectMissingErro
 from clipper_backup.format.documents import NewerError
 from clipper_backup.format.frames import (
     PACK_HEADER_BYTES,
+    STRETCH_BYTES,
     FilePart,
     FrameCipher,
     FrameKind,
@@ -34,15 +35,20 @@ from clipper_backup.store.protocol import Store
 
 _GAP_BYTES = 128 << 10
 """Frames that lie closer share a range: reading what lies between costs less than asking once more."""
+_BATCH_BYTES = 80 << 20
+"""Of a pack's frames held at once, as stored: all those of a stretch of 64 MiB that was stored at once and does not compress."""
 _SMALL_FRAMES_KEPT = 8
 """Of up to 4 MiB: neighbours in a folder were often gathered together, though not in the order of their names."""
 
 
 class PackReader:
-    """Reads the frames that a backup names; *keys* where it is sealed, None where it is not (never as a frame claims: P5)."""
+    """Reads the frames that a backup names; *keys* where it is sealed, None where it is not (never as a frame claims: P5).
 
-    def __init__(self, store: Store, keys: DataKeys | None, page_bytes: int) -> None:
-        self._store, self._keys, self._page_bytes = store, keys, page_bytes
+    Its files are cut into stretches of *stretch_bytes*, as its manifest says.
+    """
+
+    def __init__(self, store: Store, keys: DataKeys | None, page_bytes: int, stretch_bytes: int) -> None:
+        self._store, self._keys, self._page_bytes, self._stretch_bytes = store, keys, page_bytes, stretch_bytes
         self._lock = threading.Lock()
         self._small_frames: OrderedDict[Reference, bytes] = OrderedDict()
 
@@ -54,7 +60,8 @@ class PackReader:
     def stretch(self, reference: Reference, size_bytes: int, room: memoryview | None = None) -> memoryview:
         """The content of a stretch, compared with its digest, where its map has one. Errors as of `map_of`.
 
-        It lies in *room*, where that is given: whoever reads many stretches spares the kernel 64 MiB of new pages for each.
+        It lies in *room*, where that is given: whoever reads many stretches spares the kernel 64 MiB of new pages for each. In
+        memory are the stretch, and of what is stored _BATCH_BYTES at most.
         """
         pages = self.map_of(reference, size_bytes)
         content = np.empty(size_bytes, np.uint8).data if room is None else room[:size_bytes]
@@ -69,10 +76,10 @@ class PackReader:
             by_pack[packs[pack_of_row[row]]].append(row)
         for pack, named in by_pack.items():
             named.sort(key=lambda row: int(pages.table.offsets[row]))
-            references = [pages.table.reference(row) for row in named]
-            for row, each, stored in zip(named, references, self._ranges(pack, references), strict=True):
-                plain = open_frame(stored, each, FrameKind.PAGES, self._cipher(pack))
-                _place(content, plain, of_row[row], pages)
+            for rows_read, references in _batches(named, [pages.table.reference(row) for row in named]):
+                for row, each, stored in zip(rows_read, references, self._ranges(pack, references), strict=True):
+                    plain = open_frame(stored, each, FrameKind.PAGES, self._cipher(pack))
+                    _place(content, plain, of_row[row], pages)
         if pages.digest is not None and blake3(content).digest() != pages.digest:
             raise IntegrityError(f"{reference}: the pages put together are not the stretch that was read (BLAKE3 differs)")
         return content
@@ -97,13 +104,17 @@ class PackReader:
         """The content of a file, stretch by stretch."""
         if part.small is not None:
             yield self.small(part.small, part.size_bytes)
-        for reference, size_bytes in zip(part.maps, stretches(part.size_bytes) if part.maps else (), strict=True):
+        for reference, size_bytes in self.stretches_of(part):
             yield self.stretch(reference, size_bytes)
+
+    def stretches_of(self, part: FilePart) -> Iterator[tuple[Reference, int]]:
+        """Where the page map of each stretch of a file lies, and the stretch's size in bytes."""
+        return zip(part.maps, stretches(part.size_bytes, self._stretch_bytes) if part.maps else (), strict=True)
 
     def seed(self, parts: Iterable[FilePart]) -> int | None:
         """The seed of the first map that can be read: what adopts from these parts hashes with it."""
         for part in parts:
-            for reference, size_bytes in zip(part.maps, stretches(part.size_bytes) if part.maps else (), strict=True):
+            for reference, size_bytes in self.stretches_of(part):
                 try:
                     return self.map_of(reference, size_bytes).seed
                 except (IntegrityError, AccessError, NewerError):
@@ -137,6 +148,27 @@ class PackReader:
                 number += 1
             start = each.offset - ranges[number][0]
             yield memoryview(found[number])[start : start + each.stored_bytes]
+
+
+def readers_for(stretch_bytes: int, most: int) -> int:
+    """How many threads put stretches together, so that they hold no more together than *most* of them do with 64 MiB each.
+
+    One at least: a stretch is put together in memory, however large it is.
+    """
+    return max(1, min(most, most * STRETCH_BYTES // stretch_bytes))
+
+
+def _batches(rows: Sequence[int], references: Sequence[Reference]) -> Iterator[tuple[Sequence[int], Sequence[Reference]]]:
+    """The frames of one pack, which rise by offset, in batches of which no more than _BATCH_BYTES are read, gaps included."""
+    start = held = end = 0
+    for number, each in enumerate(references):
+        gap = each.offset - end
+        held += each.stored_bytes + (gap if gap <= _GAP_BYTES else 0)
+        end = each.offset + each.stored_bytes
+        if held > _BATCH_BYTES and number > start:
+            yield rows[start:number], references[start:number]
+            start, held = number, each.stored_bytes
+    yield rows[start:], references[start:]
 
 
 def coalesced(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

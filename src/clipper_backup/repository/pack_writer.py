@@ -151,7 +151,8 @@ class RunWriter:
     """Writes the packs of one run. One thread hands over files; within `with`, an error ends all others.
 
     *reader* and *adoption* are for the parent's packs, *seed* is that of the parent's maps: without them all is stored anew.
-    Files of up to *small_bytes* (at most SMALL_BYTES_MAX) lie among others in one frame and have no map.
+    Files of up to *small_bytes* (at most SMALL_BYTES_MAX) lie among others in one frame and have no map; the others are cut into
+    stretches of *stretch_bytes*, as the parent's are.
     """
 
     def __init__(
@@ -165,16 +166,17 @@ class RunWriter:
         seed: int | None = None,
         pack_bytes: int = PACK_BYTES,
         small_bytes: int = SMALL_BYTES_MAX,
+        stretch_bytes: int = STRETCH_BYTES,
         threads: int = THREADS,
     ) -> None:
         self._frames, self._page_bytes = frames, page_bytes
-        self._pack_bytes, self._small_bytes = pack_bytes, small_bytes
+        self._pack_bytes, self._small_bytes, self._stretch_bytes = pack_bytes, small_bytes, stretch_bytes
         self._reader, self._adoption = reader, adoption or Adoption()
         self._seed = secrets.randbits(64) if seed is None else seed
         self._uploads = PackUploads(store, frames)
         self._live = LiveBytes()
         self._crew = Crew("pages", threads, 2 * threads)
-        self._free = [np.empty(STRETCH_BYTES, np.uint8).data for _ in range(threads + 1)]  # not touched before it is needed
+        self._free = [np.empty(stretch_bytes, np.uint8).data for _ in range(threads + 1)]  # not touched before it is needed
         self._lock = threading.Lock()
         self._benches: list[_Bench] = []
         self._maps = _Bench(Compressor())
@@ -199,7 +201,7 @@ class RunWriter:
         met before, what *chunks* raises, and IntegrityError when they are not *size_bytes* together.
         """
         source = _Source(name, size_bytes, chunks)
-        sizes = stretches(size_bytes)
+        sizes = stretches(size_bytes, self._stretch_bytes)
         pending = PendingPart(size_bytes, len(sizes))
         if size_bytes == 0:
             pending.place_nothing()
@@ -208,7 +210,7 @@ class RunWriter:
             if full:
                 self._crew.submit(partial(self._store_small, full))
         else:
-            for number, (length, known) in enumerate(zip(sizes, _maps_of(parent, len(sizes)), strict=True)):
+            for number, (length, known) in enumerate(zip(sizes, self._maps_of(parent, len(sizes)), strict=True)):
                 buffer = self._buffer()
                 source.fill(buffer[:length])
                 self._crew.submit(partial(self._stretch, pending, number, buffer, length, known))
@@ -220,7 +222,7 @@ class RunWriter:
 
         With *unchanged* it is known to hold what *parent* says, and is read only where that may not be adopted whole.
         """
-        sizes = stretches(size_bytes)
+        sizes = stretches(size_bytes, self._stretch_bytes)
         pending = PendingPart(size_bytes, len(sizes))
         with self._lock:
             self._open.add(file)
@@ -231,7 +233,7 @@ class RunWriter:
             self._read_small(pending, file, size_bytes, _small_of(parent, size_bytes), unchanged=unchanged)
         else:
             reading = _Reading(file, len(sizes), unchanged=unchanged)
-            for number, (length, known) in enumerate(zip(sizes, _maps_of(parent, len(sizes)), strict=True)):
+            for number, (length, known) in enumerate(zip(sizes, self._maps_of(parent, len(sizes)), strict=True)):
                 self._crew.submit(partial(self._stretch, pending, number, self._buffer(), length, known, reading))
         return pending
 
@@ -325,6 +327,13 @@ class RunWriter:
 
     # -- stretches
 
+    def _maps_of(self, parent: FilePart | None, count: int) -> list[tuple[Reference, int] | None]:
+        """For each of *count* stretches, where the parent's map of it lies, and the size of the parent's stretch."""
+        found: list[tuple[Reference, int] | None] = []
+        if parent is not None and parent.maps:
+            found += list(zip(parent.maps, stretches(parent.size_bytes, self._stretch_bytes), strict=True))[:count]
+        return found + [None] * (count - len(found))
+
     def _buffer(self) -> memoryview:
         self._crew.wait(lambda: bool(self._free))
         return self._free.pop()
@@ -359,7 +368,7 @@ class RunWriter:
         self, content: memoryview, number: int, before: tuple[Reference, int] | None, reading: _Reading | None
     ) -> tuple[PageMap, NDArray[np.uint8], Reference]:
         """The map of a stretch, what became of each page, and where the map lies: the parent's, or one that was stored now."""
-        start = number * STRETCH_BYTES
+        start = number * self._stretch_bytes
         if reading is not None:
             reading.file.read(content, start)
         stretch = Stretch.read(content, self._page_bytes, self._seed)
@@ -431,14 +440,6 @@ class RunWriter:
 def _small_of(parent: FilePart | None, size_bytes: int) -> Small | None:
     """Where the content lay in the parent; None for one of another size."""
     return parent.small if parent is not None and parent.size_bytes == size_bytes else None
-
-
-def _maps_of(parent: FilePart | None, count: int) -> list[tuple[Reference, int] | None]:
-    """For each of *count* stretches, where the parent's map of it lies, and the size of the parent's stretch."""
-    found: list[tuple[Reference, int] | None] = []
-    if parent is not None and parent.maps:
-        found += list(zip(parent.maps, stretches(parent.size_bytes), strict=True))[:count]
-    return found + [None] * (count - len(found))
 
 
 def _as_adopted(pages: PageMap) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from clipper_backup.format.base_documents import (
     SystemEntry,
 )
 from clipper_backup.format.documents import NewerError, Repository, encode
+from clipper_backup.format.frames import STRETCH_BYTES
 from clipper_backup.format.manifest import Head, write_manifest
 from clipper_backup.linux import keep_freed_memory
 from clipper_backup.ops.base.describe import (
@@ -218,7 +219,14 @@ class _Making:
             opened = opener_of(self._work.settings, summary.recipients)
             packs = read_packs(self._work.store, summary)
             details = read_base_details(self._work.store, summary, opened) if summary.source == "files" else None
-            known = KnownFiles(self._scratch, read_entries(self._work.store, summary, opened))
+            manifest = read_entries(self._work.store, summary, opened)
+            if (theirs := manifest.head.stretch_bytes) != STRETCH_BYTES:
+                self._warn(
+                    f"no pages are taken from the base backup {summary.id}: its page maps are of {show_bytes(theirs)} each, "
+                    f"this version writes such of {show_bytes(STRETCH_BYTES)}"
+                )
+                return None
+            known = KnownFiles(self._scratch, manifest)
             self._until_done.callback(known.close)
             return _Parent(summary, packs, known, details)
         except (AccessError, IntegrityError, NewerError) as error:
@@ -302,7 +310,7 @@ class _Making:
             now=store.now(),
             max_age=timedelta(days=self._work.settings.max_pack_age_days),
         )
-        reader = PackReader(store, keys, page_bytes)
+        reader = PackReader(store, keys, page_bytes, STRETCH_BYTES)
         return _Adopted(adoption, reader, reader.seed(file.part for file in parent.known))
 
     def _copy(self, run: BaseRun, gathering: Gathering, parent: _Parent | None) -> Copied:

@@ -42,7 +42,7 @@ from clipper_backup.repository.base_backups import (
 )
 from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.dumps import read_committed
-from clipper_backup.repository.pack_reader import PackReader, verify_pack
+from clipper_backup.repository.pack_reader import PackReader, readers_for, verify_pack
 from clipper_backup.repository.verify_marks import (
     Marks,
     add_damage,
@@ -216,10 +216,9 @@ def _files(work: Work, summary: BaseSummary, damage: list[str], newer: list[Newe
     """Put together each file; how many there are."""
     opener = opener_of(work.settings, summary.recipients)
     keys = DataKeys(work.store, summary.repository_id, opener) if summary.sealed else None
-    reader = PackReader(work.store, keys, summary.sizes.page_bytes)
     done = done_bytes = 0
 
-    def problem(file: File) -> str | None:
+    def problem(reader: PackReader, file: File) -> str | None:
         try:
             found = sum(len(piece) for piece in reader.content(file.part))
         except IntegrityError as error:
@@ -229,15 +228,19 @@ def _files(work: Work, summary: BaseSummary, damage: list[str], newer: list[Newe
             return None
         return None if found == file.size_bytes else f"a file is not of {file.size_bytes} bytes"
 
-    with step(work, "files", f"put together the files of {summary.id}") as running, ThreadPoolExecutor(_READERS) as pool:
+    with step(work, "files", f"put together the files of {summary.id}") as running:
         try:
-            entries = (entry for entry in read_entries(work.store, summary, opener) if isinstance(entry, File))
-            while batch := list(islice(entries, _FILES_AHEAD)):
-                for file, found in zip(batch, pool.map(problem, batch), strict=True):
-                    done, done_bytes = done + 1, done_bytes + file.size_bytes
-                    if found is not None and found not in damage:
-                        damage.append(found)
-                running.progress(done_bytes, summary.plain_bytes)
+            manifest = read_entries(work.store, summary, opener)
+            size = manifest.head.stretch_bytes
+            read = partial(problem, PackReader(work.store, keys, summary.sizes.page_bytes, size))
+            entries = (entry for entry in manifest if isinstance(entry, File))
+            with ThreadPoolExecutor(readers_for(size, _READERS)) as pool:
+                while batch := list(islice(entries, _FILES_AHEAD)):
+                    for file, found in zip(batch, pool.map(read, batch), strict=True):
+                        done, done_bytes = done + 1, done_bytes + file.size_bytes
+                        if found is not None and found not in damage:
+                            damage.append(found)
+                    running.progress(done_bytes, summary.plain_bytes)
         except IntegrityError:  # of the manifest: `_objects` has named it
             if not damage:
                 raise

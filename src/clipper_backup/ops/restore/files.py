@@ -16,15 +16,16 @@ import numpy as np
 
 from clipper_backup.crew import Crew
 from clipper_backup.errors import ClipperError, IntegrityError
-from clipper_backup.format.frames import STRETCH_BYTES, Bytes, FilePart, Reference, Small, stretches
+from clipper_backup.format.frames import Bytes, FilePart, Reference, Small, stretches
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
 from clipper_backup.linux import begin_write_back, keep_freed_memory, sync_filesystem
 from clipper_backup.ops.restore.recovery import write_synced
 from clipper_backup.ops.restore.target_dir import MARKERS, make_folders, sync_folder
 from clipper_backup.postgres.account import Account
+from clipper_backup.repository.pack_reader import readers_for
 
 THREADS = 3
-"""Each holds one stretch of 64 MiB at most, as stored and as it was: with more, memory would pass 512 MiB."""
+"""With stretches of 64 MiB. Each holds one, as stored and as it was: with more, memory would pass 512 MiB."""
 _BATCH_FILES, _BATCH_BYTES = 64, 4 << 20
 """Small files that one task writes: neighbours lie in one frame."""
 _WRITE_BACK_BYTES = 4 << 20
@@ -37,7 +38,7 @@ class Pages(Protocol):
     """What is read of packs, checked against its digests; IntegrityError names what differs. From any thread."""
 
     def stretch(self, reference: Reference, size_bytes: int, room: memoryview) -> Bytes:
-        """The stretch whose page map lies there, in *room*, which has STRETCH_BYTES."""
+        """The stretch whose page map lies there, in *room*, which has that size or more."""
         ...
 
     def small(self, small: Small, size_bytes: int) -> Bytes:
@@ -63,11 +64,13 @@ class Places:
 class FileWriter:
     """Writes what a manifest names; `finish` makes a data folder of it. `wrote` hears of bytes written, from any thread.
 
-    `has_outside` says whether any of it lay outside PGDATA.
+    Files are cut into stretches of *stretch_bytes*, of which each thread holds one. `has_outside` says whether any of it lay
+    outside PGDATA.
     """
 
-    def __init__(self, places: Places, pages: Pages, wrote: Callable[[int], None]) -> None:
+    def __init__(self, places: Places, pages: Pages, wrote: Callable[[int], None], stretch_bytes: int) -> None:
         self._places, self._pages, self._wrote = places, pages, wrote
+        self._stretch_bytes, self._threads = stretch_bytes, readers_for(stretch_bytes, THREADS)
         self._folders: set[Path] = set()
         self._batch: list[File] = []
         self._batch_bytes = 0
@@ -78,7 +81,7 @@ class FileWriter:
     def write(self, entries: Iterable[Entry]) -> None:
         """Write all of them but pg_control. What any of them raises ends it."""
         keep_freed_memory()
-        crew = Crew("restore", THREADS, THREADS * 2)
+        crew = Crew("restore", self._threads, self._threads * 2)
         try:
             for entry in entries:
                 if entry.named in _MARKERS:
@@ -145,8 +148,8 @@ class FileWriter:
             self._batch_bytes += entry.size_bytes
             if len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES:
                 self._give_batch(crew)
-        for number, (reference, size_bytes) in enumerate(_stretches(entry.part)):
-            crew.submit(partial(self._write_stretch, entry, number * STRETCH_BYTES, reference, size_bytes))
+        for number, (reference, size_bytes) in enumerate(self._stretches(entry.part)):
+            crew.submit(partial(self._write_stretch, entry, number * self._stretch_bytes, reference, size_bytes))
 
     def _give_batch(self, crew: Crew) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
@@ -163,7 +166,7 @@ class FileWriter:
     def _room(self) -> memoryview:
         """Of this thread, for one stretch."""
         if not hasattr(self._of_thread, "room"):
-            self._of_thread.room = np.empty(STRETCH_BYTES, np.uint8).data  # which asks for huge pages
+            self._of_thread.room = np.empty(self._stretch_bytes, np.uint8).data  # which asks for huge pages
         room: memoryview = self._of_thread.room
         return room
 
@@ -183,18 +186,19 @@ class FileWriter:
                 os.close(descriptor)
         self._wrote(len(content))
 
+    def _stretches(self, part: FilePart) -> Iterator[tuple[Reference, int]]:
+        """Where the page map of each stretch lies, and the stretch's size in bytes."""
+        return zip(part.maps, stretches(part.size_bytes, self._stretch_bytes) if part.maps else (), strict=True)
+
     def _content(self, entry: File) -> Bytes:
         """The whole content of a file that has a stretch at most."""
         part = entry.part
         if part.small is not None:
             return self._pages.small(part.small, part.size_bytes)
         room = self._room()
-        return b"".join(bytes(self._pages.stretch(reference, size_bytes, room)) for reference, size_bytes in _stretches(part))
-
-
-def _stretches(part: FilePart) -> Iterator[tuple[Reference, int]]:
-    """Where the page map of each stretch lies, and the stretch's size in bytes."""
-    return zip(part.maps, stretches(part.size_bytes) if part.maps else (), strict=True)
+        return b"".join(
+            bytes(self._pages.stretch(reference, size_bytes, room)) for reference, size_bytes in self._stretches(part)
+        )
 
 
 def _mode(entry: Entry) -> int:

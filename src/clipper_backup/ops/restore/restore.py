@@ -339,9 +339,11 @@ def _write_files(work: Work, request: Request, plan: Plan, begun: Begun) -> bool
                 done += count
                 running.progress(done, plan.plain_bytes)
 
-        pages = PackReader(work.store, keys, summary.sizes.page_bytes)
-        writer = FileWriter(Places(data, outside, plan.tablespaces, account), pages, wrote)
-        writer.write(read_entries(work.store, summary, opener))
+        manifest = read_entries(work.store, summary, opener)
+        stretch_bytes = manifest.head.stretch_bytes
+        pages = PackReader(work.store, keys, summary.sizes.page_bytes, stretch_bytes)
+        writer = FileWriter(Places(data, outside, plan.tablespaces, account), pages, wrote, stretch_bytes)
+        writer.write(manifest)
 
         def served(role: Literal["label", "tablespace_map", "server_manifest"]) -> bytes:
             content = b"".join(plain_part(work.store, part_of(summary, role), opener))
