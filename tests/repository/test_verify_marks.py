@@ -1,5 +1,6 @@
 """What a verify found in a pack outlives the backup beside which it was written, and no run commits what is known to be bad."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,11 +12,12 @@ from clipper_backup.clock import VirtualClock
 from clipper_backup.errors import IntegrityError, StoreUnavailableError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import BaseIntent, VerifyMark
-from clipper_backup.format.documents import decode, encode
+from clipper_backup.format.documents import NewerError, decode, encode
 from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry
 from clipper_backup.repository.base_prune import remove_backup, remove_unfinished
 from clipper_backup.repository.base_run import BaseRun, begin_intent
 from clipper_backup.repository.leases import acquire_lease
+from clipper_backup.repository.verify_marks import add_damage
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
@@ -93,6 +95,30 @@ def test_what_was_found_beside_a_backup_that_is_deleted_stays_known(store: Memor
     assert good(store) == {third}
     handed = mark_of(store, second)
     assert (handed.damage, handed.share, handed.begun_at) == ([f"{pack_of(first)}: bad"], 0, msgspec.UNSET)
+
+
+def test_a_mark_of_a_newer_version_is_left_alone(store: MemoryStore, clock: VirtualClock) -> None:
+    """P9: its backup is not good, and not called damaged; the mark is neither replaced nor removed."""
+    first, second = two(store, clock)
+    key = names.base_key(first, names.VERIFY)
+    mark = json.dumps({"schema": 2, "id": str(first), "found": [pack_of(first)]}).encode()
+    store.put(key, mark)
+    entry = entries(store)[first]
+    assert (entry.good, entry.unreadable, entry.verified) == (False, True, None)
+    assert entry.problem == f"{key} was written by a newer version (schema 2, this one reads up to 1)"
+    found(store, second, pack_of(first))
+    changes: list[Callable[[], object]] = [
+        lambda: remove_backup(store, first, ours),
+        lambda: add_damage(store, first, [f"{pack_of(first)}: bad"]),
+        lambda: remove_backup(store, second, ours),
+    ]
+    for change in changes:
+        with pytest.raises(NewerError, match="written by a newer version"):
+            change()
+        assert store.get(key) == mark
+        assert entries(store).keys() == {first, second}
+    store.delete([names.base_key(first, names.LABEL)])
+    assert not entries(store)[first].unreadable, "what is lost is lost"
 
 
 def test_a_backup_is_not_deleted_while_what_it_knows_cannot_be_handed_on(store: MemoryStore, clock: VirtualClock) -> None:

@@ -65,6 +65,11 @@ def verify(
         raise IntegrityError(
             found.damage[0] + more, hints=["with versioning on, the bucket may still hold what was there before"]
         )
+    if found.newer:
+        from clipper_backup.format.documents import NewerError  # noqa: PLC0415  the same
+
+        more = f" (and {len(found.newer) - 1} more)" if len(found.newer) > 1 else ""
+        raise NewerError(found.newer[0] + more, hints=["install the version of clipper-backup that wrote it, or a newer one"])
     if problems := found.seen.problems:
         raise IncompleteError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 

@@ -37,6 +37,7 @@ def verify_document(found: Verified, url: str) -> dict[str, Any]:
         "stored_bytes": found.stored_bytes,
         "read_data": found.read,
         "damage": list(found.damage),
+        "newer": list(found.newer),
     }
 
 
@@ -147,6 +148,7 @@ def verify_text(found: Verified) -> str:
         *([("only", earlier_text(seen))] if seen.earlier else []),
         *([("gaps", holes_text(seen))] if any(system.holes for system in seen.systems) else []),
         *([("damage", first_lines(found.damage))] if found.damage else []),
+        *([("not known", first_lines(found.newer))] if found.newer else []),
         *([("ATTENTION", first_lines(seen.problems))] if seen.problems else []),
     ]
     return f"{_answer(seen)}\n\n{pairs(items)}{_table(seen)}"

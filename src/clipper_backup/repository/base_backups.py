@@ -13,7 +13,7 @@ from clipper_backup.errors import ClipperError, IntegrityError, MissingError, Ob
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import SOURCES, BaseDetails, BaseObject, BaseSummary, PacksDocument, Role, VerifyMark
 from clipper_backup.format.compression import decompress
-from clipper_backup.format.documents import decode, written_by_newer
+from clipper_backup.format.documents import NewerError, decode, written_by_newer
 from clipper_backup.format.manifest import Head, Manifest, read_manifest
 from clipper_backup.format.names import SEALED
 from clipper_backup.format.physical_names import PackKey
@@ -203,8 +203,17 @@ def read_entries(store: Store, summary: BaseSummary, opened: Opener) -> Manifest
     return read_manifest(plain_part(store, part, opened), manifest_head(summary), part.key)
 
 
+class NewerMark(VerifyMark, kw_only=True, frozen=True):
+    """A mark that a newer version wrote. What it found is not known here: no damage, and nothing to rely on; *why* says so."""
+
+    why: str
+
+
 def read_verify_mark(store: Store, listed: ListedBase) -> VerifyMark | None:
-    """What the last `base verify` found; None when there was none. One that cannot be read counts as damage."""
+    """What the last `base verify` found; None when there was none. One that cannot be read counts as damage.
+
+    A NewerMark where a newer version looked (P9).
+    """
     if listed.part(names.VERIFY) is None:
         return None
     key = names.base_key(listed.backup_id, names.VERIFY)
@@ -212,6 +221,8 @@ def read_verify_mark(store: Store, listed: ListedBase) -> VerifyMark | None:
         return decode(store.get(key), VerifyMark, key)
     except ObjectMissingError:
         return None
+    except NewerError as error:
+        return NewerMark(id=str(listed.backup_id), verified_at=listed.last_written_at, share=0, damage=[], why=str(error))
     except ClipperError as error:
         if error.temporary:
             raise
@@ -284,7 +295,7 @@ class BaseEntry:
     """One id of the catalog. `summary` is None while it is unfinished, or when it cannot be read.
 
     `problem` says why a committed one is not good; `untrusted` when that is because no trusted key signed it; `unreadable`
-    when a newer version wrote it, or the store does not let us read it, so that it may be good all the same.
+    when a newer version wrote it, or looked at it last, or the store does not let us read it: it may be good all the same.
     """
 
     listed: ListedBase
@@ -330,7 +341,10 @@ class BaseCatalog:
             return BaseEntry(listed, None, None)
         try:
             summary = read_base_summary(self._store, listed.backup_id, self._trusted, self._repository_id)
-            return BaseEntry(listed, summary, self._problem(listed, summary, mark), mark)
+            problem = self._problem(listed, summary, mark)
+            if isinstance(mark, NewerMark):
+                return BaseEntry(listed, summary, problem or mark.why, unreadable=problem is None)
+            return BaseEntry(listed, summary, problem, mark)
         except UntrustedError as error:
             return BaseEntry(listed, None, str(error), untrusted=True)
         except (IntegrityError, MissingError) as error:

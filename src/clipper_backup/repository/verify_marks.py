@@ -10,9 +10,10 @@ from clipper_backup.errors import ClipperError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import PacksDocument, VerifyMark
 from clipper_backup.format.compression import decompress_bytes
-from clipper_backup.format.documents import decode, encode
+from clipper_backup.format.documents import NewerError, decode, encode
 from clipper_backup.format.physical_names import PackKey, packs_named
 from clipper_backup.repository.base_backups import (
+    NewerMark,
     found_by_others,
     list_base_backups,
     listed_base,
@@ -78,10 +79,23 @@ def needing(
             yield listed.backup_id, shared
 
 
+def refuse_newer(mark: VerifyMark | None) -> None:
+    """NewerError for a mark of a newer version: what it says we could not say again, so it is not replaced or removed."""
+    if isinstance(mark, NewerMark):
+        raise NewerError(
+            f"what was found in {mark.id} is not known here: {mark.why}",
+            hints=["install the version of clipper-backup that wrote it, or a newer one"],
+        )
+
+
 def add_damage(store: Store, backup_id: BackupId, texts: Sequence[str]) -> None:
-    """Write *texts* into a backup's mark beside what it says; when it was looked at itself stays as it was."""
+    """Write *texts* into a backup's mark beside what it says; when it was looked at itself stays as it was.
+
+    NewerError where a newer version wrote that mark: it is not replaced.
+    """
     listed = listed_base(store, backup_id)
     mark = read_verify_mark(store, listed)
+    refuse_newer(mark)
     if mark is None:
         mark = VerifyMark(id=str(backup_id), verified_at=store.now(), share=0, damage=[])
     if new := [text for text in texts if text not in mark.damage]:
@@ -99,10 +113,12 @@ def write_mark(store: Store, backup_id: BackupId, mark: VerifyMark, damage: Sequ
 def hand_on(store: Store, backup_id: BackupId) -> None:
     """Before a backup's mark is removed: write what it says of packs beside each other backup that needs them.
 
-    Not where that one was read whole since. The store's errors pass through: nothing is to be removed then.
+    Not where that one was read whole since. The store's errors pass through, and NewerError for a mark that cannot be read:
+    nothing is to be removed then.
     """
     marks = read_marks(store, list_base_backups(store))
     leaving = marks.get(backup_id)
+    refuse_newer(leaving)
     if leaving is None:
         return
 

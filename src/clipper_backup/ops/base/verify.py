@@ -50,6 +50,7 @@ from clipper_backup.repository.verify_marks import (
     known_damage,
     naming,
     needing,
+    refuse_newer,
     write_mark,
 )
 from clipper_backup.repository.wal_catalog import WalCatalog
@@ -108,7 +109,12 @@ def verify_base(work: Work, backup_id: BackupId, *, share: float) -> BaseVerifie
     damage += [text for text in dict.fromkeys(known) if text not in damage]
     read_share = read_bytes / whole_bytes if whole_bytes else 1.0
     mark = VerifyMark(id=str(backup_id), begun_at=begun_at, verified_at=work.store.now(), share=read_share, damage=damage)
-    _written_down(work, lambda: write_mark(work.store, backup_id, mark, damage), bad=bool(damage))
+    try:
+        refuse_newer(again.get(backup_id))
+        _written_down(work, lambda: write_mark(work.store, backup_id, mark, damage), bad=bool(damage))
+    except NewerError as error:
+        work.emit(Warned(f"what was found is not written down: {error}"))
+        newer.append(error)
     _mark_others(work, backup_id, damage)
     if damage:
         raise IntegrityError(f"the base backup {backup_id} is damaged: {shown(damage)}", hints=[*damage[1:20], *LOST_HINTS])

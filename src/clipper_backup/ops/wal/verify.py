@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from clipper_backup.errors import AccessError, IntegrityError, ObjectMissingError, StoreError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.format.base_documents import Claim, SystemEntry
-from clipper_backup.format.documents import decode
+from clipper_backup.format.documents import NewerError, decode
 from clipper_backup.format.names import SEALED, is_sealed
 from clipper_backup.format.sealing import unseal_head
 from clipper_backup.format.time_maps import decode_map, parse_map_key
@@ -45,7 +45,7 @@ _SEALED_HEAD_BYTES = 128 << 10
 class Verified:
     """What was found. `stored_bytes` of `files` are there, and were `read` or only looked at.
 
-    `damage` says of each file that is not what it must be what is wrong with it.
+    `damage` says of each file that is not what it must be what is wrong with it, `newer` of each that a newer version wrote that.
     """
 
     seen: WalSeen
@@ -53,6 +53,7 @@ class Verified:
     stored_bytes: int
     read: bool
     damage: Sequence[str]
+    newer: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,9 @@ def verify_wal(work: Work, *, read_data: bool) -> Verified:
             files += sum(bool(file.stored) for file in listed)
             stored_bytes += sum(info.size_bytes for file in listed for info in file.stored)
         damage += (problem for system in seen.systems for problem in _maps_not_used(work, system))
+        newer = sorted(verifier.newer)
         running.done = f"{show_count(files, 'file')}, {show_bytes(stored_bytes)}" + (", all read" if read_data else "")
-    return Verified(seen, files, stored_bytes, read_data, damage)
+    return Verified(seen, files, stored_bytes, read_data, damage, newer)
 
 
 def _folders(work: Work, system: SystemSeen) -> Iterator[list[_File]]:
@@ -126,6 +128,7 @@ class _Verifier:
         identity_file = work.settings.encryption_identity_file
         self._identities = [] if identity_file is None else read_identities(identity_file)
         self._passed, self._lock = 0, threading.Lock()
+        self.newer: list[str] = []
 
     def problem(self, file: _File) -> str | None:
         """What is wrong with a file; None when nothing is."""
@@ -143,6 +146,8 @@ class _Verifier:
                     self._running.progress(self._passed, None)
         except ObjectMissingError:  # pruned meanwhile
             return None
+        except NewerError as error:
+            self.newer.append(error.message)
         except (IntegrityError, StoreError) as error:
             if error.temporary:
                 raise
