@@ -31,7 +31,7 @@ _VERSION = 1
 _SIGNED = 1
 _LAYOUT = struct.Struct("<II8sBBHIQQQ16s32s32s16s")
 HEADER_BYTES_MIN = _LAYOUT.size
-"""An object with fewer is none, sealed or not: what a full disk or a broken copy leaves."""
+"""144. An object with fewer is none, sealed or not: what a full disk or a broken copy leaves."""
 _PUBLIC_END = 176
 _FRAME_BYTES = {HEADER_BYTES_MIN - 8: 0, HEADER_BYTES_MAX - 8: _SIGNED}
 """What the skippable frame says of its length, and the flags that go with it."""
