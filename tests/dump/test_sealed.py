@@ -380,7 +380,10 @@ def test_rule_87_old_keys_are_listed_while_a_dump_needs_them_and_key_check_shows
     checked = site.run("key", "check", "--identity", str(keys["recovery"].path), "--json", **blind)
     assert checked.code == 0, checked
     opened = [{"id": keys["recovery"].public}]
-    assert checked.document == {"schema": 1, "items": opened, "dump": dump_id, "objects": 3, "recorded": True}
+    document = dict(checked.document)
+    newest = document.pop("newest")
+    assert [(each["kind"], each["name"], each["keys"]) for each in newest] == [("dump", dump_id, [keys["recovery"].public])]
+    assert document == {"schema": 1, "items": opened, "dump": dump_id, "objects": 3, "recorded": True}
     refused = site.run("key", "check", "--identity", str(keys["stranger"].path))
     check_told(refused, 12, "sealed to other keys", keys["stranger"].public, hint=keys["operator"].public)
     both = tmp_path / "both.key"

@@ -13,7 +13,7 @@ from clipper_backup.cli.tables import pairs, table
 from clipper_backup.errors import ClipperError, IncompleteError, UsageError
 from clipper_backup.format.sealing import Identity
 from clipper_backup.format.signing import SigningKey
-from clipper_backup.ops.key_check import Needed, check_key, keys_needed
+from clipper_backup.ops.key_check import Needed, Tried, check_key, keys_needed
 from clipper_backup.ops.keys import read_identities, read_key_file, signing_key_of
 from clipper_backup.ops.work import open_work
 from clipper_backup.values import json_time, show_count, show_time
@@ -106,21 +106,41 @@ def public(
 
 @app.command
 def check(*, identity: Annotated[Path, Parameter(help="the file with the secret key")], context: Context) -> None:
-    """Show that a key opens the newest dump, with that key alone, and record it; exit 12 when it does not."""
+    """Show that a key opens the newest dump, base backup and segment of WAL, with that key alone, and record it.
+
+    Exit 12 when one of them does not open, 13 when one is damaged.
+    """
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     checked = check_key(work, identity)
+    dump = next((each.newest for each in checked.tried if each.newest.kind == "dump"), None)
     context.answer(
         {
             "schema": 1,
             "items": [{"id": recipient} for recipient in checked.recipients],
-            "dump": str(checked.dump_id),
-            "objects": checked.objects,
+            "dump": None if dump is None else dump.name,
+            "objects": 0 if dump is None else dump.objects,
+            "newest": [
+                {
+                    "kind": each.newest.kind,
+                    "name": each.newest.name,
+                    "at": json_time(each.newest.at),
+                    "keys": list(each.recipients),
+                    "problem": None if each.problem is None else str(each.problem),
+                }
+                for each in checked.tried
+            ],
             "recorded": checked.recorded,
         },
-        "".join(
-            f"{recipient} opens {checked.dump_id}, {show_count(checked.objects, 'object')}\n" for recipient in checked.recipients
-        ),
+        "".join(_tried(each) for each in checked.tried),
     )
+    checked.raise_problem()
+
+
+def _tried(tried: Tried) -> str:
+    newest = tried.newest
+    if tried.problem is not None:
+        return f"NOT opened: {newest.title}, of {show_time(newest.at)}\n"
+    return "".join(f"{key} opens {newest.title}, of {show_time(newest.at)}: {newest.part}\n" for key in tried.recipients)
 
 
 @app.command

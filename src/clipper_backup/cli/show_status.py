@@ -66,7 +66,7 @@ def status_document(status: Status, url: str, physical: PhysicalStatus | None = 
             {
                 "id": key.recipient,
                 "checked_at": None if key.check is None else json_time(key.check.checked_at),
-                "checked_dump": None if key.check is None else key.check.dump_id,
+                "checked_dump": None if key.check is None else key.check.dump_id or None,
             }
             for key in status.keys
         ],
@@ -200,7 +200,7 @@ def _first(lines: Sequence[str]) -> list[str]:
 def _opened(status: Status, key: OpenedBy) -> str:
     if key.check is None:
         return f"{key.recipient}: {'its check cannot be read' if key.unread else 'no check recorded'}"
-    what = "the newest good dump" if key.opened(status.good[-1]) else key.check.dump_id
+    what = "the newest good dump" if key.opened(status.good[-1]) else key.check.dump_id or "what else is sealed"
     return f"{key.recipient}: opened {what} {_ago(status, key.check.checked_at)}"
 
 

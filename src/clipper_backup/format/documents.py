@@ -257,11 +257,16 @@ class DumpDetails(Document, kw_only=True, frozen=True):
 
 
 class KeyCheck(Document, kw_only=True, frozen=True):
-    """`key-checks/<recipient>`: when somebody last showed that this key opens what is stored, and with which dump."""
+    """`key-checks/<recipient>`: when somebody last showed that this key opens what is stored, and with what.
+
+    `dump_id` is empty where no dump was sealed; `base_backup` (an id) and `segment` (a name) are unset where there was none.
+    """
 
     schema: int = SCHEMA
     recipient: str
     dump_id: str
+    base_backup: str | msgspec.UnsetType = msgspec.UNSET
+    segment: str | msgspec.UnsetType = msgspec.UNSET
     checked_at: Time
     checked_by: str
 

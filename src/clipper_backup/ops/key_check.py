@@ -1,10 +1,12 @@
 """Does a key open what is stored? Shown with the key alone, and recorded for those who ask later."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
+
+from msgspec import UNSET
 
 from clipper_backup.errors import (
     AccessError,
@@ -16,95 +18,115 @@ from clipper_backup.errors import (
     UsageError,
 )
 from clipper_backup.format import names
-from clipper_backup.format.compression import decompress
-from clipper_backup.format.documents import DumpSummary, KeyCheck, decode, encode
+from clipper_backup.format.documents import KeyCheck, NewerError, decode, encode
 from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.base.read import base_catalog
-from clipper_backup.ops.dump.read import catalog, good_dumps
+from clipper_backup.ops.dump.read import catalog
 from clipper_backup.ops.events import Warned
-from clipper_backup.ops.keys import opened_with, read_identities
+from clipper_backup.ops.key_opens import Newest, newest_sealed
+from clipper_backup.ops.keys import read_identities
 from clipper_backup.ops.work import Work, step, this_process
-from clipper_backup.repository.dumps import LOST_HINTS, list_dumps, read_details
 from clipper_backup.repository.root import open_repository
-from clipper_backup.values import BackupId, DumpId, show_count
+from clipper_backup.values import BackupId, DumpId
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of the newest of a kind: the keys that open it, `problem` when none does or it is damaged."""
+
+    newest: Newest
+    recipients: tuple[str, ...]
+    problem: ClipperError | None
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Which keys opened what. `recorded` says whether the repository now knows."""
+    """Which keys opened what. `recipients` open all of it; `recorded` says whether the repository now knows."""
 
     recipients: tuple[str, ...]
-    dump_id: DumpId
-    objects: int
+    tried: tuple[Tried, ...]
     recorded: bool
+
+    def raise_problem(self) -> None:
+        """The first thing that is damaged, or that no key opens."""
+        problems = [each.problem for each in self.tried if each.problem is not None]
+        worst = next((each for each in problems if not isinstance(each, AccessError)), next(iter(problems), None))
+        if worst is not None:
+            raise worst
 
 
 def check_key(work: Work, identity_file: Path) -> Checked:
-    """Open the newest good sealed dump with the identity in a file: its details whole, of every other object the beginning.
+    """Open the newest good sealed dump, the newest base backup and the newest segment of WAL with the identity in a file.
 
-    Of several identities each is tried alone. AccessError when none opens it; UsageError when no dump is sealed.
+    Of several identities each is tried alone. AccessError when none opens any of them; UsageError when nothing is sealed.
     """
     identities = read_identities(identity_file)
-    open_repository(work.store)
-    good = good_dumps(work, list_dumps(work.store))
-    last = next(good, None)
-    if last is None:
-        raise MissingError(f"there is no good dump in {work.store.url}", hints=["`clipper-backup dump create` takes one"])
-    newest = last if last.sealed else next((summary for summary in good if summary.sealed), None)
-    if newest is None:
-        raise UsageError(f"the newest good dump, {last.id}, is not sealed, nor is another: they open without a key")
-    with step(work, "check key", f"open {newest.id} with {identity_file}") as running:
-        recipients = tuple(identity.recipient for identity in identities if _opens(work, newest, identity))
-        if not recipients:
-            have = ", ".join(identity.recipient for identity in identities)
-            raise AccessError(
-                f"{newest.id} is sealed to other keys: {identity_file} holds {have}",
-                hints=[f"it is sealed to {', '.join(newest.recipients)}"],
-            )
-        running.done = f"{newest.id}: {show_count(len(newest.objects), 'object opens', 'objects open')}"
-    for recipient in set(recipients) - set(work.settings.encryption_recipients or newest.recipients):
-        work.emit(Warned(f"{recipient} is none of ENCRYPTION_RECIPIENTS: the next dump will not open with it"))
-    dump_id = DumpId.parse(newest.id)
-    return Checked(recipients, dump_id, len(newest.objects), _record(work, recipients, dump_id))
+    found, plain = newest_sealed(work, open_repository(work.store))
+    if not found and not plain:
+        raise MissingError(
+            f"there is no good dump in {work.store.url}, no good base backup, and no WAL",
+            hints=["`clipper-backup dump create` takes one"],
+        )
+    if not found:
+        said = f"{' and '.join(plain)} {'is' if len(plain) == 1 else 'are'} not sealed"
+        raise UsageError(f"{said}, nor is an earlier one: what is not sealed opens without a key")
+    tried = tuple(_try(work, each, identities, identity_file) for each in found)
+    recipients = tuple(key for key in (each.recipient for each in identities) if all(key in one.recipients for one in tried))
+    checked = Checked(recipients, tried, recorded=False)
+    if not any(each.recipients for each in tried):
+        checked.raise_problem()
+    known = {key for each in found for key in each.recipients}
+    for recipient in {key for each in tried for key in each.recipients} - set(work.settings.encryption_recipients or known):
+        work.emit(Warned(f"{recipient} is none of ENCRYPTION_RECIPIENTS: the next backup will not open with it"))
+    return replace(checked, recorded=bool(recipients) and _record(work, recipients, found))
 
 
-def _opens(work: Work, summary: DumpSummary, identity: Identity) -> bool:
-    """Whether an identity opens every object; IntegrityError when one is damaged."""
-    opener = partial(opened_with, [identity])
-    try:
-        read_details(work.store, summary, opener)
-    except AccessError:
-        return False
-    for stored in summary.objects:
-        if stored.role != "details":
-            try:
-                next(decompress(opener(work.store.get_stream(stored.key), stored.key), stored.key), None)
-            except AccessError as error:
-                raise IntegrityError(
-                    f"{stored.key} does not open with the key that opens {summary.id}'s details: its head is damaged",
-                    hints=LOST_HINTS,
-                ) from error
-            except IntegrityError as error:
-                raise IntegrityError(error.message, hints=LOST_HINTS) from error
-    return True
+def _try(work: Work, newest: Newest, identities: Sequence[Identity], identity_file: Path) -> Tried:
+    opened: list[str] = []
+    with step(work, "check key", f"open {newest.title} with {identity_file}") as running:
+        try:
+            for identity in identities:
+                with suppress(AccessError):
+                    newest.open(identity)
+                    opened.append(identity.recipient)
+        except (IntegrityError, NewerError) as error:
+            running.done = f"{newest.title} was not opened"
+            return Tried(newest, (), error)
+        running.done = f"{newest.title}: {newest.part} opened"
+        if opened:
+            return Tried(newest, tuple(opened), None)
+        running.done = f"{newest.title} does not open"
+    have = ", ".join(identity.recipient for identity in identities)
+    hint = f"it is sealed to {', '.join(newest.recipients)}" if newest.recipients else "whoever archived it had other recipients"
+    return Tried(newest, (), AccessError(f"{newest.title} is sealed to other keys: {identity_file} holds {have}", hints=[hint]))
 
 
-def _record(work: Work, recipients: Sequence[str], dump_id: DumpId) -> bool:
+def _record(work: Work, recipients: Sequence[str], found: Sequence[Newest]) -> bool:
     """Whether every mark could be written. One that could not is told, for whoever may write it: it holds no secret."""
     recorded = True
     try:
         now = work.store.now()
     except ClipperError:  # asking a bucket writes
         now = work.clock.now()
+    names_of = {each.kind: each.name for each in found}
     for recipient in recipients:
         key = f"{names.KEY_CHECKS_FOLDER}{recipient}"
-        mark = encode(KeyCheck(recipient=recipient, dump_id=str(dump_id), checked_at=now, checked_by=this_process()))
+        mark = encode(
+            KeyCheck(
+                recipient=recipient,
+                dump_id=names_of.get("dump", ""),
+                base_backup=names_of.get("base_backup", UNSET),
+                segment=names_of.get("wal", UNSET),
+                checked_at=now,
+                checked_by=this_process(),
+            )
+        )
         try:
             open_repository(work.store, writing=True)
             work.store.put(key, mark)
         except ClipperError as error:
-            told = f"the key opens the dump all the same; whoever may write into the store can record it, as the object {key}:"
+            told = f"the key opens it all the same; whoever may write into the store can record it, as the object {key}:"
             work.emit(Warned(f"the check is not recorded: {error}", (f"{told} {' '.join(mark.decode().split())}",)))
             recorded = False
     return recorded
