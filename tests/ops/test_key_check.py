@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from clipper_backup.format.documents import KeyCheck, decode
 from clipper_backup.format.names import KEY_CHECKS_FOLDER
 from clipper_backup.format.sealing import Identity, seal
 from clipper_backup.ops.key_check import check_key, key_checks
+from clipper_backup.ops.wal.verify import verify_wal
 from clipper_backup.ops.work import Work
 from clipper_backup.store.protocol import Store
 from fixtures.frozen import DATA, Frozen
@@ -110,3 +112,22 @@ def test_a_key_that_opens_nothing_is_refused(work: Work, tmp_path: Path) -> None
 def test_where_nothing_is_sealed_no_key_is_needed() -> None:
     with pytest.raises(UsageError, match=r"dump, .* base backup, .* segment of WAL, .* are not sealed"):
         check_key(Frozen("plain").in_memory(), OPERATOR)
+
+
+def test_what_the_new_key_does_not_open_is_named_and_histories_are_apart(work: Work) -> None:
+    """What `key rotate` says of `wal verify --read-data`."""
+    segment = newest_key(work, "wal")
+    history = next(info.key for info in work.store.list("wal/") if info.key.endswith(".history.zst.age"))
+    before = verify_wal(work, read_data=True)
+    assert (before.unopened, before.unopened_histories) == ([], [])
+    sealed_to_stranger(work.store, history)
+    found = verify_wal(work, read_data=True)
+    name = history.rpartition("/")[2].removesuffix(".zst.age")
+    assert (found.unopened, found.unopened_histories, found.damage) == ([], [name], before.damage)
+    sealed_to_stranger(work.store, segment)
+    found = verify_wal(work, read_data=True)
+    assert found.unopened == [segment.rpartition("/")[2].removesuffix(".zst.age")]
+    assert found.damage == before.damage
+    blind = replace(work, settings=replace(work.settings, encryption_identity_file=None))
+    with pytest.raises(AccessError, match="there is no identity to open it"):
+        verify_wal(blind, read_data=True)

@@ -184,7 +184,9 @@ def rotate(*, context: Context) -> None:
 _REVOKED = "Nothing is revoked: whoever has a copy of a backup and its key can read it for ever.\n"
 _WAL_TOO = (
     "WAL opens with the keys that its archiver had: an old key is needed until the window begins behind the moment at which\n"
-    "every archiver had the new ones. `clipper-backup wal verify --read-data` with the new key alone shows what still needs it.\n"
+    "every archiver had the new ones. `clipper-backup wal verify --read-data` with the new key alone names what\n"
+    "needs another one (exit 12). Histories of timelines stay sealed to it for ever: with a newer base backup no restore needs\n"
+    "them.\n"
 )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from clipper_backup.cli.context import Context
-from clipper_backup.errors import IncompleteError, IntegrityError, MissingError, WalGapError
+from clipper_backup.errors import AccessError, IncompleteError, IntegrityError, MissingError, WalGapError
 
 if TYPE_CHECKING:
     from clipper_backup.repository.wal_survey import Hole
@@ -64,6 +64,12 @@ def verify(
         more = f" (and {len(found.damage) - 1} more)" if len(found.damage) > 1 else ""
         raise IntegrityError(
             found.damage[0] + more, hints=["with versioning on, the bucket may still hold what was there before"]
+        )
+    if found.unopened:
+        raise AccessError(
+            f"ENCRYPTION_IDENTITY_FILE does not open all of the WAL: {len(found.unopened)} of its files are sealed to other keys,"
+            f" the last is {found.unopened[-1]}",
+            hints=["the key that their archiver had is needed until these are behind the window, and pruned"],
         )
     if found.newer:
         from clipper_backup.format.documents import NewerError  # noqa: PLC0415  the same

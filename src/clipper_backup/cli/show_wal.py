@@ -38,6 +38,8 @@ def verify_document(found: Verified, url: str) -> dict[str, Any]:
         "read_data": found.read,
         "damage": list(found.damage),
         "newer": list(found.newer),
+        "unopened": list(found.unopened),
+        "unopened_histories": list(found.unopened_histories),
     }
 
 
@@ -148,10 +150,23 @@ def verify_text(found: Verified) -> str:
         *([("only", earlier_text(seen))] if seen.earlier else []),
         *([("gaps", holes_text(seen))] if any(system.holes for system in seen.systems) else []),
         *([("damage", first_lines(found.damage))] if found.damage else []),
+        *([("NOT OPENED", _unopened(found))] if found.unopened or found.unopened_histories else []),
         *([("not known", first_lines(found.newer))] if found.newer else []),
         *([("ATTENTION", first_lines(seen.problems))] if seen.problems else []),
     ]
     return f"{_answer(seen)}\n\n{pairs(items)}{_table(seen)}"
+
+
+def _unopened(found: Verified) -> str:
+    """What is sealed to other keys than those at hand."""
+    lines = []
+    if found.unopened:
+        span = f"{found.unopened[0]} to {found.unopened[-1]}" if len(found.unopened) > 1 else found.unopened[0]
+        lines.append(f"{show_count(len(found.unopened), 'file')} sealed to other keys: {span}")
+    if found.unopened_histories:
+        count = show_count(len(found.unopened_histories), "history", "histories")
+        lines.append(f"{count} sealed to other keys: restores from base backups of their timelines, or later ones, do without")
+    return "\n".join(lines)
 
 
 def _answer(seen: WalSeen) -> str:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 from clipper_backup.errors import AccessError, IntegrityError, ObjectMissingError, StoreError
 from clipper_backup.format import physical_names as keys
@@ -30,6 +31,7 @@ from clipper_backup.ops.wal.look import Looker, SystemSeen, WalSeen
 from clipper_backup.ops.work import Step, Work, step
 from clipper_backup.postgres.history import parse_history
 from clipper_backup.repository.wal_archive import ancestors_in
+from clipper_backup.repository.wal_reader import UnopenedError
 from clipper_backup.store.protocol import ObjectInfo
 from clipper_backup.values import show_bytes, show_count
 from clipper_backup.wal_names import Kind, classify
@@ -46,6 +48,8 @@ class Verified:
     """What was found. `stored_bytes` of `files` are there, and were `read` or only looked at.
 
     `damage` says of each file that is not what it must be what is wrong with it, `newer` of each that a newer version wrote that.
+    `unopened` are the files that ENCRYPTION_IDENTITY_FILE does not open, in order; `unopened_histories` are apart: they are
+    kept for ever, and a restore from a base backup of their timeline or a later one does without them.
     """
 
     seen: WalSeen
@@ -54,6 +58,8 @@ class Verified:
     read: bool
     damage: Sequence[str]
     newer: Sequence[str] = ()
+    unopened: Sequence[str] = ()
+    unopened_histories: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class _File:
 
 
 def verify_wal(work: Work, *, read_data: bool) -> Verified:
-    """Verify the whole archive. AccessError when what is to be read is sealed to others; damage is no error here."""
+    """Verify the whole archive; damage is no error here. AccessError when a sealed file is to be read without an identity."""
     looker = Looker(work, whole=True)
     with step(work, "links", "compare claims and links") as running:
         seen = looker.look()
@@ -90,7 +96,7 @@ def verify_wal(work: Work, *, read_data: bool) -> Verified:
         damage += (problem for system in seen.systems for problem in _maps_not_used(work, system))
         newer = sorted(verifier.newer)
         running.done = f"{show_count(files, 'file')}, {show_bytes(stored_bytes)}" + (", all read" if read_data else "")
-    return Verified(seen, files, stored_bytes, read_data, damage, newer)
+    return Verified(seen, files, stored_bytes, read_data, damage, newer, *verifier.unopened())
 
 
 def _folders(work: Work, system: SystemSeen) -> Iterator[list[_File]]:
@@ -129,6 +135,7 @@ class _Verifier:
         self._identities = [] if identity_file is None else read_identities(identity_file)
         self._passed, self._lock = 0, threading.Lock()
         self.newer: list[str] = []
+        self._unopened: list[str] = []
 
     def problem(self, file: _File) -> str | None:
         """What is wrong with a file; None when nothing is."""
@@ -146,6 +153,10 @@ class _Verifier:
                     self._running.progress(self._passed, None)
         except ObjectMissingError:  # pruned meanwhile
             return None
+        except UnopenedError:
+            if not self._identities:
+                raise
+            self._unopened.append(file.name)
         except NewerError as error:
             self.newer.append(error.message)
         except (IntegrityError, StoreError) as error:
@@ -153,6 +164,12 @@ class _Verifier:
                 raise
             return error.message
         return None
+
+    def unopened(self) -> tuple[list[str], list[str]]:
+        """The names of the files that no identity opens: histories apart."""
+        names = sorted(self._unopened)
+        histories = [name for name in names if classify(name) is Kind.HISTORY]
+        return [name for name in names if name not in histories], histories
 
     def _claim(self, file: _File) -> Claim | None:
         if keys.CLAIM not in file.objects:
@@ -182,7 +199,12 @@ class _Verifier:
 
     def _read(self, file: _File, key: str, claim: Claim | None) -> None:
         """Read an object to its end, and compare it with its place and its claim."""
-        header, plain = decode_object(self._opener(self._work.store.get_stream(key), key), key)
+        source = iter(self._work.store.get_stream(key))
+        first = next(source, b"")  # what the store refuses is no question of keys
+        try:
+            header, plain = decode_object(self._opener(chain([first], source), key), key)
+        except AccessError as error:
+            raise UnopenedError(error.message, hints=error.hints) from error
         history = header.kind is ObjectKind.HISTORY
         content = b"".join(chunk for chunk in plain if history)
         self._compare(file, key, header, claim)
