@@ -261,6 +261,12 @@ class Settings:
         "how old the newest good base backup may be before `status` and `doctor` say that one is missing",
         "the nightly job takes one with each dump; whoever takes them weekly says so here",
     )
+    verify_cycle_days: int = setting(
+        7,
+        integer(1, 365, "days"),
+        "within how many days `verify` reads every stored byte once, in turn; it is run daily for that",
+        "what the window of seven days needs is read while it is needed; each run reads a seventh of all",
+    )
     prometheus_pushgateway: str | None = setting(
         None,
         URL,

@@ -105,8 +105,9 @@ def test_no_command_is_an_error_that_shows_help(run_cli: RunCli, words: list[str
         ("restore latest --into copy", "clipper-backup restore has no option --into", "--quiet", " restore"),
         ("create", "unknown command: clipper-backup create", "dump create or base create", ""),
         ("list", "unknown command: clipper-backup list", "dump list or base list", ""),
-        ("verify", "unknown command: clipper-backup verify", "dump verify or base verify or wal verify", ""),
-        ("verifi", "unknown command: clipper-backup verifi", "dump verify or base verify or wal verify", ""),
+        ("fetch", "unknown command: clipper-backup fetch", "dump fetch or wal fetch", ""),
+        ("fetchs", "unknown command: clipper-backup fetchs", "dump fetch or wal fetch", ""),
+        ("verifi", "unknown command: clipper-backup verifi", "verify", ""),
         ("hlep", "unknown command: clipper-backup hlep", None, ""),
         ("dump lst", "unknown command: clipper-backup dump lst", "list", " dump"),
         (

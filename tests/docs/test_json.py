@@ -71,7 +71,7 @@ def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
 
 
-PHYSICAL = ("pitr.", "wal[].", "packs[].", "proof.windows[].")
+PHYSICAL = ("pitr.", "wal[].", "packs[].", "proof.windows[].", "gaps[].", "lost[].", "restorable[].")
 """How fields begin that are there with base backups and WAL only."""
 ANSWERLESS = {"wal archive", "wal serve"}
 """Commands that run until they are ended."""
@@ -104,6 +104,7 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
         ask("job postgres-backup")
         repository = Path(local_place.url.removeprefix("file://"))
         leave_rubbish(repository)
+        ask_with_code("verify", 13)
         ask("dump list")
         ask_with_code("status", 3)
         ask("dump show", first)
@@ -124,6 +125,7 @@ def answers(run_cli: RunCli, postgres15: PrivateServer, local_place: StorePlace)
         (repository / "locks/dump/0000009999").mkdir(parents=True)
         (repository / "locks/dump/0000009999/holder").write_text("somebody")
         remove_rubbish(repository)
+        ask("verify", "--encryption-identity-file", "operator.key")
         ask("status")
         ask("key rotate", "--encryption-recipients", sealed)
         yield found
@@ -178,11 +180,21 @@ def test_the_tables_are_what_base_commands_answer(run_cli: RunCli, archived15: C
     with archived15.archiving(work_of(settings)):
         first = ask("base create")["id"]
         job = ask("job postgres-backup")
+        ask("base create")
     (repository / "base/20200101-000000-00000000").mkdir()
     (repository / "base/20200101-000000-00000000/intent.json").write_text("{}")
-    ask("base verify", "--sample", "5%")
+    (lost,) = repository.glob(f"wal/*/*/*/{job['base']['first_segment']}.zst")
+    kept = lost.rename(repository.parent / "kept")
+    gap = run_cli("verify", "--json", env=settings)
+    assert gap.code == 14, gap
+    for name in ("gaps", "lost"):
+        assert of_list(name, answered(gap.document)) == of_list(name, documented("verify"))
+    kept.rename(lost)
+    ask("base verify", job["base"]["id"], "--sample", "5%")
+    verified = run_cli("verify", "--json", env=settings, check=True).document
+    assert of_list("restorable", answered(verified)) == of_list("restorable", documented("verify"))
     ask("hold", first)
-    assert [item["state"] for item in ask("base list")["items"]] == ["unfinished", "committed", "committed"]
+    assert [item["state"] for item in ask("base list")["items"]] == ["unfinished", *["committed"] * 3]
     ask("release", first)
     ask("base show", "latest")
     (repository / "base/20200101-000000-00000000/intent.json").unlink()
@@ -208,6 +220,13 @@ def test_the_table_of_prune_is_what_it_answers(run_cli: RunCli, local_place: Sto
     assert answered(run_cli("prune", "--dry-run", "--json", env=local_place.environment, check=True).document) == documented(
         "prune"
     )
+
+
+def of_list(name: str, fields: set[str]) -> set[str]:
+    """Those of the items of one list in a document."""
+    found = {field for field in fields if field.startswith(f"{name}[].")}
+    assert found, "nothing is in it"
+    return found
 
 
 def work_of(settings: Mapping[str, str]) -> Work:

@@ -43,6 +43,7 @@ def test_all_is_green_where_all_is_right(case: Case, monkeypatch: pytest.MonkeyP
     }
     assert case.site.run("dump", "create", **settings).code == 0
     assert case.site.run("key", "check", "--identity", str(case.tmp_path / "ours"), **settings).code == 0
+    assert case.site.run("verify", **settings, ENCRYPTION_IDENTITY_FILE=str(case.tmp_path / "ours")).code == 0
     lines = case.look(monkeypatch, settings)
     notes = {name: line.finding.text for name, line in lines.items() if line.finding.colour is not GREEN}
     if notes.get("databases", "").startswith("not dumped: test_"):

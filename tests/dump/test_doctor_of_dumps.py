@@ -1,5 +1,6 @@
 """`doctor` on what is in the repository, and on keys: each check is made to fail."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -63,6 +64,46 @@ def a_database_was_renamed(case: Case) -> Mapping[str, str]:
 def there_is_no_dump(case: Case) -> Mapping[str, str]:
     shutil.rmtree(case.folder / "database")
     return {"BACKUP_DATABASES": ""}
+
+
+@breaks("verify", YELLOW, "nothing was ever verified")
+def nobody_ever_verified(case: Case) -> Mapping[str, str]:
+    del case
+    return {}
+
+
+@breaks("verify", YELLOW, "8 d 0 h ago was not all read since: more than VERIFY_CYCLE_DAYS (7)")
+def nobody_verified_for_a_week(case: Case) -> Mapping[str, str]:
+    assert case.site.run("verify").code == 0
+    path = case.folder / "verify/report.json"
+    report = json.loads(path.read_bytes())
+    for name in ("begun_at", "ended_at"):
+        report[name] = earlier(report[name])
+    rotation = report["dumps"]["rotation"]
+    report["dumps"]["rotation"] = {name: earlier(moment) for name, moment in rotation.items()}
+    path.write_text(json.dumps(report))
+    return {}
+
+
+def earlier(moment: str) -> str:
+    return (datetime.fromisoformat(moment) - timedelta(days=8)).isoformat()
+
+
+@breaks("verify", RED, "1 thing is damaged")
+def what_was_dumped_rotted(case: Case) -> Mapping[str, str]:
+    path = case.object(case.site.recent, f"{case.site.database}.dump.zst")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert case.site.run("verify", "--read-data").code == 13
+    return {}
+
+
+@breaks("verify", RED, "verify/report.json is damaged")
+def the_report_of_verify_is_damaged(case: Case) -> Mapping[str, str]:
+    (case.folder / "verify").mkdir()
+    (case.folder / "verify/report.json").write_text("{")
+    return {}
 
 
 @breaks("damaged dumps", RED, "the newest dump is damaged")

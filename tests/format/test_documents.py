@@ -28,6 +28,7 @@ from clipper_backup.format.documents import (
     SequenceRecord,
     StoredObject,
     TableRecord,
+    VerifyReport,
     Versions,
     decode,
     encode,
@@ -43,6 +44,7 @@ KINDS: dict[str, type[Document]] = {
     "retention.json": RetentionMark,
     "holder.json": LeaseHolder,
     "key-check.json": KeyCheck,
+    "verify-report.json": VerifyReport,
 }
 """One document of each kind as format 1 first wrote it. They are in people's buckets: never write these files anew."""
 

@@ -18,7 +18,7 @@ import pytest
 from clipper_backup import linux
 from clipper_backup.errors import AccessError, ClipperError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
 from clipper_backup.store import local
-from clipper_backup.store.local import LocalStore, _translated
+from clipper_backup.store.local import LocalStore, _MountedReadOnlyError, _translated
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES
 
 
@@ -436,13 +436,14 @@ def test_a_draft_that_somebody_removes_is_an_error(root: Path, store: LocalStore
     (errno.EFBIG, StoreError, "cannot write /r/k: too large for this file system", "free space"),
     (errno.EACCES, AccessError, "no access to /r/k: permission denied", "user id"),
     (errno.EPERM, AccessError, "no access to /r/k: operation not permitted", "hard links"),
-    (errno.EROFS, StoreError, "cannot write /r/k: read-only file system", "read-only"),
+    (errno.EROFS, _MountedReadOnlyError, "cannot write /r/k: read-only file system", "read-only"),
     (errno.ENOTDIR, StoreError, "cannot write /r/k: not a directory", "stands where a folder"),
     (errno.EIO, StoreError, "cannot use /r/k: input/output error", ""),
 ])  # fmt: skip
 def test_what_the_operating_system_says_becomes_ours(number: int, kind: type[ClipperError], said: str, hinted: str) -> None:
     error = _translated(OSError(number, os.strerror(number)), Path("/r/k"))
     assert (type(error), error.message, error.temporary) == (kind, said, False)
+    assert isinstance(error, AccessError) is (number in {errno.EACCES, errno.EPERM, errno.EROFS}), "who would only note, may not"
     assert hinted in " ".join(error.hints)
 
 

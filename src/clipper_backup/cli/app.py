@@ -52,6 +52,7 @@ COMMANDS = {
     "restore": "clipper_backup.cli.cmd_restore:restore",
     "status": "clipper_backup.cli.cmd_status:status",
     "doctor": "clipper_backup.cli.cmd_doctor:doctor",
+    "verify": "clipper_backup.cli.cmd_verify:verify",
     "prune": "clipper_backup.cli.cmd_prune:prune",
     "hold": "clipper_backup.cli.cmd_prune:hold",
     "release": "clipper_backup.cli.cmd_prune:release",

@@ -13,7 +13,7 @@ from clipper_backup.ops.base import create as creating
 from clipper_backup.ops.base import delete as deleting
 from clipper_backup.ops.base import read as reading
 from clipper_backup.ops.base import verify as verifying
-from clipper_backup.ops.work import Work, open_work
+from clipper_backup.ops.work import Work, noting, open_work
 from clipper_backup.values import BackupId
 
 app = group("base", "Base backups: the whole cluster page by page, each a full one that costs what changed.")
@@ -93,17 +93,21 @@ def verify(
     unsigned: Unsigned = False,
     context: Context,
 ) -> None:
-    """Look that all a base backup needs is there and unchanged; exit 13 when it is not, 3 without its key."""
-    share = 1.0 if read_data else _share(sample)
+    """Look that all a base backup needs is there and unchanged; exit 13 when it is not, 3 without its key.
+
+    The hints say which instants damage costs. `clipper-backup verify` looks at all base backups, dumps and WAL.
+    """
+    share = 1.0 if read_data else parse_share(sample)
     if read_data and sample is not None:
         raise UsageError("--read-data reads everything: --sample with it makes no sense")
-    work = _work(context, read_only=False, unsigned=unsigned)
+    work = noting(_work(context, read_only=False, unsigned=unsigned))
     verified = verifying.verify_base(work, _find(work, backup_id, unsigned=unsigned), share=share)
     context.answer({"schema": 1, **show_base.verified_document(verified)}, show_base.verified_text(verified))
     verifying.refuse_unopened(verified)
 
 
-def _share(sample: str | None) -> float:
+def parse_share(sample: str | None) -> float:
+    """What `--sample` asks for, 0 to 1; without it 0."""
     if sample is None:
         return 0.0
     try:

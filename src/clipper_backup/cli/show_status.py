@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from clipper_backup.cli import show_physical
+from clipper_backup.cli.show_verify import report_document, report_text
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.config import Settings
 from clipper_backup.format.documents import DumpSummary
@@ -37,6 +38,7 @@ def status_document(status: Status, url: str, physical: PhysicalStatus | None = 
         "recoverable_to": None if to is None else json_time(to),
         "proven_at": None,
         "missing": list(status.missing),
+        "verify": report_document(status.verified, status.now),
         "problems": all_problems(status, physical),
         "pitr": None if physical is None else show_physical.document(physical),
         "items": [
@@ -114,6 +116,7 @@ def status_text(status: Status, url: str, settings: Settings, physical: Physical
         *([("gone", _gone(status))] if status.gone else []),
         *([("sealed to", "\n".join(_opened(status, key) for key in status.keys))] if status.keys else []),
         ("proven", "never: this version keeps no record of restores; `dump restore` compares, and says so when it ends"),
+        ("verified", report_text(status.verified, status.now)),
         ("held", _holds(status, physical)),
         (
             "kept for",

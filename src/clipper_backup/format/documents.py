@@ -19,6 +19,7 @@ FEATURES: frozenset[str] = frozenset()
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 """A moment with its zone: one without could not be compared with the others."""
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Document(msgspec.Struct, kw_only=True, frozen=True):
@@ -307,6 +308,62 @@ class LeaseHolder(Document, kw_only=True, frozen=True):
     holder: str
     purpose: str
     lease_seconds: float | None = None
+
+
+class Rotation(Document, kw_only=True, frozen=True):
+    """Which turns of one kind of unit were read, without a break: those behind `covered_since`, up to `covered_until`.
+
+    `all_read_at`: when the last run that read every unit of the kind began; unset before the first.
+    """
+
+    covered_since: Time
+    covered_until: Time
+    all_read_at: Time | msgspec.UnsetType = msgspec.UNSET
+
+
+class VerifiedKind(Document, kw_only=True, frozen=True):
+    """What a `verify` saw of one kind of unit. Sizes in bytes.
+
+    `covered_bytes` were read within the cycle, for sure; `owed_bytes` are older than a cycle and were not. `damaged` are those
+    that it found, or found to be so still.
+    """
+
+    units: NotNegative
+    size_bytes: NotNegative
+    read_units: NotNegative
+    read_bytes: NotNegative
+    covered_bytes: NotNegative
+    owed_bytes: NotNegative
+    damaged: NotNegative
+    rotation: Rotation | None
+
+
+class VerifyDamage(Document, kw_only=True, frozen=True):
+    """What is wrong with one thing: the key of its unit, or of the object. No path, table or row stands in the text."""
+
+    key: str
+    text: str
+
+
+class VerifyReport(Document, kw_only=True, frozen=True):
+    """`verify/report.json`: what the last `verify` found, and from where the next one goes on.
+
+    `mode` is a word of this version's (rotation, sample, all) or of a later one. `damaged` counts all of the damage, of which
+    `damage` holds the first.
+    """
+
+    schema: int = SCHEMA
+    kind: Literal["verify-report"] = "verify-report"
+    begun_at: Time
+    ended_at: Time
+    software: str
+    mode: str
+    cycle_days: Annotated[int, msgspec.Meta(ge=1)]
+    dumps: VerifiedKind
+    packs: VerifiedKind
+    wal: VerifiedKind
+    damaged: NotNegative
+    damage: list[VerifyDamage]
 
 
 class NewerError(StoreError):

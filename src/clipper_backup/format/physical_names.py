@@ -17,8 +17,21 @@ WAL_FOLDER = "wal/"
 PRUNE_FOLDER = "prune/"
 SNAPSHOTS_FOLDER = "snapshots/"
 RESTORE_TESTS_FOLDER = "restore-tests/"
-OWN = (SYSTEMS_FOLDER, KEYS_FOLDER, PACKS_FOLDER, BASE_FOLDER, WAL_FOLDER, PRUNE_FOLDER, SNAPSHOTS_FOLDER, RESTORE_TESTS_FOLDER)
+VERIFY_FOLDER = "verify/"
+OWN = (
+    SYSTEMS_FOLDER,
+    KEYS_FOLDER,
+    PACKS_FOLDER,
+    BASE_FOLDER,
+    WAL_FOLDER,
+    PRUNE_FOLDER,
+    SNAPSHOTS_FOLDER,
+    RESTORE_TESTS_FOLDER,
+    VERIFY_FOLDER,
+)
 """The folders of a repository beside those of its dumps."""
+
+VERIFY_REPORT = f"{VERIFY_FOLDER}report.json"
 
 BASE_INTENT = "intent.json"
 STARTED = "started.json"

@@ -77,7 +77,7 @@ def opener_of(settings: Settings, recipients: Sequence[str]) -> "Opener":
             yield from chunks
             return
         if settings.encryption_identity_file is None:
-            raise AccessError(f"{key} is sealed, and there is no identity to open it", hints=_IDENTITY_HINTS)
+            raise AccessError(f"{key} is sealed, and there is no identity to open it", hints=IDENTITY_HINTS)
         identities = read_identities(settings.encryption_identity_file)
         source = iter(chunks)
         try:
@@ -101,7 +101,7 @@ def opened_with(identities: "Sequence[Identity]", chunks: Iterable[bytes], key: 
     return unseal(chunks, identities, key) if names.is_sealed(key) else iter(chunks)
 
 
-_IDENTITY_HINTS = ("set ENCRYPTION_IDENTITY_FILE to the file with the identity of the operator, or with the recovery key",)
+IDENTITY_HINTS = ("set ENCRYPTION_IDENTITY_FILE to the file with the identity of the operator, or with the recovery key",)
 
 
 @lru_cache(maxsize=8)  # a pipe can be read only once

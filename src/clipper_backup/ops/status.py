@@ -1,11 +1,12 @@
 """`status`: what could be restored now, from the repository alone: no database, no Prometheus and no key is asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from clipper_backup.errors import IntegrityError, StoreError
-from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark
+from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark, VerifyReport
 from clipper_backup.ops.dump.create import DUMP_LEASE
 from clipper_backup.ops.dump.prune import last_prune
 from clipper_backup.ops.dump.read import Entry, catalog
@@ -13,6 +14,7 @@ from clipper_backup.ops.key_check import key_checks
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import held_dumps, is_ahead, newest
 from clipper_backup.repository.leases import Held, held_lease
+from clipper_backup.repository.verify_report import read_report
 from clipper_backup.values import DumpId, show_names, show_seconds
 
 
@@ -62,7 +64,8 @@ class Status:
     `missing` are the databases that should be in a dump and are in no good one. `gone` are those that the newest good dump no
     longer holds, where nobody said which there should be: that one may have been taken by hand, of one database. `keys` are
     those of the dumps `sealed`.
-    `holds` may name dumps that are not there. `pruned` is what the last prune left, None before the first.
+    `holds` may name dumps that are not there. `pruned` is what the last prune left, None before the first. `verified` is what the
+    last `verify` of everything found, None before the first; `verified_unread` says why that cannot be read, where it cannot.
     """
 
     now: datetime
@@ -76,6 +79,8 @@ class Status:
     pruned: RetentionMark | None
     signatures_checked: bool
     problems: tuple[str, ...]
+    verified: VerifyReport | None = None
+    verified_unread: str | None = None
 
     @property
     def good(self) -> tuple[DumpSummary, ...]:
@@ -133,7 +138,8 @@ def look_at_repository(work: Work) -> Status:
     gone = () if configured else tuple(each for each in newest_of_each if not each.wanted)
     recipients = list(dict.fromkeys(key for summary in reversed(_sealed(newest_of_each, gone)) for key in summary.recipients))
     checks, unread_checks = key_checks(work) if recipients else ({}, {})
-    pruned, unread = _last_prune(work)
+    pruned, unread = _of_mark(lambda: last_prune(work.store))
+    verified, unread_report = _of_mark(lambda: read_report(work.store))
     status = Status(
         now=work.store.now(),
         entries=entries,
@@ -146,15 +152,20 @@ def look_at_repository(work: Work) -> Status:
         pruned=pruned,
         signatures_checked=bool(work.trusted),
         problems=unread,
+        verified=verified,
+        verified_unread=next(iter(unread_report), None),
     )
     found = _problems(status, timedelta(hours=work.settings.dump_max_age_hours))
-    return replace(status, problems=(*found, *unread))
+    return replace(status, problems=(*found, *unread, *unread_report))
 
 
-def _last_prune(work: Work) -> tuple[RetentionMark | None, tuple[str, ...]]:
-    """What the last prune left for the next, None before the first; and what is wrong with it."""
+M = TypeVar("M")
+
+
+def _of_mark(read: Callable[[], M | None]) -> tuple[M | None, tuple[str, ...]]:
+    """What a mark says, None where there is none; and what is wrong with it."""
     try:
-        return last_prune(work.store), ()
+        return read(), ()
     except (IntegrityError, StoreError) as error:
         if error.temporary:
             raise
@@ -204,6 +215,10 @@ def _problems(status: Status, longest: timedelta) -> list[str]:
     ]
     problems += [f"{entry.listed.dump_id} is not trusted: {entry.problem}" for entry in status.untrusted]
     problems += [f"{key.unread}; `key check --identity FILE` writes it anew" for key in status.keys if key.unread]
+    if status.verified is not None and status.verified.damage:
+        damage = status.verified.damage
+        more = f" (and {status.verified.damaged - 1} more)" if status.verified.damaged > 1 else ""
+        problems.append(f"the last verify found damage: {damage[0].text}{more}; `clipper-backup verify` looks again")
     if status.keys and not any(key.check or key.unread for key in status.keys):
         problems.append(f"{status.sealed[-1].id} is sealed, and no check of a key is recorded: `key check --identity FILE`")
     return problems

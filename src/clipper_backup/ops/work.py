@@ -16,6 +16,7 @@ from clipper_backup.format.documents import Repository
 from clipper_backup.ops.events import Emit, Progress, StepBegun, StepDone, Warned
 from clipper_backup.ops.keys import trusted_of
 from clipper_backup.repository.root import open_or_create_repository, open_repository
+from clipper_backup.store.noting import NotingStore
 from clipper_backup.store.opening import Options, open_store
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.readonly import ReadOnlyStore
@@ -68,6 +69,13 @@ def open_work(settings: Settings, clock: Clock, emit: Emit, *, read_only: bool, 
     return Work(
         settings, ReadOnlyStore(store, clock) if read_only else store, clock, emit, () if unsigned else trusted_of(settings)
     )
+
+
+def noting(work: Work) -> Work:
+    """The same for who looks: nothing can be written but what a verify found (rule 88)."""
+    from clipper_backup.repository.verify_report import is_note  # noqa: PLC0415  the hash of it costs what `wal push` must not pay
+
+    return replace(work, store=NotingStore(work.store, work.clock, is_note))
 
 
 def repository_of(work: Work) -> Repository:

@@ -57,7 +57,7 @@ def damage_of_taken(store: Store, parent: BackupId, packs: Collection[PackKey]) 
 
 
 def needing(
-    store: Store, texts: Collection[str], apart_from: BackupId, unknown: Callable[[BackupId, ClipperError], None]
+    store: Store, texts: Collection[str], apart_from: Collection[BackupId], unknown: Callable[[BackupId, ClipperError], None]
 ) -> Iterator[tuple[BackupId, list[str]]]:
     """Each other backup that needs a pack that *texts* name, and those of them; one that a run still takes pages from too.
 
@@ -66,7 +66,7 @@ def needing(
     if not packs_named(texts):
         return
     for listed in list_base_backups(store):
-        if listed.backup_id == apart_from or listed.part(names.PACKS) is None:
+        if listed.backup_id in apart_from or listed.part(names.PACKS) is None:
             continue
         key = names.base_key(listed.backup_id, names.PACKS)
         try:
@@ -125,6 +125,6 @@ def hand_on(store: Store, backup_id: BackupId) -> None:
     def unknown(_: BackupId, error: ClipperError) -> None:
         raise error
 
-    for other, shared in needing(store, leaving.damage, backup_id, unknown):
+    for other, shared in needing(store, leaving.damage, [backup_id], unknown):
         counted = found_by_others(other, {each: mark for each, mark in marks.items() if each in {backup_id, other}})
         add_damage(store, other, [text for text in shared if text in counted])

@@ -392,6 +392,10 @@ def _sync_folder(folder: Path) -> None:
 _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "too large for this file system"}
 
 
+class _MountedReadOnlyError(StoreError, AccessError):
+    """For who writes a store that fails; for who would only note what was read, a refusal like any other."""
+
+
 def _translated(error: OSError, path: Path, *, reading: bool = False) -> ClipperError:
     """The only place where the operating system's errors become ours."""
     reason = (error.strerror or str(error)).lower()
@@ -407,7 +411,7 @@ def _translated(error: OSError, path: Path, *, reading: bool = False) -> Clipper
             f"no access to {path}: {reason}", hints=[f"user id {os.geteuid()} must be able to {needed} there{links}"]
         )
     if error.errno == errno.EROFS:
-        return StoreError(f"cannot write {path}: {reason}", hints=["the file system is mounted read-only"])
+        return _MountedReadOnlyError(f"cannot write {path}: {reason}", hints=["the file system is mounted read-only"])
     if error.errno in {errno.EEXIST, errno.EISDIR, errno.ENOTDIR}:
         return StoreError(
             f"cannot write {path}: {reason}",

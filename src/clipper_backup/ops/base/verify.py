@@ -1,5 +1,7 @@
 """`base verify`: what a base backup needs is there, and is what was stored; what is found is written beside it.
 
+`verify`, which looks at all of them, is made of the same parts (`ops/verify`).
+
 Objects are always read whole. Of packs the listing is looked at; read are those of a sample, or all of them, and always those in
 which any verify found damage. With all of them each file is put together too, where a key opens it: a forged page passes
 everything else. Only that takes back what an earlier verify found. Damage of a pack is written beside each backup that needs it,
@@ -10,6 +12,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -25,6 +28,7 @@ from clipper_backup.ops.base.read import base_summary
 from clipper_backup.ops.base.wal import unarchived
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.lost_instants import HEALS_HINTS, told_cost
 from clipper_backup.ops.work import Work, step
 from clipper_backup.repository.base_backups import (
     LOST_HINTS,
@@ -82,45 +86,79 @@ def verify_base(work: Work, backup_id: BackupId, *, share: float) -> BaseVerifie
     IntegrityError names what is wrong, after it was written into verify.json. NewerError, where nothing is wrong with what
     could be read: a newer version wrote the rest.
     """
-    summary, marks, begun_at = base_summary(work, backup_id), _marks(work), work.store.now()
+    summary, marks, begun_at = base_summary(work, backup_id), marks_of(work), work.store.now()
     opened = not summary.sealed or work.settings.encryption_identity_file is not None
     damage: list[str] = []
     newer: list[NewerError] = []
-    _objects(work, summary, damage, newer, opened=opened)
-    packs = _packs_of(work, summary, damage)
+    read_objects(work, summary, damage, newer, opened=opened)
+    packs = packs_of(work, summary, damage)
     read_bytes = files = 0
     whole_bytes = sum(row[1] for of_run in packs.runs for row in of_run.packs)
     if packs.runs:
         damage += lost_packs(packs, list_packs(work.store))
         chosen = list(_chosen(packs, share, packs_named(text for mark in marks.values() for text in mark.damage)))
         read_bytes = sum(facts.size_bytes for _, facts in chosen)
-        _read_packs(work, summary, chosen, damage)
-    if share >= 1 and opened and not newer:
-        files = _files(work, summary, damage, newer)
-    _wal(work, summary, damage)
+        read_packs_whole(work, summary.repository_id, chosen, damage)
+    whole = share >= 1 and opened
+    if whole and not newer:
+        files = put_together(work, summary, damage, newer)
+    damage += own_wal_damage(work, summary)
     needed = {pack for pack, _ in needed_packs(packs)}
-    again = _marks(work)  # anew: other verifies wrote theirs meanwhile
-    if share >= 1 and opened and not newer:
-        known = naming(found_meanwhile(backup_id, marks, again, begun_at), needed)
-    else:
-        former = again.get(backup_id)
-        known = [] if former is None else [text for text in former.damage if not text.startswith(_READ_ALWAYS)]
-        known += known_damage(backup_id, again, needed)
-    damage += [text for text in dict.fromkeys(known) if text not in damage]
     read_share = read_bytes / whole_bytes if whole_bytes else 1.0
-    mark = VerifyMark(id=str(backup_id), begun_at=begun_at, verified_at=work.store.now(), share=read_share, damage=damage)
-    try:
-        refuse_newer(again.get(backup_id))
-        _written_down(work, lambda: write_mark(work.store, backup_id, mark, damage), bad=bool(damage))
-    except NewerError as error:
-        work.emit(Warned(f"what was found is not written down: {error}"))
-        newer.append(error)
-    _mark_others(work, backup_id, damage)
+    look = Look(backup_id, begun_at, marks, read_share, whole=whole and not newer)
+    damage = settle(work, look, damage, needed, newer)
+    mark_others(work, [backup_id], damage)
     if damage:
-        raise IntegrityError(f"the base backup {backup_id} is damaged: {shown(damage)}", hints=[*damage[1:20], *LOST_HINTS])
+        raise _damaged(work, backup_id, damage)
     if newer:
         raise newer[0]
     return BaseVerified(summary, sum(len(of_run.packs) for of_run in packs.runs), read_bytes, read_share, files, opened)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at one base backup, which began at `begun_at`, when `marks` said what was known.
+
+    `share` of its packs' bytes was read; `whole`: all of it, and its files were put together.
+    """
+
+    backup_id: BackupId
+    begun_at: datetime
+    marks: Marks
+    share: float
+    whole: bool
+
+
+def settle(work: Work, look: Look, damage: Sequence[str], needed: Collection[PackKey], newer: list[NewerError]) -> list[str]:
+    """Write down what a look at a backup, which needs those packs, found; the answer has what is known from before, too.
+
+    A mark that a newer version wrote stays, which *newer* then says.
+    """
+    again = marks_of(work)  # anew: other verifies wrote theirs meanwhile
+    if look.whole:
+        known = naming(found_meanwhile(look.backup_id, look.marks, again, look.begun_at), needed)
+    else:
+        former = again.get(look.backup_id)
+        known = [] if former is None else [text for text in former.damage if not text.startswith(_READ_ALWAYS)]
+        known += known_damage(look.backup_id, again, needed)
+    every = [*damage, *(text for text in dict.fromkeys(known) if text not in damage)]
+    mark = VerifyMark(
+        id=str(look.backup_id), begun_at=look.begun_at, verified_at=work.store.now(), share=look.share, damage=every
+    )
+    try:
+        refuse_newer(again.get(look.backup_id))
+        written_down(work, lambda: write_mark(work.store, look.backup_id, mark, every), bad=bool(every))
+    except NewerError as error:
+        work.emit(Warned(f"what was found is not written down: {error}"))
+        newer.append(error)
+    return every
+
+
+def _damaged(work: Work, backup_id: BackupId, damage: Sequence[str]) -> IntegrityError:
+    costs = told_cost(work, bad_backups=[backup_id])
+    return IntegrityError(
+        f"the base backup {backup_id} is damaged: {shown(damage)}", hints=[*damage[1:20], *costs, *HEALS_HINTS, *LOST_HINTS]
+    )
 
 
 def refuse_unopened(verified: BaseVerified) -> None:
@@ -132,7 +170,8 @@ def refuse_unopened(verified: BaseVerified) -> None:
         )
 
 
-def _objects(work: Work, summary: BaseSummary, damage: list[str], newer: list[NewerError], *, opened: bool) -> None:
+def read_objects(work: Work, summary: BaseSummary, damage: list[str], newer: list[NewerError], *, opened: bool) -> None:
+    """Read each object that the backup commits, and where it is *opened* its manifest line by line."""
     opener = opener_of(work.settings, summary.recipients)
     with step(work, "objects", f"read the objects of {summary.id}") as running:
         for part in summary.objects:
@@ -159,7 +198,8 @@ def _check_manifest(work: Work, summary: BaseSummary, damage: list[str]) -> None
         damage.append(f"{part_of(summary, 'manifest').key} is as committed, and no manifest as it must be")
 
 
-def _packs_of(work: Work, summary: BaseSummary, damage: list[str]) -> PacksDocument:
+def packs_of(work: Work, summary: BaseSummary, damage: list[str]) -> PacksDocument:
+    """The packs that it needs; none where nobody can say, which is damage."""
     try:
         return read_packs(work.store, summary)
     except IntegrityError as error:
@@ -168,7 +208,7 @@ def _packs_of(work: Work, summary: BaseSummary, damage: list[str]) -> PacksDocum
         return PacksDocument(id=summary.id, runs=[])
 
 
-def _marks(work: Work) -> Marks:
+def marks_of(work: Work) -> Marks:
     """What was found in any base backup."""
     return read_marks(work.store, list_base_backups(work.store))
 
@@ -191,7 +231,8 @@ def _chosen(packs: PacksDocument, share: float, known: Collection[PackKey]) -> I
         yield pack, facts
 
 
-def _read_packs(work: Work, summary: BaseSummary, chosen: Sequence[tuple[PackKey, PackFacts]], damage: list[str]) -> None:
+def read_packs_whole(work: Work, repository_id: str, chosen: Sequence[tuple[PackKey, PackFacts]], damage: list[str]) -> None:
+    """Read each of those packs once, and compare every byte."""
     if not chosen:
         return
     total = sum(facts.size_bytes for _, facts in chosen)
@@ -201,7 +242,7 @@ def _read_packs(work: Work, summary: BaseSummary, chosen: Sequence[tuple[PackKey
     ):
         done = 0
         for problem, (_, facts) in zip(
-            pool.map(lambda each: _problem_of_pack(work, summary, *each), chosen), chosen, strict=True
+            pool.map(lambda each: _problem_of_pack(work, repository_id, *each), chosen), chosen, strict=True
         ):  # fmt: skip
             done += facts.size_bytes
             running.progress(done, total)
@@ -210,15 +251,15 @@ def _read_packs(work: Work, summary: BaseSummary, chosen: Sequence[tuple[PackKey
         running.done = f"{show_count(len(chosen), 'pack')} read, {show_bytes(total)}"
 
 
-def _problem_of_pack(work: Work, summary: BaseSummary, pack: PackKey, facts: PackFacts) -> str | None:
+def _problem_of_pack(work: Work, repository_id: str, pack: PackKey, facts: PackFacts) -> str | None:
     try:
-        verify_pack(work.store, pack, facts, summary.repository_id)
+        verify_pack(work.store, pack, facts, repository_id)
     except IntegrityError as error:
         return str(error)
     return None
 
 
-def _files(work: Work, summary: BaseSummary, damage: list[str], newer: list[NewerError]) -> int:
+def put_together(work: Work, summary: BaseSummary, damage: list[str], newer: list[NewerError]) -> int:
     """Put together each file; how many there are."""
     opener = opener_of(work.settings, summary.recipients)
     keys = DataKeys(work.store, summary.repository_id, opener) if summary.sealed else None
@@ -254,16 +295,20 @@ def _files(work: Work, summary: BaseSummary, damage: list[str], newer: list[Newe
     return done
 
 
-def _wal(work: Work, summary: BaseSummary, damage: list[str]) -> None:
+def own_wal_damage(work: Work, summary: BaseSummary) -> list[str]:
+    """What is wrong with the WAL from its start to its stop, as listings and claims show it."""
     size = summary.sizes.segment_bytes
     first, last = Segment.parse(summary.first_segment, size), Segment.parse(summary.last_segment, size)
     catalog = WalCatalog(work.store, summary.system_id, size)
-    damage += [f"segment {segment} of its WAL is missing from the archive" for segment in unarchived(catalog, first, last)]
-    damage += [f"segment {segment} of its WAL {FOREIGN}" for segment in foreign_wal(catalog, summary)]
+    lost = [f"segment {segment} of its WAL is missing from the archive" for segment in unarchived(catalog, first, last)]
+    return lost + [f"segment {segment} of its WAL {FOREIGN}" for segment in foreign_wal(catalog, summary)]
 
 
-def _written_down(work: Work, write: Callable[[], None], *, bad: bool) -> None:
-    """Write down what was found; who may only read says so. A store that fails raises only where nothing *bad* is to be told."""
+def written_down(work: Work, write: Callable[[], None], *, bad: bool) -> bool:
+    """Write down what was found; who may only read says so. A store that fails raises only where nothing *bad* is to be told.
+
+    Whether it was written.
+    """
     try:
         write()
     except AccessError as error:
@@ -272,18 +317,21 @@ def _written_down(work: Work, write: Callable[[], None], *, bad: bool) -> None:
         if not bad:
             raise
         work.emit(Warned(f"the damage could not be written down: {error}", error.hints))
+    else:
+        return True
+    return False
 
 
-def _mark_others(work: Work, backup_id: BackupId, damage: Sequence[str]) -> None:
+def mark_others(work: Work, apart_from: Collection[BackupId], damage: Sequence[str]) -> None:
     """Write what was found in packs beside each other backup that needs them, and say which those are."""
 
     def unknown(other: BackupId, error: ClipperError) -> None:
         work.emit(Warned(f"whether {other} is damaged too was not found out: {error}", error.hints))
 
     others = []
-    for other, shared in needing(work.store, damage, backup_id, unknown):
+    for other, shared in needing(work.store, damage, apart_from, unknown):
         others.append(str(other))
-        _written_down(work, partial(add_damage, work.store, other, shared), bad=True)
+        written_down(work, partial(add_damage, work.store, other, shared), bad=True)
     if others:
         work.emit(Warned(f"needed by other base backups too, which are not good either: {', '.join(others)}"))
 

@@ -10,6 +10,7 @@ from clipper_backup.ops.findings import SKEW, Finding, green, red, yellow
 from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
 from clipper_backup.repository.retention import GARBAGE_AGE
 from clipper_backup.repository.root import open_repository
+from clipper_backup.repository.verify_report import covered_share, overdue
 from clipper_backup.values import show_count, show_names, show_seconds, show_time
 
 _HELD_TOO_LONG = timedelta(days=1)
@@ -72,6 +73,39 @@ def _damaged_dumps(here: Surroundings) -> Finding:
     text = f"{len(damaged)}, the newest of them {damaged[-1].listed.dump_id}: {damaged[-1].problem}"
     committed = [entry for entry in here.status.entries if entry.listed.committed]
     return red(f"the newest dump is damaged ({text})") if damaged[-1] is committed[-1] else yellow(text)
+
+
+_DAILY = 'run it daily, by cron: `0 5 * * *  clipper-backup verify --quiet`; in Kubernetes a CronJob with the args ["verify"]'
+
+
+@check(
+    "verify",
+    "whether what is stored was read lately, all of it within VERIFY_CYCLE_DAYS, and no damage is known",
+    f"`clipper-backup verify` looks at everything and reads its share; {_DAILY}",
+    needs=["repository"],
+)
+def _verify(here: Surroundings) -> Finding:
+    status = here.status
+    report = status.verified
+    if status.verified_unread is not None:
+        return red(status.verified_unread, "`clipper-backup verify` writes it anew")
+    if report is None:
+        committed = any(entry.listed.committed for entry in status.entries) or here.physical is not None
+        return yellow("nothing was ever verified") if committed else green("there is nothing to verify yet")
+    ago = show_seconds(max(0.0, (status.now - report.ended_at).total_seconds()))
+    if report.damage:
+        return red(
+            f"{show_count(report.damaged, 'thing is', 'things are')} damaged, {ago} ago: {report.damage[0].text}", _LOOK_AGAIN
+        )
+    if (behind := overdue(report, status.now)) is not None:
+        text = f"what was stored {show_seconds(behind.total_seconds())} ago was not all read since"
+        return yellow(f"{text}: more than VERIFY_CYCLE_DAYS ({report.cycle_days})")
+    return green(
+        f"{ago} ago; {covered_share(report, status.now):.0%} of all bytes read within {show_count(report.cycle_days, 'day')}"
+    )
+
+
+_LOOK_AGAIN = "`clipper-backup verify` looks again, and says what to type next"
 
 
 @check(

@@ -1,15 +1,15 @@
 """`dump verify`: every byte is there, it is an archive, and it holds the rows that were counted when it was made."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from clipper_backup.config import Settings
-from clipper_backup.errors import IncompleteError, IntegrityError, ToolError
+from clipper_backup.errors import AccessError, IncompleteError, IntegrityError, ToolError, ToolMissingError
 from clipper_backup.format.documents import DatabaseRecord, DumpDetails, DumpSummary, StoredObject
 from clipper_backup.ops.dump.read import details_of, plain_stream, summary_of, tar_members
+from clipper_backup.ops.keys import IDENTITY_HINTS
 from clipper_backup.ops.work import Step, Work, login_of, step, together
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.archive import Contents, CopyCounter, Head, read_contents
@@ -30,18 +30,69 @@ class Verified:
     rows: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with an object of a dump. `text` may name tables and rows, which is not for what lies open in a store."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DumpSeen:
+    """What reading all that a dump commits found.
+
+    `closed`: its bytes were compared and not what they hold, since no key at hand opens it or no pg_restore reads it.
+    """
+
+    problems: Sequence[Problem]
+    tables: int = 0
+    rows: int = 0
+    closed: AccessError | ToolMissingError | None = None
+
+
 def verify_dump(work: Work, dump_id: DumpId) -> Verified:
     """Read everything the dump commits and compare. IntegrityError lists all that is wrong, not only the first thing."""
     summary = summary_of(work, dump_id)
+    if not (summary.sealed and work.settings.encryption_identity_file is None):
+        _pg_restore(work.settings, summary)
+    seen = look_at_dump(work, summary)
+    if seen.problems:
+        told = "; ".join(problem.text for problem in seen.problems)
+        raise IntegrityError(f"{dump_id} is damaged: {told}", hints=LOST_HINTS)
+    if seen.closed is not None:
+        if summary.sealed and work.settings.encryption_identity_file is not None:
+            raise seen.closed
+        raise IncompleteError(
+            f"every stored byte of {summary.id} is as committed, but it is sealed and was not opened",
+            hints=["set ENCRYPTION_IDENTITY_FILE to have its rows counted too"],
+        )
+    known = summary.fingerprint != "off"
+    return Verified(summary, len(summary.objects), summary.stored_bytes, seen.tables, seen.rows if known else None)
+
+
+def look_at_dump(work: Work, summary: DumpSummary) -> DumpSeen:
+    """Read everything that a dump commits, with what opens it where that is at hand."""
     if summary.sealed and work.settings.encryption_identity_file is None:
-        _verify_unopened(work, summary)
-    binaries = _pg_restore(work.settings, summary)
-    problems: list[str] = []
+        why = AccessError(f"{summary.id} is sealed, and there is no identity to open it", hints=IDENTITY_HINTS)
+        return DumpSeen(_compare_bytes(work, summary), closed=why)
+    try:
+        binaries = _pg_restore(work.settings, summary)
+        return _look_inside(work, summary, binaries)
+    except (ToolMissingError, AccessError) as error:
+        if isinstance(error, AccessError) and not summary.sealed:
+            raise
+        return DumpSeen(_compare_bytes(work, summary), closed=error)
+
+
+def _look_inside(work: Work, summary: DumpSummary, binaries: Binaries) -> DumpSeen:
+    problems: list[Problem] = []
     details: DumpDetails | None = None
     try:
         details = details_of(work, summary)
     except IntegrityError as error:
-        problems.append(str(error))
+        part = summary.part("details")
+        problems.append(Problem("" if part is None else part.key, str(error)))
     rows = tables = 0
     for stored in summary.objects:
         if stored.role == "details":
@@ -52,19 +103,16 @@ def verify_dump(work: Work, dump_id: DumpId) -> Verified:
             else:
                 record = details.database(stored.database or "") if details is not None else None
                 if details is not None and record is None:
-                    problems.append(f"the details do not know database {stored.database}")
+                    problems.append(Problem(stored.key, f"the details do not know database {stored.database}"))
                 tables_here, rows_here = _verify_archive(work, summary, stored, record, binaries)
                 tables, rows = tables + tables_here, rows + rows_here
         except IntegrityError as error:
-            problems.append(str(error))
-    if problems:
-        raise IntegrityError(f"{dump_id} is damaged: {'; '.join(problems)}", hints=LOST_HINTS)
-    known = summary.fingerprint != "off"
-    return Verified(summary, len(summary.objects), summary.stored_bytes, tables, rows if known else None)
+            problems.append(Problem(stored.key, str(error)))
+    return DumpSeen(problems, tables, rows)
 
 
-def _verify_unopened(work: Work, summary: DumpSummary) -> NoReturn:
-    """Without an identity only the stored bytes can be compared: what they hold stays unknown, and that is said."""
+def _compare_bytes(work: Work, summary: DumpSummary) -> list[Problem]:
+    """Without an identity only the stored bytes can be compared: what they hold stays unknown."""
     problems = []
     for stored in summary.objects:
         with step(work, f"verify {stored.key}", f"{stored.key}: read it, compare its SHA-256") as running:
@@ -72,14 +120,9 @@ def _verify_unopened(work: Work, summary: DumpSummary) -> NoReturn:
                 for _ in running.metered(read_checked(work.store, summary, stored.key), stored.size_bytes):
                     pass
             except IntegrityError as error:
-                problems.append(str(error))
+                problems.append(Problem(stored.key, str(error)))
             running.done = f"{stored.key}: {show_bytes(stored.size_bytes)} read"
-    if problems:
-        raise IntegrityError(f"{summary.id} is damaged: {'; '.join(problems)}", hints=LOST_HINTS)
-    raise IncompleteError(
-        f"every stored byte of {summary.id} is as committed, but it is sealed and was not opened",
-        hints=["set ENCRYPTION_IDENTITY_FILE to have its rows counted too"],
-    )
+    return problems
 
 
 def _pg_restore(settings: Settings, summary: DumpSummary) -> Binaries:

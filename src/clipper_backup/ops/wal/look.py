@@ -166,6 +166,11 @@ class Looker:
         self._now = work.store.now()
 
     @property
+    def now(self) -> datetime:
+        """When it began to look, by the store's clock."""
+        return self._now
+
+    @property
     def repository_id(self) -> bytes:
         """What the headers of this repository's files say."""
         return physical_id(self._repository)
@@ -276,7 +281,7 @@ class Looker:
         current = system.current
         assert current is not None and current.survey is not None and current.survey.window is not None  # noqa: S101, PT018  it has a window
         try:
-            end = self._newest_end(system.entry, current.survey.line, current.survey.window)
+            end = self.end_of(system.entry, current.survey.line, current.survey.window)
         except IntegrityError as error:
             return window, [f"the end of the WAL cannot be read: {error.message}"]
         # What was committed before the backup ended is in it: there is no instant before.
@@ -300,7 +305,7 @@ class Looker:
                 refused.append(error.message)
         return refused
 
-    def _newest_end(self, entry: SystemEntry, line: Line, run: Run) -> datetime | None:
+    def end_of(self, entry: SystemEntry, line: Line, run: Run) -> datetime | None:
         """When the last transaction ended that the run holds; None where no map tells and no key opens the WAL.
 
         IntegrityError where it cannot be read.

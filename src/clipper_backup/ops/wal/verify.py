@@ -4,9 +4,10 @@ With *read_data* every file is read to its end, opened and compared.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 from clipper_backup.errors import AccessError, IntegrityError, ObjectMissingError, StoreError
@@ -26,7 +27,7 @@ from clipper_backup.format.wal_objects import (
     place_of,
     signed_by,
 )
-from clipper_backup.ops.keys import opener_of, read_identities
+from clipper_backup.ops.keys import IDENTITY_HINTS, opener_of, read_identities
 from clipper_backup.ops.wal.look import Looker, SystemSeen, WalSeen
 from clipper_backup.ops.work import Step, Work, step
 from clipper_backup.postgres.history import parse_history
@@ -76,27 +77,77 @@ class _File:
         return [info for suffix, info in self.objects.items() if suffix in _STORED]
 
 
+@dataclass(frozen=True, slots=True)
+class FileSeen:
+    """What a look at a file of the archive found. `read` are the objects that were read to their end and compared.
+
+    `closed`: no key at hand opens it, so that it was not read. `newer`: a newer version wrote it.
+    """
+
+    system_id: str
+    name: str
+    stored: Sequence[ObjectInfo]
+    damage: str | None = None
+    read: Sequence[ObjectInfo] = ()
+    closed: AccessError | None = None
+    newer: NewerError | None = None
+
+
+Chooser = Callable[[Sequence[ObjectInfo]], Collection[str]]
+"""The keys of those of a folder's objects that are to be read to their end."""
+
+
 def verify_wal(work: Work, *, read_data: bool) -> Verified:
     """Verify the whole archive; damage is no error here. AccessError when a sealed file is to be read without an identity."""
+    looker, seen = look_at_links(work)
+    files = stored_bytes = 0
+    damage: list[str] = []
+    newer: list[str] = []
+    unopened: dict[bool, list[str]] = {True: [], False: []}
+    with step(work, "files", "read every file" if read_data else "look at every file") as running:
+        for file in look_at_files(work, looker, seen, _all_of if read_data else _none_of, running):
+            if file.closed is not None:
+                if work.settings.encryption_identity_file is None:
+                    raise file.closed
+                unopened[classify(file.name) is Kind.HISTORY].append(file.name)
+            damage += [] if file.damage is None else [file.damage]
+            newer += [] if file.newer is None else [file.newer.message]
+            files += bool(file.stored)
+            stored_bytes += sum(info.size_bytes for info in file.stored)
+        damage += maps_not_used(work, seen)
+        running.done = f"{show_count(files, 'file')}, {show_bytes(stored_bytes)}" + (", all read" if read_data else "")
+    return Verified(seen, files, stored_bytes, read_data, damage, sorted(newer), sorted(unopened[False]), sorted(unopened[True]))
+
+
+def _all_of(objects: Sequence[ObjectInfo]) -> Collection[str]:
+    return {info.key for info in objects}
+
+
+def _none_of(_: Sequence[ObjectInfo]) -> Collection[str]:
+    return ()
+
+
+def look_at_links(work: Work) -> tuple[Looker, WalSeen]:
+    """Compare every claim and link."""
     looker = Looker(work, whole=True)
     with step(work, "links", "compare claims and links") as running:
         seen = looker.look()
         running.done = f"{show_count(len(seen.gaps), 'gap')} in the window"
-    files = stored_bytes = 0
-    damage: list[str] = []
-    with (
-        step(work, "files", "read every file" if read_data else "look at every file") as running,
-        ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="files") as pool,
-    ):
-        verifier = _Verifier(work, looker.repository_id, running, read_data=read_data)
+    return looker, seen
+
+
+def look_at_files(work: Work, looker: Looker, seen: WalSeen, choose: Chooser, running: Step) -> Iterator[FileSeen]:
+    """Look at the claim and header of every file, and read those to their end that *choose* names."""
+    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="files") as pool:
+        verifier = _Verifier(work, looker.repository_id, running)
         for listed in (listed for system in seen.systems for listed in _folders(work, system)):
-            damage += filter(None, pool.map(verifier.problem, listed))
-            files += sum(bool(file.stored) for file in listed)
-            stored_bytes += sum(info.size_bytes for file in listed for info in file.stored)
-        damage += (problem for system in seen.systems for problem in _maps_not_used(work, system))
-        newer = sorted(verifier.newer)
-        running.done = f"{show_count(files, 'file')}, {show_bytes(stored_bytes)}" + (", all read" if read_data else "")
-    return Verified(seen, files, stored_bytes, read_data, damage, newer, *verifier.unopened())
+            chosen = choose([info for file in listed for info in file.stored])
+            yield from pool.map(partial(verifier.look_at, chosen=chosen), listed)
+
+
+def maps_not_used(work: Work, seen: WalSeen) -> list[str]:
+    """What is wrong with time maps: no restore needs one."""
+    return [problem for system in seen.systems for problem in _maps_not_used(work, system)]
 
 
 def _folders(work: Work, system: SystemSeen) -> Iterator[list[_File]]:
@@ -127,49 +178,47 @@ def _maps_not_used(work: Work, system: SystemSeen) -> Iterator[str]:
 
 
 class _Verifier:
-    def __init__(self, work: Work, repository_id: bytes, running: Step, *, read_data: bool) -> None:
+    def __init__(self, work: Work, repository_id: bytes, running: Step) -> None:
         self._work, self._repository_id, self._running = work, repository_id, running
-        self._read_data = read_data
         self._opener = opener_of(work.settings, work.settings.encryption_recipients)
         identity_file = work.settings.encryption_identity_file
         self._identities = [] if identity_file is None else read_identities(identity_file)
         self._passed, self._lock = 0, threading.Lock()
-        self.newer: list[str] = []
-        self._unopened: list[str] = []
 
-    def problem(self, file: _File) -> str | None:
-        """What is wrong with a file; None when nothing is."""
+    def look_at(self, file: _File, chosen: Collection[str]) -> FileSeen:
+        """What there is to say of a file; its objects of which the keys are *chosen* are read."""
+        seen = FileSeen(file.entry.system_id, file.name, file.stored)
         if keys.CLAIM not in file.objects and file.stored and _PARTIAL not in file.name:
-            return f"{file.name} has no claim: nobody can say that it is what was archived"
+            return replace(seen, damage=f"{file.name} has no claim: nobody can say that it is what was archived")
+        read: list[ObjectInfo] = []
+        closed: AccessError | None = None
         try:
             claim = self._claim(file)
             for info in file.stored:
-                if not self._read_data:
+                if info.key not in chosen or (is_sealed(info.key) and not self._identities):
                     self._look(file, info, claim)
+                    if info.key in chosen:
+                        closed = AccessError(f"{info.key} is sealed, and there is no identity to open it", hints=IDENTITY_HINTS)
                     continue
-                self._read(file, info.key, claim)
+                read.append(info)  # damaged or not
+                try:
+                    self._read(file, info.key, claim)
+                except UnopenedError as error:
+                    closed = error
+                    read.pop()
+                    continue
                 with self._lock:  # files are read side by side
                     self._passed += info.size_bytes
                     self._running.progress(self._passed, None)
         except ObjectMissingError:  # pruned meanwhile
-            return None
-        except UnopenedError:
-            if not self._identities:
-                raise
-            self._unopened.append(file.name)
+            return replace(seen, stored=())
         except NewerError as error:
-            self.newer.append(error.message)
+            return replace(seen, newer=error)
         except (IntegrityError, StoreError) as error:
             if error.temporary:
                 raise
-            return error.message
-        return None
-
-    def unopened(self) -> tuple[list[str], list[str]]:
-        """The names of the files that no identity opens: histories apart."""
-        names = sorted(self._unopened)
-        histories = [name for name in names if classify(name) is Kind.HISTORY]
-        return [name for name in names if name not in histories], histories
+            return replace(seen, damage=error.message, read=read)
+        return replace(seen, read=read, closed=closed)
 
     def _claim(self, file: _File) -> Claim | None:
         if keys.CLAIM not in file.objects:
