@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_backup.errors import UsageError
-from clipper_backup.values import DumpId, Lsn, Secret, parse_bytes, show_bytes, show_names, show_seconds, show_time
+from clipper_backup.values import BackupId, DumpId, Lsn, Secret, parse_bytes, show_bytes, show_names, show_seconds, show_time
 
 SECONDS = st.integers(0, 253_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 """Whole seconds from 1970 to 9987."""
@@ -80,6 +80,18 @@ def test_what_is_no_dump_id(text: str) -> None:
     with pytest.raises(UsageError, match="not a dump id") as caught:
         DumpId.parse(text)
     assert "postgres-backup-20261122-020000" in caught.value.hints[0]
+
+
+@given(st.from_regex(r"[0-2][0-9]{3}[01][0-9][0-3][0-9]-[0-2][0-9][0-6][0-9][0-6][0-9]", fullmatch=True, alphabet="0123456789-"))
+def test_the_time_in_an_id_is_the_one_that_its_digits_say(digits: str) -> None:
+    try:
+        said = datetime.strptime(digits, "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        for parse, text in ((DumpId.parse, f"postgres-backup-{digits}"), (BackupId.parse, f"{digits}-7f3a9c2e")):
+            with pytest.raises(UsageError, match=r"not (a dump id|the id of a base backup)"):
+                parse(text)
+    else:
+        assert DumpId.parse(f"postgres-backup-{digits}").at == said == BackupId.parse(f"{digits}-7f3a9c2e").at
 
 
 @given(st.text(min_size=4))

@@ -12,11 +12,21 @@ from clipper_backup.errors import UsageError
 DUMP_ID_PREFIX = "postgres-backup-"
 WORKING_PREFIX = "clipper_backup_restoring_"
 """How the name of a database begins that a restore is filling."""
-_DUMP_ID = re.compile(r"postgres-backup-([0-9]{8}-[0-9]{6})")
+_DUMP_ID = re.compile(r"postgres-backup-([0-9]{8})-([0-9]{6})")
 _PLAIN_NAME = re.compile(r'(?!["\s])[^,\n]*(?<!\s)')
 _ID_TIME = "%Y%m%d-%H%M%S"
-_BACKUP_ID = re.compile(r"([0-9]{8}-[0-9]{6})-[0-9a-f]{8}")
+_BACKUP_ID = re.compile(r"([0-9]{8})-([0-9]{6})-[0-9a-f]{8}")
 _TIMELINE = re.compile("[0-9A-F]{8}")
+
+
+def _id_time(date: str, time: str) -> datetime:
+    """The time that eight and six digits say, in UTC; ValueError where there is none.
+
+    strptime takes twenty times as long, and a prune reads thousands of ids.
+    """
+    return datetime(
+        int(date[:4]), int(date[4:6]), int(date[6:]), int(time[:2]), int(time[2:4]), int(time[4:]), tzinfo=UTC
+    )  # fmt: skip
 
 
 class Lsn(int):
@@ -73,7 +83,7 @@ class DumpId:
         match = _DUMP_ID.fullmatch(text)
         if match is not None:
             try:
-                return cls(datetime.strptime(match[1], _ID_TIME).replace(tzinfo=UTC))
+                return cls(_id_time(match[1], match[2]))
             except ValueError:
                 pass
         raise UsageError(
@@ -123,7 +133,7 @@ class BackupId:
         match = _BACKUP_ID.fullmatch(self.text)
         if match is None:
             raise ValueError(f"not the id of a base backup: {self.text!r}")
-        return datetime.strptime(match[1], _ID_TIME).replace(tzinfo=UTC)
+        return _id_time(match[1], match[2])
 
     def __str__(self) -> str:
         return self.text
