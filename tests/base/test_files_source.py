@@ -24,9 +24,9 @@ from clipper_backup.postgres.account import server_account
 from clipper_backup.repository.base_backups import list_base_backups, read_base_summary
 from clipper_backup.store.local import LocalStore
 from clipper_backup.values import BackupId
-from fixtures.base import Cluster, archived_cluster, backed_up, contents_of, work_for
+from fixtures.base import Cluster, archived_cluster, backed_up, contents_of, read_bytes, until_older, work_for
 from fixtures.cli import RunCli
-from fixtures.postgres import connect, major_of, private_folder, sql
+from fixtures.postgres import major_of, private_folder, sql
 
 pytestmark = pytest.mark.soak(share=0.4)
 PAGE = 8192
@@ -310,29 +310,12 @@ def test_a_damaged_page_is_told_from_a_torn_one(cluster: Cluster) -> None:
 # -- what is not read
 
 
-def read_bytes() -> int:
-    """How much this process has read so far, of files alone."""
-    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
-
-
 def measured(cluster: Cluster, work: Work) -> tuple[BaseSummary, int]:
     """A base backup, and how much was read for it."""
     with cluster.archiving(work):
         before = read_bytes()
         summary = create_base(work).summary
         return summary, read_bytes() - before
-
-
-def until_older(cluster: Cluster, path: Path, seconds: float) -> None:
-    """Wait until a file is so old, by the clock of its file system."""
-    probe = cluster.released / "probe"
-    with connect(cluster.server) as connection:
-        while True:
-            probe.write_bytes(b"")
-            probe.touch()
-            if probe.stat().st_mtime_ns - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > seconds * 1e9:
-                return
-            connection.execute("SELECT pg_sleep(0.1)")
 
 
 MIB = 1 << 20

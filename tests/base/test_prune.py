@@ -1,11 +1,9 @@
 """The role of `setup database` takes base backups of a real server; a fortnight later prune leaves what the window needs."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 
 import pytest
 
-from clipper_backup.clock import SystemClock
 from clipper_backup.format.manifest import File
 from clipper_backup.ops.job_backup import run_postgres_backup
 from clipper_backup.ops.physical_prune import prune_physical
@@ -16,16 +14,8 @@ from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Timeline
 from fixtures.base import Cluster, archived_cluster, backed_up, contents_of, work_for
+from fixtures.clocks import LaterClock
 from fixtures.postgres import sql
-
-
-class LaterClock(SystemClock):
-    """The machine's, so many days ahead."""
-
-    days = 0.0
-
-    def now(self) -> datetime:
-        return super().now() + timedelta(days=self.days)
 
 
 @pytest.fixture(scope="module", params=[15, 18])

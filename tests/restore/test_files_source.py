@@ -14,16 +14,18 @@ from clipper_backup.format.manifest import File
 from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.events import Event, StepBegun
 from clipper_backup.ops.restore.left_wal import make_plan
+from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.control_file import ControlFile
 from clipper_backup.postgres.page_checksums import page_lsns
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import BackupId
-from fixtures.base import Kept, contents_of
+from fixtures.base import Kept, contents_of, read_bytes, until_older
+from fixtures.dead_primary import replacing, started
 from fixtures.increments import Changing, changing
 from fixtures.oracle import Writer, content_of
-from fixtures.postgres import sql
+from fixtures.postgres import private_folder, sql
 from fixtures.restore import proven, session_in, until
 from fixtures.standby import Site, ended_segment, followed
 
@@ -223,3 +225,53 @@ def check_control_is_newest(work: Work, backup: BaseSummary) -> None:
     ]
     assert len(lsns) > 100
     assert max(lsns) <= int(control.minimum_recovery_end)
+
+
+# -- behind a restore
+
+
+STILL = (
+    "CREATE TABLE still AS SELECT n, repeat('y', 900) t FROM generate_series(1, 20000) n",
+    "VACUUM FREEZE still",
+    "CHECKPOINT",
+)
+
+
+def read_for(server: Changing) -> tuple[BaseSummary, int]:
+    """A base backup, and how many bytes of files were read for it."""
+    before = read_bytes()
+    summary = server.back_up()
+    return summary, read_bytes() - before
+
+
+@pytest.mark.rule(42)
+@pytest.mark.soak(over=["major"])
+@pytest.mark.parametrize("major", [15, 18])
+def test_behind_a_restore_nothing_is_passed_over_that_has_its_former_time_and_size(major: int) -> None:
+    """The server is put back where it was, in the same folder of the same host; then a page of a file of its is changed."""
+    with changing(major, "files") as server:
+        server.do(*STILL)
+        path = server.path("still")
+        until_older(server.cluster, path, 2.1)
+        server.back_up()
+        last, unread = read_for(server)
+        assert unread < path.stat().st_size, "this one passes over what nobody wrote"
+        former = path.stat()
+        server.hold(last)
+        server.cluster.stop()
+        with private_folder() as place:
+            request = replacing(server.cluster, place, Target("latest"))
+            with started(server.work, request, make_plan(server.work, request)) as (_, connection):
+                connection.execute("CHECKPOINT")
+        server.server.start()
+        content = page_at(path, 5)
+        put_page(path, 5, content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+        os.utime(path, ns=(former.st_atime_ns, former.st_mtime_ns))  # as whoever copies it with its times
+        assert (path.stat().st_mtime_ns, path.stat().st_size) == (former.st_mtime_ns, former.st_size)
+        first, read = read_for(server)
+        assert (first.parent, first.timeline, first.source) == (last.id, 2, "files")
+        assert read > first.plain_bytes * 0.95
+        entry, stored = contents_of(server.work, first)[os.fsencode(path.relative_to(server.server.data))]
+        assert stored == path.read_bytes()
+        assert isinstance(entry, File)
+        assert entry.damaged_pages == (5,), "its checksum was looked at"

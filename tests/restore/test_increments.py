@@ -5,7 +5,8 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -266,6 +267,24 @@ class WhileItIsRead:
             self._do()
 
 
+@contextlib.contextmanager
+def amid_reading(path: Path, do: Callable[[], object]) -> Iterator[None]:
+    """Do something once, when this process has read the beginning of a file, and not yet the rest of it."""
+    read, done, number = os.preadv, threading.Event(), path.stat().st_ino
+
+    def reading(descriptor: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
+        got = read(descriptor, buffers, offset, flags)
+        if offset == 0 and not done.is_set() and os.fstat(descriptor).st_ino == number:
+            done.set()
+            do()
+        return got
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "preadv", reading)
+        yield
+    assert done.is_set()
+
+
 def size_in(server: Changing, backup: BaseSummary, path: Path) -> int | None:
     """How many bytes of a file a backup has; None when it has not that file."""
     name = os.fsencode(path.relative_to(server.server.data))
@@ -275,9 +294,10 @@ def size_in(server: Changing, backup: BaseSummary, path: Path) -> int | None:
 
 @pytest.mark.rule(29)
 @pytest.mark.soak(over=["major"])
+@pytest.mark.parametrize("source", ["protocol", "files"])
 @pytest.mark.parametrize("major", [15, 18])
-def test_what_happens_to_a_file_while_it_is_read(major: int) -> None:
-    with changing(major) as server:
+def test_what_happens_to_a_file_while_it_is_read(major: int, source: str) -> None:
+    with changing(major, source) as server:
         space = server.server.directory / "space"
         space.mkdir()
         server_account().own(space)
@@ -286,9 +306,15 @@ def test_what_happens_to_a_file_while_it_is_read(major: int) -> None:
             server.do("DROP TABLE IF EXISTS moving", *FILLED)
             path = server.path("moving")
             before = path.stat().st_size
-            backup = server.back_up(WhileItIsRead(server, partial(server.do, *MEANWHILE[name], "CHECKPOINT")))  # it unlinks files
+            change = partial(server.do, *MEANWHILE[name], "CHECKPOINT")  # it unlinks files
+            if source == "protocol":
+                backup = server.back_up(WhileItIsRead(server, change))
+            else:
+                with amid_reading(path, change):
+                    backup = server.back_up()
             after = path.stat().st_size if path.exists() else None
             assert (size_in(server, backup, path), after != before) == (before, True), name
+            assert backup.pages.damaged == 0
             server.check_restores(server.hold(backup))
 
 
