@@ -40,13 +40,14 @@ from fixtures.sweeps import SOAK, chosen
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600 if SOAK else 300)]
 PRUNE, CREATE = ("prune", "--yes"), ("base", "create")
-DAYS = (-30, -19, -9, -8, -3)
+DAYS = (-40, -25, -9, -8, -3)
+"""The first three take nothing from one another: no page gets so old (MAX_PACK_AGE_DAYS)."""
 KEPT = (-8, -3)
 """What a prune of now keeps with a window of a week."""
 A_GRACE_HOURS = 24.5
 
 
-# -- a month of a cluster
+# -- forty days of a cluster
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Aged:
 
 @pytest.fixture(scope="module")
 def aged(archived15: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Aged:
-    """Each backup takes pages from the one before; the last run of the ninth day never ended.
+    """Each backup takes from the one before what is young; a run of the ninth day from now never ended.
 
     Packs that are doomed already are to be deleted, others to be doomed, two backups and WAL to be removed, some to be refreshed.
     """
