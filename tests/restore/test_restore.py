@@ -529,7 +529,8 @@ def test_killed_at_any_call_to_the_store_it_can_be_repeated(
             shutil.rmtree(place / left, ignore_errors=True)
         died = run_cli(*words, env={**world.settings, FAULTS: f"*:{number}:kill"})
         assert died.code in {-signal.SIGKILL, 0}, died  # with other ranges under way it may call less often
-        run_cli(*words, env=world.settings, check=True)
+        if died.code != 0:
+            run_cli(*words, env=world.settings, check=True)
         pg_verifybackup(world, place / "data")
 
 
