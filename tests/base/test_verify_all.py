@@ -47,6 +47,8 @@ from fixtures.cli import RunCli
 from fixtures.keys import make_keys, opening, sealed_to
 from fixtures.postgres import sql
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 DAY = timedelta(days=1)
 
 

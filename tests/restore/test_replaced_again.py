@@ -23,6 +23,8 @@ from fixtures.postgres import connect, sql
 from fixtures.restore import switch
 from fixtures.wal_archive import MIB, MadeArchive
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 def numbers_of(connection: psycopg.Connection) -> list[int]:
     return [int(n) for (n,) in connection.execute("SELECT n FROM public.rows ORDER BY n").fetchall()]

@@ -27,6 +27,8 @@ from fixtures.dead_primary import backed_up_cluster, buried, replacing, started
 from fixtures.postgres import sql
 from fixtures.restore import switch
 
+pytestmark = pytest.mark.soak(share=0.5)
+
 
 @contextmanager
 def dead_with_archived_wal(place: Path) -> Iterator[tuple[Cluster, Work, list[str]]]:
