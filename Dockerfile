@@ -37,7 +37,7 @@ COPY src src
 # change the times of files, and every start would then compile everything anew.
 RUN tools/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir wheels . \
  && tools/bin/pip --python /opt/clipper-backup/bin/python install --no-deps --no-index --no-compile wheels/*.whl \
- && /opt/clipper-backup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/clipper-backup/lib
+ && /opt/clipper-backup/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash /opt/clipper-backup/lib
 
 FROM base
 COPY --from=build /opt/clipper-backup /opt/clipper-backup

@@ -34,7 +34,7 @@ from fixtures.base import SECRET, Cluster, backed_up, contents_of, work_for
 from fixtures.keys import Key, opening, sealed_to
 from fixtures.postgres import connect, login_to, major_of, private_folder, server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 each_source = pytest.mark.parametrize("source", ["protocol", "files"])
 
 

@@ -28,7 +28,7 @@ from fixtures.base import Cluster, archived_cluster, backed_up, contents_of, rea
 from fixtures.cli import RunCli
 from fixtures.postgres import major_of, private_folder, sql
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 PAGE = 8192
 
 

@@ -20,7 +20,7 @@ from fixtures.base import Cluster, Kept, work_for
 from fixtures.postgres import client_environment, fresh_database
 from fixtures.wal_look import MadeRepository
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 def committed(store: Store) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from clipper_backup.values import BackupId
 from fixtures.base import Cluster, backed_up, contents_of, work_for
 from fixtures.newer import change_manifest, change_summary, cut_anew, object_of, with_link
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 @pytest.fixture

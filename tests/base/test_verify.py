@@ -23,7 +23,7 @@ from clipper_backup.values import BackupId
 from fixtures.base import Cluster, backed_up, work_for
 from fixtures.keys import Key, make_keys, opening, sealed_to
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from fixtures.dump import (
 from fixtures.postgres import client_environment, fresh_database, server_binaries, sql
 from fixtures.sweeps import chosen
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 FLIPS = 5
 

@@ -16,7 +16,7 @@ from fixtures.doctor import GREEN, NAMES, RED, YELLOW, Case
 from fixtures.dump import FAULTS, Site, check_told
 from fixtures.monitoring import RunningPushgateway
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 def test_every_check_is_made_to_fail_in_the_file_of_its_area() -> None:

@@ -15,7 +15,7 @@ from clipper_backup.ops.doctor import of_dumps
 from fixtures.doctor import RED, YELLOW, Breaks, Broken, Case, names_in
 from fixtures.dump import SUMMARY_SUFFIX, let_time_pass
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 breaks = Breaks()
 

@@ -24,7 +24,7 @@ from fixtures.postgres import FAST, fresh_role, login_to, private_folder, server
 from fixtures.wal_archive import MIB, segment_name
 from fixtures.wal_look import MadeRepository
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 DAY_SECONDS = 86_400
 _SECONDS = 60
 

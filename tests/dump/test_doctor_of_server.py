@@ -14,7 +14,7 @@ from fixtures.doctor import GREEN, RED, YELLOW, Breaks, Broken, Case, names_in
 from fixtures.pooler import running_pooler
 from fixtures.postgres import FAST, private_folder, server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 breaks = Breaks()
 

@@ -14,7 +14,7 @@ from clipper_backup.ops.doctor.of_store import PROBE
 from fixtures.doctor import RED, YELLOW, Breaks, Broken, Case, names_in
 from fixtures.dump import FAULTS, copy_dump
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 breaks = Breaks()
 

@@ -13,7 +13,7 @@ from clipper_backup.values import DumpId
 from fixtures.oracle import settings_for, work_for
 from fixtures.postgres import connect, sql
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 LETTERS = {"LATIN1": "é", "EUC_JP": "日本", "SQL_ASCII": "é"}
 RESTORED = "restored_encoding"

@@ -12,7 +12,7 @@ from fixtures.dump import Site, check_told, connection_settings
 from fixtures.postgres import server_binaries
 from fixtures.stores import S3Server
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 # -- PostgreSQL
 

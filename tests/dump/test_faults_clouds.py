@@ -38,7 +38,7 @@ from fixtures.proxy import TcpProxy
 from fixtures.stores import StorePlace, place_in
 from fixtures.sweeps import SOAK
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 NOISE = """
 CREATE TABLE noise (id int PRIMARY KEY, filling bytea);

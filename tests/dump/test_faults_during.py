@@ -21,7 +21,7 @@ from fixtures.dump import (
 from fixtures.postgres import running_server, sql
 from fixtures.proxy import How, TcpProxy
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 COPYING = "wait_event = 'ClientWrite' AND query LIKE 'COPY public.bulk%'"
 

@@ -17,7 +17,7 @@ from fixtures.dump import (
 )
 from fixtures.monitoring import RunningPushgateway, Series
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 JOB = ("job", "postgres-backup")
 

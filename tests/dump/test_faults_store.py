@@ -36,7 +36,7 @@ from fixtures.proxy import Direction, How, TcpProxy
 from fixtures.stores import S3Server, StorePlace, place_in
 from fixtures.sweeps import chosen
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 FAILURES = 3
 

@@ -36,7 +36,7 @@ from fixtures.dump import (
 from fixtures.postgres import connect, fresh_database, sql
 from fixtures.sweeps import chosen
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 KILLS_OF_EACH = 2
 

@@ -12,7 +12,7 @@ from fixtures.cli import RunCli
 from fixtures.dump import WORKING_PREFIX, drop_databases, recommit
 from fixtures.postgres import client_environment, fresh_database, sql
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 COLOURS = 12
 TREE = f"""

@@ -9,7 +9,7 @@ from clipper_backup.postgres.server import PrivateServer
 from fixtures.cli import RunCli
 from fixtures.postgres import client_environment, sql
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 _ANALYZED = "SELECT schemaname::text, tablename::text, attname::text, inherited FROM pg_stats ORDER BY 1, 2, 3, 4"
 

@@ -133,7 +133,7 @@ def everything(store: Store) -> dict[str, bytes]:
     return {info.key: store.get(info.key) for info in store.list("") if not info.key.startswith("locks/")}
 
 
-@pytest.mark.soak(share=0.33)
+@pytest.mark.soak(share=0.25)
 @pytest.mark.parametrize("what", FUTURES)
 def test_nothing_of_the_future_is_called_damage(what: str) -> None:
     """P9. What prune removes is what it removes from the repository of today, or less."""

@@ -14,7 +14,7 @@ from clipper_backup.postgres.server import PrivateServer
 from fixtures.clipper import Database, clipper_database, fill, table_hashes
 from fixtures.postgres import client_environment, connect, fresh_database, server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 @pytest.fixture(scope="module")

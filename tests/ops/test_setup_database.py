@@ -19,7 +19,7 @@ from clipper_backup.values import Secret
 from fixtures.cli import RunCli
 from fixtures.postgres import client_environment, fresh_database, fresh_role, sql
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 PASSWORD = "tell nobody: ünïcode"
 

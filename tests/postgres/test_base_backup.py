@@ -19,7 +19,7 @@ from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import Lsn
 from fixtures.postgres import login_to, major_of, private_folder, running_server, server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 OWN = {b"backup_label", b"tablespace_map"}
 CHANGING = {b"global/pg_control"}

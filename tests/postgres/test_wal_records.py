@@ -22,7 +22,7 @@ from clipper_backup.wal_names import Segment
 from fixtures.postgres import FAST, connect, private_folder, server_binaries, sql
 from fixtures.wal_bytes import MIB, WalWriter
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 _LINE = re.compile(
     r"rmgr: (?P<manager>\S+) +len \(rec/tot\): +\d+/ *(?P<total>\d+), tx: +(?P<xid>\d+),"

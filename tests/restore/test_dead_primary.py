@@ -27,7 +27,7 @@ from fixtures.restore import switch
 from fixtures.sweeps import chosen
 from fixtures.wal_archive import MadeArchive
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 _CLIENTS = 3
 _ACKNOWLEDGED = 300

@@ -29,7 +29,7 @@ from fixtures.postgres import FAST, server_binaries, sql
 from fixtures.restore import Content, World, made_world, pg_amcheck, planned, proven, recovered, session_in, switch, until
 from fixtures.standby import Failover, Site, ended_segment, followed
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 def folder_in(place: Path, name: str) -> Path:

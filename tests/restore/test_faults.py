@@ -31,7 +31,7 @@ from fixtures.restore import MAJORS, Content, World, outcome, pg_verifybackup, s
 from fixtures.server_program import server_program
 from fixtures.sweeps import SOAK, chosen
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 EFFECTS: dict[str, type[ClipperError]] = {"broken": StoreError, "unavailable": StoreError, "denied": AccessError}
 """What the store does, and how the restore ends. (It only reads: an answer that was lost is one that never came.)"""

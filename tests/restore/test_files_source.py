@@ -29,7 +29,7 @@ from fixtures.postgres import private_folder, sql
 from fixtures.restore import proven, session_in, until
 from fixtures.standby import Site, ended_segment, followed
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 PAGE = 8192
 
 FILLED = (

@@ -26,7 +26,7 @@ from fixtures.oracle import Writer
 from fixtures.postgres import connect, sql
 from fixtures.sweeps import SEED, SOAK, chosen
 
-pytestmark = [pytest.mark.soak(share=0.3), pytest.mark.timeout(900 if SOAK else 300)]
+pytestmark = [pytest.mark.soak(share=0.25), pytest.mark.timeout(900 if SOAK else 300)]
 
 STEPS = 8 if SOAK else 2
 PAGE_BYTES = 8192

@@ -55,7 +55,7 @@ from fixtures.restore import (
 from fixtures.server_program import server_environment, server_program
 from fixtures.sweeps import chosen
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 @pytest.fixture

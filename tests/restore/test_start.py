@@ -26,7 +26,7 @@ from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Lsn, Timeline
 from fixtures.postgres import connect, private_folder, server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 SOURCE = ServerSettings(
     max_connections=30,

@@ -37,7 +37,7 @@ from fixtures.sweeps import chosen
 from fixtures.wal import Pushing
 from fixtures.wal_server import SHIM, check_archive, owner_of, ready, until, write_wal
 
-pytestmark = pytest.mark.soak(share=0.3)
+pytestmark = pytest.mark.soak(share=0.25)
 
 _CALLS = 24
 """So many calls a process makes, about, to begin and to archive some six segments: whoever is to die at one of them does."""

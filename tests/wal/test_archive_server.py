@@ -22,7 +22,7 @@ from fixtures.stores import StorePlace
 from fixtures.wal import Pushing
 from fixtures.wal_server import check_archive, owner_of, ready, until, write_wal
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from fixtures.wal_archive import MIB, plain_of, segment_name
 from fixtures.wal_restore import WalPlace
 from fixtures.wal_world import end_reading_ahead
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 HEAVY = {"cyclopts", "rich", "psycopg", "obstore", "prometheus_client", "cryptography", "pyrage", "numpy", "asyncio"}
 

@@ -26,7 +26,7 @@ from fixtures.postgres import private_folder
 from fixtures.wal_server import until
 from fixtures.wal_world import CHILD_ROWS, ROWS, Recovery, World, fetching, hastening, recovering
 
-pytestmark = pytest.mark.soak(share=0.33)
+pytestmark = pytest.mark.soak(share=0.25)
 
 
 @pytest.fixture
