@@ -122,8 +122,12 @@ def half_extended(server: Changing, rng: random.Random) -> None:
 
 
 def append_part_of_a_page(path: Path, rng: random.Random) -> None:
-    """What a machine's crash leaves of an extension: zeros, or anything."""
+    """What a machine's crash leaves of an extension: zeros, or anything.
+
+    In the place of what another one left: two parts would be a whole page, and a server does not read one that is none.
+    """
     length = rng.choice([1, 100, 4096, PAGE_BYTES - 1])
+    os.truncate(path, path.stat().st_size // PAGE_BYTES * PAGE_BYTES)
     with path.open("ab") as file:
         file.write(rng.choice([bytes(length), rng.randbytes(length)]))
 
