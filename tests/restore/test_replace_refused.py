@@ -20,6 +20,8 @@ from fixtures.dead_primary import backed_up_cluster, buried, replacing, rows_of,
 from fixtures.postgres import sql
 from fixtures.restore import switch
 
+pytestmark = pytest.mark.soak(share=0.25)
+
 
 def add(cluster: Cluster, n: int) -> None:
     sql(cluster.server, "postgres", f"INSERT INTO rows VALUES (0, {n}, '')")
