@@ -36,7 +36,7 @@ from fixtures.clocks import LaterClock
 from fixtures.dump import FAULTS, ended, halted, let_time_pass
 from fixtures.postgres import sql
 from fixtures.restore import switch
-from fixtures.sweeps import SOAK, chosen
+from fixtures.sweeps import SOAK, Part, chosen, in_parts
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600 if SOAK else 300)]
 PRUNE, CREATE = ("prune", "--yes"), ("base", "create")
@@ -45,6 +45,8 @@ DAYS = (-40, -25, -9, -8, -3)
 KEPT = (-8, -3)
 """What a prune of now keeps with a window of a week."""
 A_GRACE_HOURS = 24.5
+PARTS = 6
+"""Of each sweep in `make soak`: with one of them a worker may go on alone when the others are done."""
 
 
 # -- forty days of a cluster
@@ -187,9 +189,10 @@ def pruned(aged: Aged, tmp_path_factory: pytest.TempPathFactory) -> Pruned:
 # -- killed
 
 
-def test_kill_at_every_store_call_of_prune(aged: Aged, pruned: Pruned, tmp_path: Path, run_cli: RunCli) -> None:
+@in_parts(PARTS)
+def test_kill_at_every_store_call_of_prune(aged: Aged, pruned: Pruned, part: Part, tmp_path: Path, run_cli: RunCli) -> None:
     """After each that changes anything: who dies between two of these has died after the first."""
-    for method, number in chosen(pruned.writes, 1):
+    for method, number in chosen(pruned.writes, 1, part):
         site = aged.copied_to(tmp_path / f"{method} {number}")
         died = run_cli(*PRUNE, env=site.settings | {FAULTS: f"{method}:{number}:killed"})
         assert died.code == -signal.SIGKILL, died
@@ -204,10 +207,11 @@ def test_kill_at_every_store_call_of_prune(aged: Aged, pruned: Pruned, tmp_path:
 # -- halted, while the other runs
 
 
+@in_parts(PARTS)
 def test_a_base_backup_while_prune_is_halted_at_any_call(
-    aged: Aged, pruned: Pruned, tmp_path: Path, run_cli: RunCli, start_cli: StartCli
+    aged: Aged, pruned: Pruned, part: Part, tmp_path: Path, run_cli: RunCli, start_cli: StartCli
 ) -> None:
-    for number in chosen(range(1, pruned.calls + 1), 1):
+    for number in chosen(range(1, pruned.calls + 1), 1, part):
         site = aged.copied_to(tmp_path / str(number))
         with site.cluster.archiving(site.work):
             sleeper = start_cli(*PRUNE, env=site.settings | {FAULTS: f"*:{number}:stop"})
@@ -250,13 +254,14 @@ MEANWHILE: Mapping[str, Callable[[Site, RunCli], None]] = {
 
 @pytest.mark.rule(76)
 @pytest.mark.rule(99)
+@in_parts(PARTS)
 def test_prune_while_a_base_backup_is_halted_at_any_call(
-    aged: Aged, tmp_path: Path, run_cli: RunCli, start_cli: StartCli
+    aged: Aged, part: Part, tmp_path: Path, run_cli: RunCli, start_cli: StartCli
 ) -> None:
     counted = aged.copied_to(tmp_path / "counted")
     counting = FaultyStore(LocalStore(counted.folder), "get:1000000:broken", SystemClock())
     backed_up(aged.cluster, work_for(aged.cluster, counting, BACKUP_URL=counted.work.store.url))
-    for number, meanwhile in chosen([(n, each) for n in range(1, counting.calls + 1) for each in MEANWHILE], 1):
+    for number, meanwhile in chosen([(n, each) for n in range(1, counting.calls + 1) for each in MEANWHILE], 1, part):
         site = aged.copied_to(tmp_path / f"{number} {meanwhile}")
         with site.cluster.archiving(site.work):
             sleeper = start_cli(*CREATE, env=site.settings | {FAULTS: f"*:{number}:stop"})
