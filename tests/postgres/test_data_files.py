@@ -17,7 +17,7 @@ from clipper_backup.postgres.page_checksums import is_new, page_lsns, wrong_page
 from clipper_backup.values import Lsn
 from fixtures.base import Cluster
 from fixtures.clocks import START
-from fixtures.postgres import sql
+from fixtures.postgres import as_server_account, private_folder, sql
 
 PAGE = 8192
 FAR = Lsn(1 << 60)
@@ -119,20 +119,14 @@ def test_a_tablespace_that_is_not_mounted_here_ends_it(tmp_path: Path) -> None:
     assert [tablespace.path for tablespace in walk.tablespaces] == [os.fsencode(space)]
 
 
-def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = data_folder(tmp_path / "data")
-    (data / "base/5/1259").unlink()
-    (data / "base/5").chmod(0)
-    if os.geteuid() == 0:  # whom no mode stops: as the account nobody
-
-        def as_nobody(folder: bytes) -> object:
-            raise PermissionError(13, "Permission denied", folder)
-
-        monkeypatch.setattr(os, "scandir", as_nobody)
-    with pytest.raises(ClipperError, match="permission denied") as refused:
-        list(DataWalk(os.fsencode(data), 15, 1, b"/data"))
-    assert "run this as the account of the server" in refused.value.hints[0]
-    (data / "base/5").chmod(0o700)
+def test_what_may_not_be_read_is_named() -> None:
+    with private_folder() as folder:
+        data = data_folder(folder / "data")
+        (data / "base/5").chmod(0)
+        with as_server_account(), pytest.raises(ClipperError, match="base/5: permission denied") as refused:
+            list(DataWalk(os.fsencode(data), 15, 1, b"/data"))
+        assert "run this as the account of the server" in refused.value.hints[0]
+        (data / "base/5").chmod(0o700)
 
 
 # -- checksums

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import psutil
 import pytest
@@ -199,22 +201,31 @@ def test_an_error_of_what_it_is_fed_is_not_hidden_and_ends_it(script: Script) ->
 # -- its end
 
 
-def test_a_signal_while_its_reader_starts_pulls_no_pipe_from_under_it(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = threading.Event.wait
-    waits: list[threading.Event] = []
+def test_a_signal_while_its_reader_starts_pulls_no_pipe_from_under_it(script: Script) -> None:
+    waits = 0
 
-    def signalled(event: threading.Event, timeout: float | None = None) -> bool:
-        waits.append(event)
-        if len(waits) == 2:  # the first thread reads its words, the second its output
-            raise StoppedError(signal.SIGTERM)
-        return begun(event, timeout)
+    def stop(number: int, frame: FrameType | None) -> None:  # as Python calls it
+        raise StoppedError(signal.SIGTERM)
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        """Send ourselves the signal where `Thread.start` waits until the thread runs."""
+        nonlocal waits
+        if event == "call" and frame.f_code is threading.Event.wait.__code__:
+            waits += 1
+            if waits == 2:  # the first thread reads its words, the second its output
+                sys.setprofile(None)
+                signal.raise_signal(signal.SIGTERM)
 
     before = {*threading.enumerate()}
-    monkeypatch.setattr(threading.Event, "wait", signalled)
-    with pytest.raises(StoppedError):
-        run(script("echo words; exec sleep 60"), [], ENVIRONMENT)
-    monkeypatch.undo()
-    assert len(waits) == 2
+    handler = signal.signal(signal.SIGTERM, stop)
+    sys.setprofile(look)
+    try:
+        with pytest.raises(StoppedError):
+            run(script("echo words; exec sleep 60"), [], ENVIRONMENT)
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGTERM, handler)
+    assert waits == 2
     # A reader that fails is a warning, and that is an error here.
     wait_until(lambda: {*threading.enumerate()} <= before)
 

@@ -1,6 +1,6 @@
+import ast
 import contextlib
 import os
-import pwd
 import select
 import shutil
 import signal
@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -283,21 +283,24 @@ def test_how_it_ended_is_seen_in_its_control_file(server_folder: Path, major: in
 
 
 @pytest.mark.rule(56)
-def test_one_that_ends_while_it_is_asked_says_nothing_wrong(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_ends_while_it_is_asked_says_nothing_wrong(server_folder: Path) -> None:
     """A recovery that ended just then was told as "is not running", with another exit code than its reason has."""
     with new_server(server_folder, 18) as server:
         server.start()
-        read_text = Path.read_text
+        path = server.data / "postmaster.pid"
+        said = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)  # so whoever reads it waits for the writer
 
-        def ended_meanwhile(path: Path) -> str:
-            text = read_text(path)
-            if path.name == "postmaster.pid":
-                monkeypatch.undo()
+        def end_meanwhile() -> None:
+            with path.open("wb") as file:
                 server.kill9()
-            return text
+                file.write(said)
 
-        monkeypatch.setattr(Path, "read_text", ended_meanwhile)
+        ending = threading.Thread(target=end_meanwhile, daemon=True)
+        ending.start()
         assert server.status() == "ready"
+        ending.join()
         assert (server.status(), server.is_ready) == (None, False)
 
 
@@ -379,20 +382,48 @@ def test_root_lends_the_server_to_an_account_of_its_own(postgres: PrivateServer)
     assert account.is_ours == (os.geteuid() != 0)
 
 
+SAY_ACCOUNT = """
+from clipper_backup.errors import ToolError
+from clipper_backup.postgres.account import server_account
+try:
+    print(server_account())
+except ToolError as error:
+    print(error.message)
+"""
+
+
+def without_root(command: Sequence[str]) -> list[str]:
+    """The same as somebody else where we are root."""
+    # One capability is kept: to read the interpreter and this checkout wherever they are.
+    kept = ["--inh-caps=-all,+dac_override", "--ambient-caps=+dac_override"]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *kept]
+    return [*nobody, *command] if os.geteuid() == 0 else list(command)
+
+
 @pytest.mark.parametrize(
-    ("euid", "users", "expected"), [(0, {"postgres", "nobody"}, "postgres"), (0, {"nobody"}, "nobody"), (77, set(), "77")]
+    ("users", "said"),
+    [
+        ({"postgres": 123, "nobody": 65534}, "Account(name='postgres', uid=123, gid=7)"),
+        ({"nobody": 65534}, "Account(name='nobody', uid=65534, gid=7)"),
+        ({}, "PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody"),
+    ],
 )
-def test_which_account_runs_the_server(monkeypatch: pytest.MonkeyPatch, euid: int, users: set[str], expected: str) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: euid)
-    monkeypatch.setattr(pwd, "getpwnam", {name: pwd.getpwuid(0) for name in users}.__getitem__)
-    assert server_account().name == expected
+def test_which_account_runs_the_server_of_root(tmp_path: Path, users: dict[str, int], said: str) -> None:
+    """On a machine with these users: as root of a namespace in which /etc says so."""
+    (tmp_path / "passwd").write_text("".join(f"{name}:x:{uid}:7::/:/bin/sh\n" for name, uid in ({"root": 0} | users).items()))
+    (tmp_path / "nsswitch.conf").write_text("passwd: files\n")  # systemd's would always know a nobody
+    mounts = " && ".join(f"mount --bind {tmp_path / name} /etc/{name}" for name in ("passwd", "nsswitch.conf"))
+    machine = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    done = subprocess.run([*machine, sys.executable, "-c", SAY_ACCOUNT], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", f"{said}\n")
 
 
-def test_root_without_an_account_to_lend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(pwd, "getpwnam", {}.__getitem__)
-    with pytest.raises(ToolError, match="neither a user postgres nor a user nobody"):
-        server_account()
+def test_whoever_is_not_root_runs_the_server_himself() -> None:
+    script = SAY_ACCOUNT + "import os; print((str(os.geteuid()), os.geteuid(), os.getegid()))"
+    done = subprocess.run(without_root([sys.executable, "-c", script]), capture_output=True, text=True, check=True)
+    account, ours = done.stdout.splitlines()
+    assert account == str(Account(*ast.literal_eval(ours)))
+    assert "uid=0" not in account
 
 
 def test_it_needs_no_root(server_folder: Path) -> None:
@@ -407,17 +438,8 @@ with PrivateServer(Path(sys.argv[1]), Binaries(Path(sys.argv[2]), "", 15), envir
     server.start()
     print(server.status(), Path(f"/proc/{server.pid}").stat().st_uid == os.geteuid() != 0)
 """
-    # One capability is kept: to read the interpreter and this checkout wherever they are.
-    nobody = [
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        "--inh-caps=-all,+dac_override",
-        "--ambient-caps=+dac_override",
-    ]
     command = [sys.executable, "-c", script, str(server_folder / "it"), str(server_binaries(15).bindir)]
-    done = subprocess.run([*nobody, *command] if os.geteuid() == 0 else command, capture_output=True, text=True, check=False)
+    done = subprocess.run(without_root(command), capture_output=True, text=True, check=False)
     assert (done.stderr, done.stdout) == ("", "ready True\n")
 
 

@@ -25,7 +25,6 @@ from clipper_backup.format.frames import (
 from clipper_backup.format.packs import END_BYTES, PackBuilder, PackRow, read_trailer, trailer_bytes
 from clipper_backup.format.page_maps import ZEROS, encode_map, page_hashes
 from clipper_backup.format.physical_names import PACKS_FOLDER, PackKey, parse_pack_key
-from clipper_backup.repository import pack_reader
 from clipper_backup.repository.adoption import doomed_by, longest_age, lowest_share
 from clipper_backup.repository.pack_reader import readers_for, verify_pack
 from clipper_backup.repository.stretch_writer import Stretch
@@ -173,7 +172,7 @@ def test_a_file_of_two_stretches_and_a_short_page() -> None:
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_a_pack_is_read_in_pieces_where_a_stretch_is_large(monkeypatch: pytest.MonkeyPatch, sealed: bool) -> None:
+def test_a_pack_is_read_in_pieces_where_a_stretch_is_large(sealed: bool) -> None:
     """M2: what is held of what is stored does not grow with the stretch."""
     asked: list[int] = []
 
@@ -188,7 +187,7 @@ def test_a_pack_is_read_in_pieces_where_a_stretch_is_large(monkeypatch: pytest.M
     run = runs.backup({"one": content}, sealed=sealed)
     frame = FRAME_PAGES_MAX * PAGE
     for limit, least in ((80 << 20, 1), (5 * frame, 2), (1, 8)):
-        monkeypatch.setattr(pack_reader, "_BATCH_BYTES", limit)
+        runs.batch_bytes = limit
         asked.clear()
         assert runs.restore(run) == {"one": content}
         of_pages = [each for each in asked if each > frame // 2]

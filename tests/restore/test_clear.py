@@ -10,6 +10,7 @@ import pytest
 from clipper_backup.errors import UsageError
 from clipper_backup.ops.restore.clear import clear, refuse_unremovable
 from clipper_backup.postgres.account import server_account
+from fixtures.postgres import as_server_account
 
 MOUNTED = """
 import subprocess, sys
@@ -51,28 +52,21 @@ def test_links_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o500, 0o000])
 def test_what_may_not_be_removed_is_refused_before(place: Path, mode: int) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs a folder of another user")
-    data = place / "data"
+    data, logs = place / "data", place / "data/log"
     (data / "base").mkdir(parents=True)
     server_account().own(data)
     server_account().own(data / "base")
-    logs = data / "log"
-    logs.mkdir(mode=mode)
+    logs.mkdir()
     (logs / "1.log").touch()
-    refuse_unremovable(data)  # root may
-    os.seteuid(server_account().uid)
-    try:
-        with pytest.raises(UsageError, match=r"data cannot be replaced: what lies in .*/log cannot be removed"):
-            refuse_unremovable(data)
-    finally:
-        os.seteuid(0)
-    (logs / "1.log").unlink()
+    logs.chmod(mode)
+    if os.geteuid() == 0:
+        refuse_unremovable(data)  # whom no mode stops
+    refused = r"data cannot be replaced: what lies in .*/log cannot be removed"
+    with as_server_account(), pytest.raises(UsageError, match=refused):
+        refuse_unremovable(data)
     logs.chmod(0o755)
-    os.seteuid(server_account().uid)
-    try:
+    (logs / "1.log").unlink()
+    with as_server_account():
         refuse_unremovable(data)  # an empty one goes with its parent
         clear(data)
-    finally:
-        os.seteuid(0)
     assert list(data.iterdir()) == []

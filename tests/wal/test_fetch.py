@@ -1,12 +1,12 @@
 """`wal fetch`, row by row of its table (docs/design/repository-wal.md, What a restore reads)."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 import pytest
 
+from clipper_backup.clock import VirtualClock
 from clipper_backup.errors import (
     AccessError,
     ClipperError,
@@ -213,19 +213,22 @@ def test_a_young_claim_is_waited_for(restoring: Restoring) -> None:
     assert WAIT_SECONDS <= restoring.clock.monotonic() <= WAIT_SECONDS + 2
 
 
-def test_the_object_arrives_while_it_is_waited_for(restoring: Restoring, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_object_arrives_while_it_is_waited_for(restoring: Restoring) -> None:
     restoring.archive.segments(1, 3, 4)
     restoring.archive.segment(1, 5, stored=False)
     restoring.planned(make_plan())
-    sleep = restoring.clock.sleep
 
-    def put_late(seconds: float) -> None:
-        sleep(seconds)
-        if restoring.clock.monotonic() > 10:
-            restoring.archive.segment(1, 5)
+    class Late(VirtualClock):
+        """After ten seconds it is put."""
 
-    monkeypatch.setattr(restoring.clock, "sleep", put_late)
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.monotonic() > 10:
+                restoring.archive.segment(1, 5)
+
+    restoring.clock = Late(MADE_AT)
     assert restoring.ask((1, 5)) == plain(1, 5)
+    assert 10 < restoring.clock.monotonic() < WAIT_SECONDS
 
 
 def test_a_store_whose_clock_is_ahead_of_ours_is_waited_for_no_longer(restoring: Restoring) -> None:
@@ -506,21 +509,15 @@ def test_without_the_list_of_links_nothing_is_handed_out(restoring: Restoring, n
     assert not restoring.target.exists()
 
 
-def test_the_line_is_written_before_the_rename(restoring: Restoring, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_is_written_before_the_rename(restoring: Restoring) -> None:
     """A fetch that is killed between the two leaves a link without its segment, never the other way round."""
     restoring.archive.segments(1, 3, 3)
     restoring.planned(make_plan())
-    seen: list[list[str]] = []
-    replaced = os.replace
-
-    def watched(source: str, target: str) -> None:
-        if str(target) == str(restoring.target):
-            seen.append(restoring.links)
-        replaced(source, target)
-
-    monkeypatch.setattr(os, "replace", watched)
-    restoring.ask((1, 3))
-    assert seen == [[segment_name(1, 3)]]
+    with pytest.raises(ClipperError, match="No such file or directory"):
+        restoring.fetch().answer(segment_name(1, 3), restoring.pg_wal / "no folder" / "RECOVERYXLOG")
+    assert restoring.links == [segment_name(1, 3)]
+    assert restoring.ask((1, 3)) == plain(1, 3)
+    assert restoring.links == [segment_name(1, 3)]
 
 
 # -- histories

@@ -35,7 +35,7 @@ from clipper_backup.store.protocol import Store
 
 _GAP_BYTES = 128 << 10
 """Frames that lie closer share a range: reading what lies between costs less than asking once more."""
-_BATCH_BYTES = 80 << 20
+BATCH_BYTES = 80 << 20
 """Of a pack's frames held at once, as stored: all those of a stretch of 64 MiB that was stored at once and does not compress."""
 _SMALL_FRAMES_KEPT = 8
 """Of up to 4 MiB: neighbours in a folder were often gathered together, though not in the order of their names."""
@@ -44,11 +44,15 @@ _SMALL_FRAMES_KEPT = 8
 class PackReader:
     """Reads the frames that a backup names; *keys* where it is sealed, None where it is not (never as a frame claims: P5).
 
-    Its files are cut into stretches of *stretch_bytes*, as its manifest says.
+    Its files are cut into stretches of *stretch_bytes*, as its manifest says. Of one pack *batch_bytes* are read at once, or a
+    single frame.
     """
 
-    def __init__(self, store: Store, keys: DataKeys | None, page_bytes: int, stretch_bytes: int) -> None:
+    def __init__(
+        self, store: Store, keys: DataKeys | None, page_bytes: int, stretch_bytes: int, *, batch_bytes: int = BATCH_BYTES
+    ) -> None:
         self._store, self._keys, self._page_bytes, self._stretch_bytes = store, keys, page_bytes, stretch_bytes
+        self._batch_bytes = batch_bytes
         self._lock = threading.Lock()
         self._small_frames: OrderedDict[Reference, bytes] = OrderedDict()
 
@@ -61,7 +65,7 @@ class PackReader:
         """The content of a stretch, compared with its digest, where its map has one. Errors as of `map_of`.
 
         It lies in *room*, where that is given: whoever reads many stretches spares the kernel 64 MiB of new pages for each. In
-        memory are the stretch, and of what is stored _BATCH_BYTES at most.
+        memory are the stretch, and of what is stored *batch_bytes* at most.
         """
         pages = self.map_of(reference, size_bytes)
         content = np.empty(size_bytes, np.uint8).data if room is None else room[:size_bytes]
@@ -76,7 +80,7 @@ class PackReader:
             by_pack[packs[pack_of_row[row]]].append(row)
         for pack, named in by_pack.items():
             named.sort(key=lambda row: int(pages.table.offsets[row]))
-            for rows_read, references in _batches(named, [pages.table.reference(row) for row in named]):
+            for rows_read, references in _batches(named, [pages.table.reference(row) for row in named], self._batch_bytes):
                 for row, each, stored in zip(rows_read, references, self._ranges(pack, references), strict=True):
                     plain = open_frame(stored, each, FrameKind.PAGES, self._cipher(pack))
                     _place(content, plain, of_row[row], pages)
@@ -158,14 +162,16 @@ def readers_for(stretch_bytes: int, most: int) -> int:
     return max(1, min(most, most * STRETCH_BYTES // stretch_bytes))
 
 
-def _batches(rows: Sequence[int], references: Sequence[Reference]) -> Iterator[tuple[Sequence[int], Sequence[Reference]]]:
-    """The frames of one pack, which rise by offset, in batches of which no more than _BATCH_BYTES are read, gaps included."""
+def _batches(
+    rows: Sequence[int], references: Sequence[Reference], most_bytes: int
+) -> Iterator[tuple[Sequence[int], Sequence[Reference]]]:
+    """The frames of one pack, which rise by offset, in batches of which no more than *most_bytes* are read, gaps included."""
     start = held = end = 0
     for number, each in enumerate(references):
         gap = each.offset - end
         held += each.stored_bytes + (gap if gap <= _GAP_BYTES else 0)
         end = each.offset + each.stored_bytes
-        if held > _BATCH_BYTES and number > start:
+        if held > most_bytes and number > start:
             yield rows[start:number], references[start:number]
             start, held = number, each.stored_bytes
     yield rows[start:], references[start:]
