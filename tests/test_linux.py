@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.linux import begin_write_back, sync_filesystem
+from clipper_backup.linux import begin_write_back, kind_in, sync_filesystem
 
 TAKE_AND_FREE = """
 import resource
@@ -53,3 +53,18 @@ def test_a_filesystem_is_synced_or_the_error_says_why(tmp_path: Path) -> None:
         os.close(descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         sync_filesystem(descriptor)
+
+
+def test_of_two_mounts_the_inner_one_counts_whatever_their_names_are() -> None:
+    """Names are bytes: one that is no UTF-8, of a USB disk for one, says nothing of the others."""
+    mounts = (
+        b"21 1 0:20 / / rw - overlay overlay rw\n"
+        b"22 21 8:1 / /mnt/a\\040disk rw shared:1 - ext4 /dev/sda1 rw\n"
+        b"23 21 8:2 / /mnt/\xff\xa0disk rw - vfat /dev/sdb1 rw\n"
+        b"24 21 8:3 / /srv/donn\xc3\xa9es rw - xfs /dev/sdc1 rw\n"
+    )
+    kinds = [
+        kind_in(mounts, Path(place)) for place in ("/srv/données/pg", "/mnt/a disk", "/mnt/\udcff\udca0disk/x", "/srv/other")
+    ]
+    assert kinds == ["xfs", "ext4", "vfat", "overlay"]
+    assert kind_in(b"", Path("/srv")) == "an unknown file system"

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,24 @@ def sync_filesystem(descriptor: int) -> None:
 def kind_of_filesystem(path: Path) -> str:
     """The kind of the file system that *path* lies on, of its nearest folder that exists (proc(5), mountinfo)."""
     folder = next(each for each in (path, *path.parents) if each.exists()).resolve()
-    best, kind = 0, "an unknown file system"
+    found = b""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            left, _, right = line.partition(" - ")
-            mounted = Path(left.split()[4].encode().decode("unicode_escape"))
-            if folder.is_relative_to(mounted) and len(mounted.parts) >= best:
-                best, kind = len(mounted.parts), right.split()[0]
+        found = Path("/proc/self/mountinfo").read_bytes()
+    return kind_in(found, folder)
+
+
+def kind_in(mounts: bytes, folder: Path) -> str:
+    """The kind of the file system that holds *folder*, a real path, by *mounts*: a mountinfo, whose names are bytes."""
+    best, kind = 0, "an unknown file system"
+    for line in mounts.split(b"\n"):
+        left, dash, right = line.partition(b" - ")
+        if not dash:
+            continue
+        # Space, tab, line feed and backslash stand there as \040 and so on; all other bytes as they are.
+        name = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), left.split(b" ")[4])
+        mounted = Path(os.fsdecode(name))
+        if folder.is_relative_to(mounted) and len(mounted.parts) >= best:
+            best, kind = len(mounted.parts), right.split(b" ")[0].decode("ascii", "replace")
     return kind
 
 
