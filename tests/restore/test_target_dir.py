@@ -25,7 +25,7 @@ from clipper_backup.ops.restore.target_dir import (
     look_at,
     size_of,
 )
-from clipper_backup.postgres.account import Account
+from clipper_backup.postgres.account import Account, server_account
 from clipper_backup.postgres.control_file import State
 from clipper_backup.postgres.data_folder import NO_CONTROL_HINT, DataFolder
 from fixtures.clocks import START
@@ -336,11 +336,15 @@ def test_tablespaces_that_cannot_lie_there_are_refused(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     (tmp_path / "old/PG_15_202209061").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "in data").symlink_to(data / "base")
     for folders, words in (
         ({1: tmp_path / "a", 2: tmp_path / "a"}, "one within the other"),
         ({1: tmp_path / "a", 2: tmp_path / "a/b"}, "one within the other"),
         ({1: data / "pg_tblspc/1"}, "one within the other"),
         ({1: tmp_path}, "one within the other"),
+        ({1: tmp_path / "a", 2: tmp_path / "link"}, "one within the other"),
+        ({1: tmp_path / "in data/1"}, "one within the other"),
         ({1: Path("relative")}, "absolute path"),
         ({1: tmp_path / "full"}, "not empty"),
         ({1: tmp_path / "old"}, "not empty"),
@@ -349,6 +353,21 @@ def test_tablespaces_that_cannot_lie_there_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=words):
             check_tablespaces(data, folders, found, US, version=VERSION)
     check_tablespaces(data, {1: tmp_path / "a", 2: tmp_path / "b/c"}, found, US, version=VERSION)
+
+
+@pytest.mark.skipif(US.uid != 0, reason="needs a folder of another user")
+def test_a_folder_of_another_user_that_nobody_else_enters_is_refused(place: Path) -> None:
+    """It cannot be listed either: that is no bug of ours."""
+    (place / "another's").mkdir(mode=0o700)
+    account = server_account()
+    place.chmod(0o755)
+    os.seteuid(account.uid)
+    try:
+        with pytest.raises(UsageError, match="belongs to another user") as caught:
+            check_tablespaces(place / "data", {1: place / "another's"}, Found("absent"), account, version=VERSION)
+    finally:
+        os.seteuid(0)
+    assert "--tablespace 1=" in caught.value.hints[0]
 
 
 @pytest.mark.rule(53)

@@ -274,21 +274,22 @@ def check_tablespaces(data: Path, folders: Mapping[int, Path], found: Found, acc
         hint = f"choose another folder: --tablespace {name.removeprefix('tablespace ')}=DIR"
         if not folder.is_absolute():
             raise UsageError(f"{name} cannot go to {folder}: PostgreSQL wants an absolute path", hints=[hint])
+        real = folder.resolve()  # a folder may have several names
         for other, taken in [("the target folder", data), *places[:index]]:
-            if folder == taken or folder in taken.parents or taken in folder.parents:
+            if real.is_relative_to(taken.resolve()) or taken.resolve().is_relative_to(real):
                 raise UsageError(f"{name} would lie in {folder}, and {other} in {taken}: one within the other", hints=[hint])
         if not folder.exists():
             near = next(parent for parent in folder.parents if parent.exists())
             if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
                 raise UsageError(f"{name} would lie in {folder}, and {near} may not be written by us", hints=[hint])
             continue
+        if folder.stat().st_uid != account.uid:
+            raise UsageError(f"{name} would lie in {folder}, which belongs to another user", hints=[hint])
         inside = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {""}
-        ours = folder.resolve() in found.tablespaces
+        ours = real in found.tablespaces
         if others := sorted(inside - {_NEW_MARKER} - ({MARKER, version} if ours else set())):
             left = [f"{MARKER} is of another restore, which was killed or goes on"] if MARKER in others else []
             raise UsageError(f"{name} would lie in {folder}, which is not empty: it holds {others[0]}", hints=[*left, hint])
-        if folder.stat().st_uid != account.uid:
-            raise UsageError(f"{name} would lie in {folder}, which belongs to another user", hints=[hint])
         if ours and (user := _server_of(folder, data)) is not None:
             raise UsageError(f"{name} would lie in {folder}, which belongs to the server that runs in {user}", hints=[hint])
 
