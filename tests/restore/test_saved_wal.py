@@ -1,5 +1,7 @@
 """Only what the archive was read to hold is removed: the file in a dead server's pg_wal may be the only good one (rule 54)."""
 
+import errno
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -331,3 +333,34 @@ def test_wal_of_two_deaths_is_put_together(place: Path) -> None:
         with started(work, request, plan) as (_, connection):
             assert connection.execute("SELECT max(n) FROM public.rows").fetchone() == (8,)
         assert {work.store.head(key).key for key in lost} == set(lost)
+
+
+@pytest.mark.rule(54)
+def test_what_lies_there_and_cannot_be_read_is_told_as_that(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that fails: neither is it a bug, nor does more room for the copy help."""
+    with dead_with_archived_wal(place) as (cluster, work, names):
+        data = cluster.server.data
+        request = replacing(cluster, place, Target("latest"))
+        plan = make_plan(work, request)
+        rotten = data / "pg_wal" / names[0]
+        whole = rotten.read_bytes()
+        for name in (names[0], "0000000100000000000000FF"):  # one that the archive has, and one that is copied
+            path = data / "pg_wal" / name
+            path.unlink(missing_ok=True)
+            path.symlink_to("/proc/self/mem")  # whoever reads its first page gets EIO
+            with pytest.raises(ClipperError, match=f"nothing was removed: cannot read {path}: input/output error") as caught:
+                restore(work, request, plan)
+            assert [("--work-dir" in hint, "--target-dir" in hint) for hint in caught.value.hints] == [
+                (False, True),
+                (False, False),
+            ]
+            assert not list(request.folder.glob("saved-*"))
+            path.unlink()
+            rotten.write_bytes(whole)
+
+        def rotten_folder(folder: Path, **_: object) -> None:
+            raise OSError(errno.EIO, "Input/output error", str(folder))
+
+        monkeypatch.setattr(os, "walk", rotten_folder)
+        with pytest.raises(ClipperError, match=f"nothing was removed: cannot read {data}: input/output error"):
+            make_plan(work, request)

@@ -10,7 +10,7 @@ from clipper_backup.ops.keys import check_may_sign
 from clipper_backup.ops.restore.former import former_server, unarchived_histories
 from clipper_backup.ops.restore.plan import Plan, Planner
 from clipper_backup.ops.restore.request import Request
-from clipper_backup.ops.restore.saved_wal import Archived, bytes_of, held_wal, listed_files, wal_files
+from clipper_backup.ops.restore.saved_wal import Archived, UnreadableError, bytes_of, held_wal, listed_files, wal_files
 from clipper_backup.ops.restore.target_dir import check_space
 from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.work import Work, step
@@ -44,7 +44,15 @@ def held_of(work: Work, data: Path, plan: Plan) -> set[str]:
 def make_plan(work: Work, request: Request) -> Plan:
     """Decide what a restore will do, and what of the WAL that lies at the target is archived first. Nothing is written."""
     try:
-        plan = Planner(work, request).plan()
+        plan = _planned(work, request)
+        return _with_left(work, request, plan) if plan.found.state == "cluster" else plan
+    except OSError as error:  # of the folder there: what a store refuses is none
+        raise UnreadableError.of(request.data, error) from error
+
+
+def _planned(work: Work, request: Request) -> Plan:
+    try:
+        return Planner(work, request).plan()
     except (MissingError, WalGapError) as error:
         left = unarchived(request.data) if request.replace else ()
         if not left:
@@ -55,7 +63,6 @@ def make_plan(work: Work, request: Request) -> Plan:
             f" archived and may lead there; one by one: `clipper-backup wal push {path}`"
         )
         raise type(error)(error.message, hints=[*error.hints, hint]) from error
-    return _with_left(work, request, plan) if plan.found.state == "cluster" else plan
 
 
 def _with_left(work: Work, request: Request, plan: Plan) -> Plan:

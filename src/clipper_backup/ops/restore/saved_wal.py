@@ -4,11 +4,13 @@ All of it is saved but for what the archive was *read* to hold: neither its arch
 file there may be the only good copy (rule 54).
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format.base_documents import Claim
@@ -29,6 +31,22 @@ SAVED = "saved-pg_wal"
 _COPY_BYTES = 1 << 20
 _PROVED = (Kind.SEGMENT, Kind.HISTORY)
 """What has a claim that says which bytes it is of; the rest is small, and is always saved."""
+_ONE_BY_ONE = "what its server never archived may be read one by one before that: `clipper-backup wal push` takes each file"
+
+
+class UnreadableError(ClipperError):
+    """What lies in the folder that is to be replaced cannot be read: no room elsewhere helps."""
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> "UnreadableError":
+        """Of the file or folder *path*, unless the *error* names one."""
+        beside = "restore beside it: --target-dir another folder"
+        return cls(
+            f"nothing was removed: cannot read {error.filename or path}: {(error.strerror or str(error)).lower()}",
+            hints=[f"the disk fails: {beside}, on another disk", _ONE_BY_ONE]
+            if error.errno == errno.EIO
+            else [f"user id {os.geteuid()} must be able to read all that lies there", f"or {beside}"],
+        )
 
 
 def left_folders(data: Path, folder: Path, found: Found) -> list[Path]:
@@ -105,7 +123,8 @@ def _is(claim: Claim, chunks: Iterable[bytes]) -> bool:
 def held_wal(archived: Archived, data: Path, needed: Sequence[Segment]) -> set[str]:
     """The files of *data*'s pg_wal that the archive was read to hold.
 
-    IntegrityError, so that nothing is removed, where an object is damaged that the restore *needed*, and the file is there.
+    IntegrityError, so that nothing is removed, where an object is damaged that the restore *needed*, and the file is there;
+    UnreadableError where the file cannot be read, FileNotFoundError where it went meanwhile.
     """
     names = sorted(listed_files(archived.catalog, wal_files(data)))
     needs, held = {segment.name for segment in needed}, set[str]()
@@ -123,6 +142,10 @@ def held_wal(archived: Archived, data: Path, needed: Sequence[Segment]) -> set[s
                 if name in needs:
                     raise IntegrityError(f"nothing was removed: {error.message}", hints=hints) from error
                 archived.work.emit(Warned(error.message, tuple(hints)))
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise UnreadableError.of(path, error) from error
         running.done = f"{len(held)} of {show_count(len(names), 'file')} there are in the archive as well, read and compared"
     return held
 
@@ -158,6 +181,9 @@ def save_wal(data: Path, into: Path, account: Account, held: Container[str], als
             account.own(into / path.name)
         sync_folder(into)
         sync_folder(into.parent)
+    except UnreadableError:
+        shutil.rmtree(into, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(into, ignore_errors=True)
         raise ClipperError(
@@ -173,8 +199,25 @@ def _facts_beside(paths: Sequence[Path]) -> list[Path]:
     return [paths[-1].parent / name for name in names if (paths[-1].parent / name).exists()]
 
 
+class _Source:
+    """A file that is copied, so that its own errors are told from those of the copy."""
+
+    def __init__(self, path: Path, opened: BinaryIO) -> None:
+        self._path, self._opened = path, opened
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._opened.read(size)
+        except OSError as error:
+            raise UnreadableError.of(self._path, error) from error
+
+
 def _copy_synced(source: Path, target: Path) -> None:
-    with source.open("rb") as read, target.open("wb") as written:
-        shutil.copyfileobj(read, written, _COPY_BYTES)
+    try:
+        read = source.open("rb")
+    except OSError as error:
+        raise UnreadableError.of(source, error) from error
+    with read, target.open("wb") as written:
+        shutil.copyfileobj(_Source(source, read), written, _COPY_BYTES)
         written.flush()
         os.fsync(written.fileno())
