@@ -92,27 +92,30 @@ def test_a_server_whose_pid_file_was_removed_is_seen(place: Path, major: int) ->
 
 
 @pytest.mark.rule(54)
-@pytest.mark.parametrize("when", ["while it is asked", "while the archive is read"])
+@pytest.mark.parametrize("when", ["while it is asked", "while what it left is archived", "while the archive is read"])
 def test_a_server_that_ran_since_the_plan_is_not_removed(place: Path, when: str) -> None:
     """A service started it again: row 2 is behind what was planned, and nobody would replay it."""
     with backed_up_cluster(place, 15) as (cluster, work):
         add(cluster, 1)
+        if when == "while what it left is archived":
+            sql(cluster.server, "postgres", "SELECT pg_switch_wal()")
         buried(cluster)
         request = replacing(cluster, place, Target("latest"))
         plan = make_plan(work, request)
+        step = {"while what it left is archived": "left", "while the archive is read": "compare"}.get(when)
 
         def run_again() -> None:
             cluster.server.start()
             add(cluster, 2)
             buried(cluster)
 
-        def at_comparing(event: Event) -> None:
-            if isinstance(event, StepBegun) and event.step == "compare":
+        def at_step(event: Event) -> None:
+            if isinstance(event, StepBegun) and event.step == step:
                 run_again()
 
-        if when == "while it is asked":
+        if step is None:
             run_again()
-        watched = work if when == "while it is asked" else replace(work, emit=at_comparing)
+        watched = replace(work, emit=at_step)
         with pytest.raises(UsageError, match=r"the server in .* ran since the restore was planned"):
             restore(watched, request, plan)
         with started(work, request, make_plan(work, request)) as (_, connection):

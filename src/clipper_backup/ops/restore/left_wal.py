@@ -11,7 +11,7 @@ from clipper_backup.ops.restore.former import former_server, unarchived_historie
 from clipper_backup.ops.restore.plan import Plan, Planner
 from clipper_backup.ops.restore.request import Request
 from clipper_backup.ops.restore.saved_wal import Archived, UnreadableError, bytes_of, held_wal, listed_files, wal_files
-from clipper_backup.ops.restore.target_dir import check_space
+from clipper_backup.ops.restore.target_dir import check_space, refuse_changed
 from clipper_backup.ops.wal.push import push
 from clipper_backup.ops.work import Work, step
 from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder, is_saved_wal
@@ -113,7 +113,8 @@ def _timeline_of(name: str) -> Timeline:
 def archive_left(work: Work, request: Request, plan: Plan) -> Plan:
     """Archive what *plan* says is left, and plan anew where that leads further, along the same timeline.
 
-    What cannot be archived ends a restore to the latest, which would lose it; else it is told.
+    What cannot be archived ends a restore to the latest, which would lose it; else it is told. In the plan that is returned
+    `left` is what is archived now.
     """
     latest = plan.target.kind == "latest"
     if plan.found.state != "cluster":
@@ -124,6 +125,7 @@ def archive_left(work: Work, request: Request, plan: Plan) -> Plan:
             Warned(f"{theirs} in the former server's {WAL_FOLDER}, which the restore does not go along: kept, not archived")
         )
     if plan.left:
+        archived: list[str] = []
         try:
             check_may_sign(work.settings, plan.summary.signed_by)
             with step(
@@ -131,16 +133,20 @@ def archive_left(work: Work, request: Request, plan: Plan) -> Plan:
             ) as running:
                 for done, name in enumerate(plan.left):
                     running.progress(done, len(plan.left), "segments")
-                    if not _is_beside(plan, name):
+                    try:
                         _archive(work, request.data / WAL_FOLDER / name)
-                    else:
-                        _try(work, request.data / WAL_FOLDER / name)
-                running.done = f"{show_count(len(plan.left), 'file')} of the former server's {WAL_FOLDER} archived"
+                        archived.append(name)
+                    except ClipperError as error:
+                        if not _is_beside(plan, name):
+                            raise
+                        work.emit(Warned(error.message, error.hints))
+                running.done = f"{show_count(len(archived), 'file')} of the former server's {WAL_FOLDER} archived"
         except ClipperError as error:
             if latest or history_name(plan.way.timeline) in plan.left:  # without it nothing leads there
                 raise
             work.emit(Warned(error.message, error.hints))
-            return plan
+            return replace(plan, left=tuple(archived))
+        plan = replace(plan, left=tuple(archived))
         plan = _anew(work, request, plan) if latest else plan
     plan = _with_kept(work, request, plan)
     if latest and plan.kept is None and not plan.left and DataFolder(request.data, work.clock).wrote_its_wal():
@@ -176,16 +182,10 @@ def _is_beside(plan: Plan, name: str) -> bool:
     return plan.way.part(_timeline_of(name)) is None
 
 
-def _try(work: Work, path: Path) -> None:
-    try:
-        _archive(work, path)
-    except ClipperError as error:
-        work.emit(Warned(error.message, error.hints))
-
-
 def _anew(work: Work, request: Request, plan: Plan) -> Plan:
-    """With what was archived since. UsageError when it goes elsewhere than *plan*, which is the one that was shown."""
+    """With what was archived since. UsageError when it is another one than *plan*, which is the one that was shown."""
     anew = make_plan(work, request)
+    refuse_changed(request.data, plan.found, anew.found)
     if anew.way.timeline != plan.way.timeline:
         raise UsageError(
             f"the archive goes along timeline {int(anew.way.timeline)} since the restore was planned along"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipper_backup.config import DECLARED
-from clipper_backup.errors import ClipperError, IntegrityError, UsageError
+from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.kinds import show_url
 from clipper_backup.ops.events import Warned, ignore
 from clipper_backup.ops.keys import check_may_sign, opener_of
@@ -30,7 +30,7 @@ from clipper_backup.ops.restore.saved_settings import SAVED as SAVED_SETTINGS
 from clipper_backup.ops.restore.saved_settings import save_settings
 from clipper_backup.ops.restore.saved_wal import SAVED, save_wal, wal_files
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
-from clipper_backup.ops.restore.target_dir import Begun, Found, begin, check_tablespaces, finish, look_at
+from clipper_backup.ops.restore.target_dir import Begun, Found, begin, check_tablespaces, finish, look_at, refuse_changed
 from clipper_backup.ops.restore.work_dir import work_folder
 from clipper_backup.ops.wal.open_restore import open_restore
 from clipper_backup.ops.wal.push import push
@@ -171,14 +171,7 @@ def _begin(request: Request, plan: Plan, found: Found, saved_in: Path | None) ->
 def _look_again(request: Request, plan: Plan) -> Found:
     """What lies at the target now: minutes may have passed. UsageError when its server ran since: that is not planned."""
     found = look_at(request.data, request.account, system_id=plan.summary.system_id, replace=request.replace)
-    again = "nothing was removed: run it again, and look at its plan"
-    if found.state == "cluster" and plan.found.state != "cluster":
-        raise UsageError(f"{request.data} holds a cluster since the restore was planned", hints=[again])
-    if found.state == "cluster" and found.control != plan.found.control:
-        raise UsageError(
-            f"the server in {request.data} ran since the restore was planned",
-            hints=[again, "what starts it must be off until then: a service that restarts it, a pod"],
-        )
+    refuse_changed(request.data, plan.found, found)
     return found
 
 

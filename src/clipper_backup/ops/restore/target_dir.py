@@ -87,6 +87,18 @@ def look_at(data: Path, account: Account, *, system_id: str, replace: bool) -> F
     return _look_at_cluster(data, system_id, replace=replace)
 
 
+def refuse_changed(data: Path, planned: Found, found: Found) -> None:
+    """UsageError when a cluster lies at *data* that nobody was asked about: it was made, or its server ran, since *planned*."""
+    again = "nothing was removed: run it again, and look at its plan"
+    if found.state == "cluster" and planned.state != "cluster":
+        raise UsageError(f"{data} holds a cluster since the restore was planned", hints=[again])
+    if found.state == "cluster" and found.control != planned.control:
+        raise UsageError(
+            f"the server in {data} ran since the restore was planned",
+            hints=[again, "what starts it must be off until then: a service that restarts it, a pod"],
+        )
+
+
 def _check_parent(data: Path) -> None:
     if not data.parent.is_dir():
         raise UsageError(f"there is no folder {data.parent} to make {data.name} in")
