@@ -15,6 +15,7 @@ from clipper_backup.ops.keys import opener_of
 from clipper_backup.ops.restore.choose import choose_backup, on_line
 from clipper_backup.ops.restore.former import Former, former_server, refuse_short, say_short
 from clipper_backup.ops.restore.later_tablespaces import Watch, later_of, refuse_later, refuse_taken
+from clipper_backup.ops.restore.needed import refuse_needed
 from clipper_backup.ops.restore.places import find_places
 from clipper_backup.ops.restore.reach import Reach, Reached
 from clipper_backup.ops.restore.request import Request
@@ -209,7 +210,9 @@ class Planner:
         check_work_folder(request.folder, request.account, [request.data, *tablespaces.values(), *found.tablespaces])
         notes = list(chosen.notes) if found.state != "cluster" else [*chosen.notes, *self._fleeting()]
         room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
-        gone = size_of([request.data, *emptied(found, tablespaces.values())]) if found.state in {"unfinished", "cluster"} else {}
+        removed = [request.data, *emptied(found, tablespaces.values())] if found.state in {"unfinished", "cluster"} else []
+        refuse_needed(self._work, removed)
+        gone = size_of(removed)
         space = {**sizes, **room}, gone
         check_space(*space)
         replayed = [*wal.segments, *(() if kept is None else kept.names)]

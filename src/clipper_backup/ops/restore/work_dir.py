@@ -23,7 +23,7 @@ def check_work_folder(folder: Path, account: Account, filled: Iterable[Path]) ->
     """
     hint = "name a folder that does not exist, outside of all data: --work-dir"
     for place in filled:
-        if _holds(place, folder) or _holds(folder, place):
+        if holds(place, folder) or holds(folder, place):
             raise UsageError(f"the restore folder {folder} and {place} lie one within the other", hints=[hint])
     try:
         names = {entry.name for entry in folder.iterdir()}
@@ -74,7 +74,7 @@ def _check_parent(parent: Path, hint: str) -> None:
         raise UsageError(f"{parent}, where the restore folder would lie, may not be written by us", hints=[hint])
 
 
-def _holds(outer: Path, inner: Path) -> bool:
+def holds(outer: Path, inner: Path) -> bool:
     """Whether *inner* is *outer* or lies in it; a folder may have several paths (links, mounts)."""
     outer, inner = outer.resolve(), inner.resolve()
     if outer in (inner, *inner.parents):
