@@ -1,6 +1,7 @@
 """Where a restore works: in no folder that somebody else uses, and in none that it fills."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.errors import LockedError, UsageError
+from clipper_backup.ops.restore.recovery import AUTO_CONF
+from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.restore.work_dir import OURS, check_work_folder, work_folder
-from clipper_backup.postgres.account import Account
+from clipper_backup.postgres.account import Account, run, server_account
+from clipper_backup.repository.restore_plan import read_plan
+from fixtures.restore import World, restored
+from fixtures.server_program import server_environment
 
 US = Account("us", os.geteuid(), os.getegid())
 
@@ -99,3 +105,29 @@ def test_it_lies_beside_what_is_filled(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="one within the other"):
             check_work_folder(folder, US, [data, space])
     check_work_folder(tmp_path / "a/data.clipper-restore", US, [data, space])
+
+
+@pytest.mark.rule(56)
+def test_whose_plan_another_restore_took_away_is_not_told_that_the_wal_ends(restore_world: World, place: Path) -> None:
+    """One to the latest, not started yet; then one to an earlier place, in the same restore folder."""
+    world = restore_world.copied_to(place)
+    for path in (world.repository, *world.repository.rglob("*")):
+        server_account().own(path)
+    first = restored(world, place, Target("latest"), work_dir=place / "work")
+    plan = read_plan(place / "work")
+    (place / "two").mkdir()
+    server_account().own(place / "two")
+
+    def fetch(name: str) -> tuple[int, str]:
+        found = re.search(r"^restore_command = '(.*)'$", (first.data / AUTO_CONF).read_text(), re.MULTILINE)
+        assert found is not None
+        command = found[1].replace("''", "'").replace("%f", name).replace("%p", str(first.data / "pg_wal/RECOVERYXLOG"))
+        return run(["/bin/sh", "-c", command], server_account(), environment=server_environment())
+
+    assert fetch(first.plan.wal.segments[0].name) == (0, "")
+    restored(world, place / "two", Target("immediate"), work_dir=place / "work")
+    last = read_plan(place / "work").last_segment
+    assert last is not None
+    assert last < first.plan.wal.segments[-1]
+    code, said = fetch(last.next().name)
+    assert (code, "is that of another restore" in said, plan.id in said) == (255, True, True)

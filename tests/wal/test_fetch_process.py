@@ -101,6 +101,14 @@ def test_an_import_that_fails_late(wal_place: WalPlace, run_cli: RunCli, module:
 
 
 @pytest.mark.rule(56)
+def test_another_restores_plan_is_no_end_of_the_wal(wal_place: WalPlace, run_cli: RunCli) -> None:
+    behind = wal_place.words(segment_name(1, 7))
+    assert run_cli(*behind, "--plan", wal_place.plan.id).code == 44
+    outcome = run_cli(*behind, "--plan=20261122-020000-00000000")
+    assert (outcome.code, wal_place.plan.id in outcome.stderr, "--work-dir" in outcome.stderr) == (202, True, True)
+
+
+@pytest.mark.rule(56)
 def test_an_error_that_nobody_foresaw(wal_place: WalPlace, run_cli: RunCli) -> None:
     (wal_place.restore_folder / PLAN).unlink()
     (wal_place.restore_folder / PLAN).mkdir()

@@ -18,6 +18,7 @@ def fetch(
     /,
     *,
     restore_folder: Annotated[Path | None, _FOLDER] = None,
+    plan: Annotated[str | None, Parameter(help="the id of the plan that must lie there: that of this server's restore")] = None,
     standby: Annotated[bool, Parameter(help="for a standby: no plan, and whatever fails is 1, so that it asks again")] = False,
     context: Context,
 ) -> None:
@@ -26,7 +27,7 @@ def fetch(
     It ends with 0, with 44 when the file is missing behind the end of the WAL, and with 200 + the exit code of any other error:
     PostgreSQL takes 1 to 125 for the end of the WAL, and would open with what it has.
     """
-    fast_wal_fetch.fetch_file(context, fast_wal_fetch.Request(name, path, restore_folder, standby))
+    fast_wal_fetch.fetch_file(context, fast_wal_fetch.Request(name, path, restore_folder, standby, plan))
 
 
 def serve(

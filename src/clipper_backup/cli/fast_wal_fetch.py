@@ -14,17 +14,18 @@ from clipper_backup.errors import UsageError, WalEndError
 from clipper_backup.ops.wal.open_restore import open_restore, open_standby, start_reading_ahead
 from clipper_backup.wal_names import Kind, classify
 
-_VALUED = {"--restore-folder", "--ahead"}
+_VALUED = {"--restore-folder", "--plan", "--ahead"}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What restore_command asks for: %f and %p, and for which restore; a standby has none."""
+    """What restore_command asks for: %f and %p, and for which restore; a standby has none. `plan` is that one's id."""
 
     name: str
     target: Path
     restore_folder: Path | None
     standby: bool
+    plan: str | None = None
 
 
 def run(words: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def run(words: Sequence[str]) -> int:
         if "--ahead" in found:
             read_ahead(context, folder, Path(found["--ahead"]))
             return 0
-        request = Request(plain[0], Path(plain[1]), Path(folder) if folder else None, "--standby" in found)
+        request = Request(plain[0], Path(plain[1]), Path(folder) if folder else None, "--standby" in found, found.get("--plan"))
         try:
             fetch_file(context, request)
         except WalEndError as error:
@@ -72,7 +73,7 @@ def fetch_file(context: Context, request: Request) -> None:
     if request.restore_folder is None:
         fetched = open_standby(pg_wal, context.settings, context.clock, context.emit).answer(request.name, request.target)
     else:
-        restore = open_restore(request.restore_folder, context.clock, context.emit)
+        restore = open_restore(request.restore_folder, context.clock, context.emit, request.plan)
         fetched = restore.fetch(pg_wal).answer(request.name, request.target)
         if fetched and classify(request.name) is Kind.SEGMENT:
             start_reading_ahead(restore, pg_wal)

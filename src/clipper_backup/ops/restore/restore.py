@@ -116,13 +116,13 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             unsure = show_count(len(saved), "file")
             work.emit(Warned(f"kept in {saved_in}: {unsure} of the former server's pg_wal that may not be archived"))
         settings = save_settings(request.data, settings_in, request.account) if found.state == "cluster" else []
-        _keep_plan(work, request, plan, _checked_in(plan, kept_at))
+        recovery = _recovery(request, plan, _keep_plan(work, request, plan, _checked_in(plan, kept_at)))
         _look_again(request, plan)  # the archive was read meanwhile
         saved_or_kept = next((each for each in (saved_in, kept_at) if each is not None and each.exists()), None)
         begun = _begin(request, plan, found, saved_or_kept)
         begun_at = work.clock.monotonic()
         try:
-            has_outside = _write_files(work, request, plan, begun)
+            has_outside = _write_files(work, request, plan, begun, recovery)
         except IntegrityError as error:
             raise IntegrityError(error.message, hints=[*error.hints, *_after_damage(saved_in)]) from error
         begun.check()
@@ -136,14 +136,14 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
             saved_in=saved_in if saved else None,
             settings_in=settings_in if settings else None,
             outside=request.folder / _OUTSIDE if has_outside else None,
-            passing=tuple(_recovery(request, plan).passing()),
+            passing=tuple(recovery.passing()),
             seconds=now - began,
             files_seconds=now - begun_at,
         )
         if not start:
             return result
         started = _start(work, request, plan, port)
-        _settle(work, request, plan)
+        _settle(work, request, recovery)
         archived = _archive_history(work, started, plan.summary.signed_by)
         tell_collations(work, started.socket_folder, started.port)
         return replace(result, started=started, archived=archived, seconds=work.clock.monotonic() - began)
@@ -255,7 +255,8 @@ def _checked_in(plan: Plan, kept_at: Path | None) -> str:
     return kept_at.name
 
 
-def _keep_plan(work: Work, request: Request, plan: Plan, kept_in: str) -> None:
+def _keep_plan(work: Work, request: Request, plan: Plan, kept_in: str) -> str:
+    """Keep it in the restore folder, in place of a restore's before; its id."""
     names = (PLAN, LINKS, TURN)
     for name in names:  # of a restore before this one
         (request.folder / name).unlink(missing_ok=True)
@@ -284,6 +285,7 @@ def _keep_plan(work: Work, request: Request, plan: Plan, kept_in: str) -> None:
     keep_plan(request.folder, kept)
     for name in names:
         request.account.own(request.folder / name)
+    return kept.id
 
 
 def settings_of_fetch(work: Work) -> dict[str, str]:
@@ -316,7 +318,7 @@ def settings_of_fetch(work: Work) -> dict[str, str]:
 # -- the files
 
 
-def _write_files(work: Work, request: Request, plan: Plan, begun: Begun) -> bool:
+def _write_files(work: Work, request: Request, plan: Plan, begun: Begun, recovery: Recovery) -> bool:
     """Everything that lies in the data folder, synced, pg_control last; whether there was configuration outside."""
     summary, account, data = plan.summary, request.account, request.data
     opener = opener_of(work.settings, summary.recipients)
@@ -347,7 +349,7 @@ def _write_files(work: Work, request: Request, plan: Plan, begun: Begun) -> bool
         write_synced(data / "backup_manifest", served("server_manifest"), account)
         if summary.part("tablespace_map") is not None:
             write_synced(data / "tablespace_map", remapped(served("tablespace_map"), request.tablespaces), account)
-        write_recovery(data, _recovery(request, plan), account)
+        write_recovery(data, recovery, account)
         writer.finish(begun.check)
         running.done = f"{data}: {show_count(summary.files, 'file')}, {show_bytes(plan.plain_bytes)}, synced"
     return writer.has_outside
@@ -358,9 +360,10 @@ def _remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _recovery(request: Request, plan: Plan) -> Recovery:
+def _recovery(request: Request, plan: Plan, plan_id: str) -> Recovery:
     fetch: list[str | Path] = [*request.program, "wal", "fetch"]
-    fetch += ["--standby"] if request.standby else ["--restore-folder", request.folder]
+    # By its id, too: the folder may be another restore's by the time this one's server is started.
+    fetch += ["--standby"] if request.standby else ["--restore-folder", request.folder, "--plan", plan_id]
     command = restore_command(fetch, standby=request.standby)
     return Recovery(plan.target, plan.line.timeline, command, plan.summary.settings, standby=request.standby)
 
@@ -393,9 +396,8 @@ def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Starte
         return start_recovered(work, starting)
 
 
-def _settle(work: Work, request: Request, plan: Plan) -> None:
+def _settle(work: Work, request: Request, recovery: Recovery) -> None:
     """Take away what was for recovery alone. The server runs: that it cannot be done is told, with what to do."""
-    recovery = _recovery(request, plan)
     try:
         settle(request.data, recovery, request.account)
     except OSError as error:

@@ -44,12 +44,18 @@ class Restore:
         return Spool(pg_wal, self.plan.id)
 
 
-def open_restore(folder: Path, clock: Clock, emit: Emit) -> Restore:
+def open_restore(folder: Path, clock: Clock, emit: Emit, plan_id: str | None = None) -> Restore:
     """The restore whose plan lies in *folder*. Its settings are the plan's, whatever the environment says of them.
 
-    What the plan says of the environment becomes this process's.
+    What the plan says of the environment becomes this process's. UsageError where it is not the plan of that id: another
+    restore may have ended sooner, and its end of the WAL would be taken for this one's.
     """
     plan = read_plan(folder)
+    if plan_id not in {None, plan.id}:
+        raise UsageError(
+            f"the plan in {folder} is that of another restore ({plan.id}) than the one that made this server ({plan_id})",
+            hints=["restore this one again: each restore that is not recovered yet needs a folder of its own, --work-dir"],
+        )
     if unknown := sorted(set(plan.settings) - {declared.name for declared in DECLARED}):
         raise UsageError(
             f"the restore in {folder} was planned with {', '.join(unknown)}, which this version does not know",
