@@ -9,6 +9,7 @@ import pytest
 
 from clipper_backup.errors import UsageError
 from clipper_backup.ops.restore.clear import clear, refuse_unremovable
+from clipper_backup.ops.restore.target_dir import wal_place
 from clipper_backup.postgres.account import server_account
 from fixtures.postgres import as_server_account
 
@@ -16,6 +17,7 @@ MOUNTED = """
 import subprocess, sys
 from pathlib import Path
 from clipper_backup.ops.restore.clear import clear, refuse_unremovable
+from clipper_backup.ops.restore.target_dir import size_of, wal_place
 data = Path(sys.argv[1])
 volume = data / "pg_wal"
 volume.mkdir(parents=True)
@@ -24,6 +26,8 @@ for folder in (volume / "lost+found", volume / "archive_status", data / "base/1"
     folder.mkdir(parents=True)
 for file in (volume / "000000010000000000000001", data / "base/1/2", data / "marker"):
     file.touch()
+(volume / "000000010000000000000002").write_bytes(bytes(100_000))
+print(wal_place(data), size_of([data])[data] < 100_000 <= size_of([volume])[volume])
 for _ in range(2):
     refuse_unremovable(data)
     clear(data, but="marker")
@@ -36,7 +40,17 @@ def test_a_volume_that_is_mounted_within_stays_and_is_emptied(tmp_path: Path) ->
     command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", MOUNTED, str(tmp_path / "data")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout == "['marker', 'pg_wal', 'pg_wal/lost+found'] True\n" * 2
+    place, *left = ran.stdout.splitlines()
+    assert place == f"{tmp_path}/data/pg_wal True", "room is counted there"
+    assert left == ["['marker', 'pg_wal', 'pg_wal/lost+found'] True"] * 2
+
+
+def test_room_for_a_linked_pg_wal_is_counted_where_it_will_be(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "data/pg_wal").symlink_to(tmp_path / "volume")
+    assert wal_place(tmp_path / "data") == tmp_path / "data"
+    assert wal_place(tmp_path / "new") == tmp_path / "new"
 
 
 def test_links_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.restore.work_dir import OURS, check_work_folder, work_folder
 from clipper_backup.postgres.account import Account, run, server_account
 from clipper_backup.repository.restore_plan import read_plan
-from fixtures.restore import World, restored
+from fixtures.restore import World, planned, restored
 from fixtures.server_program import server_environment
 
 US = Account("us", os.geteuid(), os.getegid())
@@ -131,3 +131,12 @@ def test_whose_plan_another_restore_took_away_is_not_told_that_the_wal_ends(rest
     assert last < first.plan.wal.segments[-1]
     code, said = fetch(last.next().name)
     assert (code, "is that of another restore" in said, plan.id in said) == (255, True, True)
+
+
+@pytest.mark.rule(53)
+def test_room_for_wal_is_needed_where_pg_wal_lies(restore_world: World, place: Path) -> None:
+    """A restore folder on a small volume is refused for nothing else, and a full data volume is no surprise half-way."""
+    _, plan = planned(restore_world, place, Target("immediate"), work_dir=place / "work")
+    needed, gained = plan.space
+    assert (place / "work" in needed, gained) == (False, {})
+    assert needed[place / "data"] > plan.sizes[place / "data"] + (128 << 20)

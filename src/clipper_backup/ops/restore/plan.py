@@ -29,6 +29,7 @@ from clipper_backup.ops.restore.target_dir import (
     look_at,
     size_of,
     version_folder,
+    wal_place,
 )
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.restore.way import Way, WayChoice
@@ -64,6 +65,7 @@ from clipper_backup.wal_names import Segment, history_name
 _WAL_ROOM_BYTES = 1 << 30
 """How much WAL a recovering server keeps in pg_wal: max_wal_size, by default."""
 _SPOOL_BYTES = 128 << 20
+"""And what is read ahead, in a folder there."""
 _BYTES_A_SECOND = 100e6
 """What two cores restore or replay in a second, about; for the forecast alone."""
 _ENDS_LOOKED_AT = 8
@@ -209,11 +211,11 @@ class Planner:
         check_tablespaces(request.data, tablespaces, found, request.account, version=version)
         check_work_folder(request.folder, request.account, [request.data, *tablespaces.values(), *found.tablespaces])
         notes = list(chosen.notes) if found.state != "cluster" else [*chosen.notes, *self._fleeting()]
-        room = {request.folder: min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES}
+        room, pg_wal = min(len(wal.segments) * self._segment_bytes, _WAL_ROOM_BYTES) + _SPOOL_BYTES, wal_place(request.data)
         removed = [request.data, *emptied(found, tablespaces.values())] if found.state in {"unfinished", "cluster"} else []
         refuse_needed(self._work, removed)
-        gone = size_of(removed)
-        space = {**sizes, **room}, gone
+        gone = size_of(dict.fromkeys([*removed, pg_wal]) if removed else [])
+        space = {**sizes, pg_wal: sizes.get(pg_wal, 0) + room}, gone
         check_space(*space)
         replayed = [*wal.segments, *(() if kept is None else kept.names)]
         try:

@@ -345,6 +345,12 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
+def wal_place(data: Path) -> Path:
+    """Where pg_wal lies when *data* is filled: a volume that is mounted there stays, a link becomes a plain folder."""
+    wal = data / WAL_FOLDER
+    return wal if wal.is_mount() else data
+
+
 def size_of(folders: Iterable[Path]) -> dict[Path, int]:
     """What the files in each of *folders* occupy in its filesystem, in bytes; links are not followed."""
     sizes = {}
