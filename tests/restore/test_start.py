@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from clipper_backup.ops.restore.recovery import Recovery, write_recovery
 from clipper_backup.ops.restore.start import Started, Starting, start_recovered
 from clipper_backup.ops.restore.targets import Target
 from clipper_backup.ops.work import Work
-from clipper_backup.postgres.account import run, server_account
+from clipper_backup.postgres.account import Account, run, server_account
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.values import Lsn, Timeline
@@ -126,8 +127,8 @@ class Copy:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def prepare(self, target: Target, command: str | None = None) -> Starting:
-        account = server_account()
+    def prepare(self, target: Target, command: str | None = None, account: Account | None = None) -> Starting:
+        account = account or server_account()
         shutil.copytree(self.source.backup, self.data, symlinks=True)
         if os.geteuid() == 0:
             for path in (self.data, *self.data.rglob("*")):
@@ -185,6 +186,20 @@ def test_latest_is_all_there_is_and_the_server_is_private(copy: Copy) -> None:
         assert told["max_connections"] == "30"
         assert told["max_prepared_transactions"] == "3"
         assert found.socket_folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root restores for others")
+def test_the_server_runs_as_the_owner_of_its_files(copy: Copy) -> None:
+    """--owner names any user: with the files of one and a server of another PostgreSQL refuses to start."""
+    entry = pwd.getpwnam("nobody")
+    account = Account("nobody", entry.pw_uid, entry.pw_gid)
+    archive = copy.folder / "archive"
+    shutil.copytree(copy.source.archive, archive)
+    for path in (archive, *archive.iterdir()):
+        account.own(path)
+    with started(copy.prepare(Target("latest"), f"cp {archive}/%f %p", account)) as (found, total):
+        assert total == copy.source.moments[-1].total
+        assert Path(f"/proc/{found.pid}").stat().st_uid == found.log.parent.stat().st_uid == account.uid
 
 
 @pytest.mark.rule(56)

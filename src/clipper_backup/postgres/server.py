@@ -40,7 +40,7 @@ class PrivateServer:
     *data* is its data folder (`directory/data`); its log is `directory/server.log`. *port* None listens on the socket
     only, 0 on a free port of 127.0.0.1 as well, which stays the same until `close`. *settings* go on the command line
     of every start; the data folder's own files are never written. *environment* is what the server's own commands
-    (archive_command, restore_command) will see. As root everything runs as another user (see `server_account`), who
+    (archive_command, restore_command) will see. As root everything runs as *account* (else see `server_account`), who
     becomes the owner of *directory* and must be able to enter the folders above it. Without *listens* the port only names
     the socket. One that is *lasting* outlives this process; `leave` ends our part in it.
     """
@@ -58,6 +58,7 @@ class PrivateServer:
         clock: Clock | None = None,
         listens: bool = True,
         lasting: bool = False,
+        account: Account | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self.data = (data or directory / "data").absolute()
@@ -67,7 +68,7 @@ class PrivateServer:
         self._installed = binaries
         self._runnable: Binaries | None = None
         self._environment = environment
-        self._account = server_account()
+        self._account = account or server_account()
         self._clock = clock or SystemClock()
         self._wanted_port = port
         self._listens = listens and port is not None

@@ -93,6 +93,7 @@ def start_recovered(work: Work, starting: Starting) -> Started:
         clock=work.clock,
         listens=False,
         lasting=True,
+        account=starting.account,
     )
     server.log.unlink(missing_ok=True)  # of an earlier restore
     try:
