@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clipper_backup.cli.show_restore import plan_text
 from clipper_backup.errors import UsageError
 from clipper_backup.ops.restore.left_wal import archive_left, held_of, make_plan
 from clipper_backup.ops.restore.request import Request
@@ -63,6 +64,8 @@ def test_no_timeline_becomes_the_newest_because_a_folder_is_replaced(restore_wor
     leave(data, of_another)
     with pytest.raises(UsageError, match="3 files are of timelines 2 and 3, and never archived"):
         make_plan(world.reading(), latest)
+    told = plan_text(request, make_plan(world.reading(), request))
+    assert "3 files of the pg_wal there, of timelines 2 and 3: not archived" in told
     for path in (data / "pg_wal" / of_another, data / f"pg_wal/archive_status/{of_another}.ready"):
         path.unlink()
 

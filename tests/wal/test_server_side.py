@@ -74,6 +74,20 @@ def test_a_restored_server_whose_wal_is_not_here_yet_is_not_followed(made: MadeR
     assert followed(made, on(3)).endswith("`clipper-backup wal push pg_wal/00000003.history` on the server")
 
 
+def test_what_is_to_be_done_for_it_is_what_helps(made: MadeRepository) -> None:
+    """Timeline 1 has no history, and one that is there and damaged is not missing."""
+    branch(made, 2, 6, 6)
+    for number in range(3, 8):
+        made.archive.lose(segment_name(1, number), keys.CLAIM)
+        made.archive.lose(segment_name(1, number))
+    assert followed(made, on(1)).endswith("none of its WAL is here yet: SELECT pg_switch_wal() on the server")
+    branch(made, 3, 6)
+    made.store.put(keys.history_key(SYSTEM, Timeline(3), keys.CLAIM), b"{}")
+    assert "is damaged: " in followed(made, on(3))
+    assert "; when its history is missing: " in followed(made, on(3))
+    assert "is not in the archive" not in followed(made, on(3))
+
+
 @pytest.mark.parametrize(
     ("last_archived", "expected"),
     [

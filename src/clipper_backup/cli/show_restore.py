@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from clipper_backup.cli.tables import pairs
+from clipper_backup.ops.restore.left_wal import timelines_of
 from clipper_backup.ops.restore.plan import Plan
 from clipper_backup.ops.restore.request import Request
 from clipper_backup.ops.restore.restore import Restored, say_beside
@@ -12,7 +13,7 @@ from clipper_backup.ops.restore.start import Started
 from clipper_backup.ops.restore.targets import show_moment
 from clipper_backup.postgres.wal_records import Kind, Record, as_moment
 from clipper_backup.repository.kept_wal import Kept
-from clipper_backup.values import Timeline, json_time, show_bytes, show_count, show_seconds
+from clipper_backup.values import json_time, show_bytes, show_count, show_seconds
 from clipper_backup.wal_names import Segment
 
 Document: TypeAlias = dict[str, object]
@@ -132,8 +133,8 @@ def _plan_pairs(request: Request, plan: Plan) -> list[tuple[str, str]]:
             ("first", f"{show_count(len(plan.left), 'file')} of the pg_wal there, never archived before, into the archive")
         )
     if plan.stray:
-        theirs = int(Timeline.parse(plan.stray[-1][:8]))
-        items.append(("kept", f"{show_count(len(plan.stray), 'file')} of the pg_wal there, of timeline {theirs}: not archived"))
+        theirs = f"{show_count(len(plan.stray), 'file')} of the pg_wal there, of {timelines_of(plan.stray)}"
+        items.append(("kept", f"{theirs}: not archived"))
     if plan.forecast_seconds > _GRACE_SECONDS / 2:
         items.append(("hold", f"it may take longer than a prune waits: first `clipper-backup hold {summary.id}`"))
     return items

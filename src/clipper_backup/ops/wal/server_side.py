@@ -49,9 +49,10 @@ def not_followed(seen: WalSeen, server: ArchiverFacts) -> str | None:
 
 
 def _what_to_type(own: TimelineSeen | None, timeline: Timeline) -> str:
-    if own is None or own.survey is None:
-        return f"its history is not in the archive: `clipper-backup wal push pg_wal/{timeline}.history` on the server"
-    if not own.holds:
+    if timeline > 1 and (own is None or own.survey is None):
+        why = "its history is not in the archive" if own is None else f"{own.problem}; when its history is missing"
+        return f"{why}: `clipper-backup wal push pg_wal/{timeline}.history` on the server"
+    if own is None or not own.holds:
         return "none of its WAL is here yet: SELECT pg_switch_wal() on the server"
     return f"--timeline {int(timeline)} names the server's"
 
