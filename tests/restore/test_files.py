@@ -1,6 +1,8 @@
 """Files of a base backup as they are written: in what order they become durable, and what is refused."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +96,36 @@ def test_everything_is_synced_before_pg_control_is_there(places: Places, monkeyp
     assert writer.has_outside
     assert (places.outside / "etc/postgresql/pg_hba.conf").read_bytes() == b"\5" * 4
     assert sum(wrote) == STRETCH_BYTES + 10 + 3 + 5 + 8 + 4
+
+
+@pytest.mark.rule(71)
+def test_a_volume_within_the_data_folder_is_synced_too(places: Places) -> None:
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", MOUNTED, str(places.data)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", "True\n")
+
+
+MOUNTED = """
+import os, subprocess, sys
+from pathlib import Path
+sys.path.insert(0, os.getcwd())
+from clipper_backup.ops.restore import files
+from restore.test_files import US, Stored, entries
+data = Path(sys.argv[1])
+(data / "base").mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "none", data / "base"], check=True)
+synced, really = set(), files.sync_filesystem
+def sync(descriptor):
+    synced.add(os.fstat(descriptor).st_dev)
+    really(descriptor)
+files.sync_filesystem = sync
+places = files.Places(data, data.parent / "outside", {16384: data.parent / "space"}, US)
+writer = files.FileWriter(places, Stored(), lambda _: None, 64 << 20)
+writer.write(entries())
+writer.finish(lambda: None)
+print((data / "base").stat().st_dev in synced)
+"""
+"""A volume at base, as some have a database's on a disk of its own; the devices that were synced."""
 
 
 def test_the_marker_of_an_earlier_restore_in_a_backup_is_left_out(places: Places) -> None:

@@ -72,6 +72,7 @@ class FileWriter:
         self._places, self._pages, self._wrote = places, pages, wrote
         self._stretch_bytes, self._threads = stretch_bytes, readers_for(stretch_bytes, THREADS)
         self._folders: set[Path] = set()
+        self._mounted: set[Path] = set()
         self._batch: list[File] = []
         self._batch_bytes = 0
         self._of_thread = threading.local()
@@ -104,7 +105,7 @@ class FileWriter:
 
         Before that it asks *check*, which raises where the folder is not this restore's any more.
         """
-        flush({self._places.data, self._places.outside, *self._places.tablespaces.values()})
+        flush({self._places.data, self._places.outside, *self._places.tablespaces.values(), *self._mounted})
         assert self._control is not None  # noqa: S101  `write` has seen to it
         path = self._places.of(self._control)
         content = self._content(self._control)
@@ -124,7 +125,10 @@ class FileWriter:
                 make_folders(folder, self._places.account)
                 path.symlink_to(folder)
             else:
-                path.mkdir(exist_ok=True)
+                try:
+                    path.mkdir()
+                except FileExistsError:  # PGDATA itself, or a volume that `clear` let stay: a file system of its own
+                    self._mounted.add(path)
                 path.chmod(_mode(entry) | 0o100)
                 self._places.account.own(path)
 
