@@ -111,6 +111,18 @@ def test_wherever_the_writing_was_cut_off(left: Left) -> None:
             assert held == data[: kept.ends_at - begin] + bytes(MIB - (kept.ends_at - begin))
 
 
+@pytest.mark.rule(54)
+def test_a_file_that_was_cut_short_counts_up_to_there(left: Left) -> None:
+    """A filesystem was mended, or a copy broken off: of its last page any part may be there."""
+    data, begin = left.content[left.last], left.last.start
+    for size in (0, 5, 20, 5 * PAGE, 5 * PAGE + 1, 5 * PAGE + 20, 5 * PAGE + 700):
+        left.put(left.last, data[:size])
+        kept = left.find()
+        assert kept is not None
+        whole = [record for record in left.writer.records if record.end <= begin + size // PAGE * PAGE]
+        assert kept.ends_at == whole[-1].end, size
+
+
 @pytest.mark.rule(68)
 def test_a_record_whose_crc_is_wrong_ends_it(left: Left) -> None:
     behind = [each for each in left.writer.records if each.start > left.behind.end]

@@ -103,10 +103,10 @@ def find_kept(
         return next((path for path in paths if path.is_file()), folders[0] / segment.name)
 
     def pages(segment: Segment) -> Iterator[bytes]:
-        """Up to the first that does not belong there."""
+        """Up to the first that does not belong there, or is not whole."""
         check = PageCheck(segment, layout, ancestors, segment.name)
         with path_of(segment).open("rb") as opened:
-            while page := opened.read(layout.page_bytes):
+            while len(page := opened.read(layout.page_bytes)) == layout.page_bytes:
                 try:
                     check.feed(page)
                 except IntegrityError:
