@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup.cli.show_restore import plan_text
+from clipper_backup.cli.show_restore import plan_text, restored_document
 from clipper_backup.errors import AccessError, IntegrityError, MissingError, UsageError, WalGapError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.format.physical_names import data_key_key, pack_key
@@ -498,9 +498,11 @@ def test_settings_that_could_not_be_taken_away_are_told_and_the_server_runs(worl
         if isinstance(event, Warned):
             said.extend((event.text, *event.hints))
 
-    started = restore(replace(world.reading(), emit=taken), request, plan, start=True).started
+    result = restore(replace(world.reading(), emit=taken), request, plan, start=True)
+    started = result.started
     assert started is not None
     try:
+        assert "restore_command" in restored_document(result)["recovery_settings"]  # type: ignore[operator] # a list
         with session_in(started) as connection:
             assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
         assert f"the settings of this recovery are still in {request.data / AUTO_CONF}: No such file or directory" in said

@@ -188,7 +188,7 @@ def restored_document(restored: Restored) -> Document:
         "saved_in": None if restored.saved_in is None else str(restored.saved_in),
         "saved_settings": None if restored.settings_in is None else str(restored.settings_in),
         "outside": None if restored.outside is None else str(restored.outside),
-        "recovery_settings": list(restored.passing) if restored.started is None else [],
+        "recovery_settings": list(restored.passing),
         "duration_seconds": round(restored.seconds, 3),
         "files_seconds": round(restored.files_seconds, 3),
         "started": None if restored.started is None else _started_document(restored.started),

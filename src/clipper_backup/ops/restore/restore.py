@@ -73,8 +73,8 @@ class Restored:
     """A data folder that is ready to recover, or with `started` a server that did.
 
     `saved` are files of the former server's pg_wal, in `saved_in`; its configuration is in `settings_in`; `outside` holds
-    configuration from outside PGDATA, None without any. `passing` are settings for recovery alone: whoever starts it takes them
-    away; `started` is without them.
+    configuration from outside PGDATA, None without any. `passing` are settings for recovery alone, which somebody has to take
+    away: with `started` none, unless that could not be done.
     `archived` says whether the new timeline's history is in the archive. Of `seconds`, the whole, `files_seconds` went into
     writing and syncing files.
     """
@@ -143,10 +143,11 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         if not start:
             return result
         started = _start(work, request, plan, port)
-        _settle(work, request, recovery)
+        passing = _settle(work, request, recovery)
         archived = _archive_history(work, started, plan.summary.signed_by)
         tell_collations(work, started.socket_folder, started.port)
-        return replace(result, started=started, archived=archived, seconds=work.clock.monotonic() - began)
+        seconds = work.clock.monotonic() - began
+        return replace(result, started=started, passing=passing, archived=archived, seconds=seconds)
 
 
 def _begin(request: Request, plan: Plan, found: Found, saved_in: Path | None) -> Begun:
@@ -396,8 +397,8 @@ def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Starte
         return start_recovered(work, starting)
 
 
-def _settle(work: Work, request: Request, recovery: Recovery) -> None:
-    """Take away what was for recovery alone. The server runs: that it cannot be done is told, with what to do."""
+def _settle(work: Work, request: Request, recovery: Recovery) -> tuple[str, ...]:
+    """Take away what was for recovery alone; what is left of it. The server runs: what to do then is only told."""
     try:
         settle(request.data, recovery, request.account)
     except OSError as error:
@@ -407,6 +408,8 @@ def _settle(work: Work, request: Request, recovery: Recovery) -> None:
                 (f"a standby of this server would follow them: ALTER SYSTEM RESET each of {', '.join(recovery.passing())}",),
             )
         )
+        return tuple(recovery.passing())
+    return ()
 
 
 @contextmanager
