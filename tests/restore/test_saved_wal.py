@@ -188,8 +188,13 @@ def test_what_was_saved_is_found_however_the_next_try_looks(place: Path, how: st
         plan = make_plan(work, again)
         assert plan.kept is not None
         assert plan.kept.folder.name.startswith("saved-pg_wal-")
-        with started(work, again, plan) as (_, connection):
+        said = Kept()
+        with started(replace(work, emit=said), again, plan) as (_, connection):
             assert connection.execute("SELECT max(n) FROM public.rows").fetchone() == (5,)
+        if how.startswith("another"):
+            (told,) = (text for text in said.warnings if "saved by a try before this one" in text)
+            assert str(request.folder / "saved-pg_wal-") in told
+            assert str(request.folder / "saved-settings-") in told
 
 
 @pytest.mark.rule(54)

@@ -183,6 +183,9 @@ def _tell(work: Work, request: Request, plan: Plan, found: Found) -> None:
     if found.wal_folder is not None:
         becomes = f"{request.data}/pg_wal is a link to {found.wal_folder}: it becomes a plain folder, and what lies there stays"
         work.emit(Warned(becomes, ("who wants it there again moves it and makes the link, before the server starts",)))
+    settings = (each.with_name(SAVED_SETTINGS + each.name.removeprefix(SAVED)) for each in found.saved)
+    if there := [str(each) for each in (*found.saved, *settings) if each.is_dir()]:
+        work.emit(Warned(f"what the former server had was saved by a try before this one: {', '.join(there)}"))
     if plan.problem is not None:
         work.emit(Warned(f"the base backup {plan.summary.id} is not good: {plan.problem}"))
     if plan.followed_by is not None:
