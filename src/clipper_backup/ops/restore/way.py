@@ -233,11 +233,14 @@ class WayChoice:
     def _refuse_lost(self, line: Line) -> None:
         """WalGapError for a timeline that the former server was on, and that nothing archived leads to."""
         number, parent = int(line.timeline), int(line.parts[-2].timeline)
+        here = self._former is not None
+        lacking = "is not in its pg_wal any more" if here else f"is not in {', '.join(map(str, self._folders))}"
+        still = f"{self._request.data} holds it: if it is whole, start that server again, and archive"
         raise WalGapError(
             f"the former server was on timeline {number}, of which nothing is archived, and what leads there from the archive's"
-            " end is not in its pg_wal any more: the restore would lose what was committed there",
+            f" end {lacking}: the restore would lose what was committed there",
             hints=[
-                f"{self._request.data} holds it: if it is whole, start that server again, and archive",
+                still if here else "another restore folder may hold it, of a try before: name that one, --work-dir",
                 f"to the end of timeline {parent} all the same: --timeline {parent}; its pg_wal is kept",
             ],
         )
