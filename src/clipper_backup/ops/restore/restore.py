@@ -2,7 +2,7 @@
 
 Order: what is unarchived is archived as far as it is whole; everything that can refuse; what is unarchived is saved; the plan
 is kept; the folder gets its marker and is emptied; files, labels, recovery settings; sync; pg_control; the marker goes. Killed
-anywhere before its end, the same command begins anew.
+before pg_control is there, the same command begins anew. Behind that a cluster lies there, whole, which only --replace removes.
 """
 
 import os
