@@ -24,7 +24,7 @@ class Watch:
 
     def __init__(self, open_segment: OpenSegment, page_bytes: int) -> None:
         self._open, self._page_bytes = open_segment, page_bytes
-        self._search = TablespaceSearch()
+        self._whole: tuple[Segment, TablespaceSearch] | None = None
         self.created: dict[Segment, dict[int, Created]] = {}
 
     def __call__(self, segment: Segment) -> Iterator[bytes] | None:
@@ -33,15 +33,21 @@ class Watch:
         return None if chunks is None else self._searched(segment, chunks)
 
     def _searched(self, segment: Segment, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        pending = bytearray()
+        # Segments are read in any order, and some at the same time: only behind its own end a record goes on.
+        search, pending, known = TablespaceSearch(), bytearray(), dict[int, Created]()
+        if self._whole is not None and self._whole[0].number + 1 == segment.number:
+            before, search = self._whole
+            known = self.created.get(before, known)  # of its last pages, which are searched once more
         for chunk in chunks:
             pending += chunk
             whole = len(pending) // _BLOCK_BYTES * _BLOCK_BYTES
             for at in range(0, whole, _BLOCK_BYTES):
-                for created in self._search.found_in(bytes(pending[at : at + _BLOCK_BYTES]), self._page_bytes):
-                    self.created.setdefault(segment, {})[created.oid] = created
+                for created in search.found_in(bytes(pending[at : at + _BLOCK_BYTES]), self._page_bytes):
+                    if known.get(created.oid) != created:
+                        self.created.setdefault(segment, {})[created.oid] = created
             del pending[:whole]
             yield chunk
+        self._whole = segment, search
 
     def between(self, first: Segment, last: Segment | None) -> dict[Segment, list[tuple[int, Path]]]:
         """Tablespaces with folders of their own that recovery from *first* to *last* makes, by the segment that makes them."""
