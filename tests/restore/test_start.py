@@ -227,6 +227,10 @@ def test_wal_that_ends_early_is_found(copy: Copy) -> None:
     """The last segment alone, so that it stops about where that begins."""
     gone = segment_of(Lsn(copy.source.last - 1))
     starting = copy.prepare(Target("latest"), f'test "%f" = {gone} && exit 1; cp {copy.source.archive}/%f %p')
-    with pytest.raises(IntegrityError, match=rf"recovery ended at .* the last record that is there ends at {copy.source.last}"):
+    with pytest.raises(
+        IntegrityError, match=rf"recovery ended at .* the last record that is there ends at {copy.source.last}"
+    ) as caught:
         start_recovered(work(), starting)
+    # It opened, on timeline 2: that is not what the next try is to go along.
+    assert caught.value.hints[-1].endswith("--replace --timeline 1")
     assert not (copy.data / "postmaster.pid").exists()

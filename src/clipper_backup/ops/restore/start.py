@@ -193,13 +193,18 @@ def _ended_at(
             "the server opened without a timeline of its own: it did no archive recovery", hints=[f"its log: {server.log}"]
         )
     history = starting.data / "pg_wal" / history_name(log.new_timeline)
-    stopped_at = parse_history(history.read_bytes(), history.name)[-1].left_at
+    left = parse_history(history.read_bytes(), history.name)[-1]
+    stopped_at = left.left_at
     short = starting.target.kind in {"time", "lsn", "xid", "name"} and log.stopping is None
     if short or (starting.must_reach is not None and stopped_at < starting.must_reach):
         reason = "its target was not reached" if short else f"the last record that is there ends at {starting.must_reach}"
         raise IntegrityError(
             f"recovery ended at {stopped_at}, and {reason}: the WAL there cannot be read",
-            hints=[f"its log: {server.log}", "`clipper-backup wal verify` looks at the WAL that is archived"],
+            hints=[
+                f"its log: {server.log}",
+                "`clipper-backup wal verify --read-data` reads the WAL that is archived",
+                f"then, nobody wrote into {starting.data}: the same words with --replace --timeline {int(left.timeline)}",
+            ],
         )
     where = server.connection()
     return Started(
