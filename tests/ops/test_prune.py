@@ -13,6 +13,7 @@ from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, MissingError, StoreError, UsageError
 from clipper_backup.format import names
+from clipper_backup.format.physical_names import VERIFY_REPORT
 from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import Plan, check_deletable, delete_dump, execute_prune, hold, plan_prune, release
 from clipper_backup.ops.dump.read import catalog, choose_database, summary_of
@@ -24,7 +25,7 @@ from clipper_backup.store.metering import MeteringStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import DumpId, show_time
-from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump, put_parts
+from fixtures.catalog import DATABASES, HOLD, INTENT, is_whole, make_dump, put_parts, put_report
 from fixtures.clocks import START
 
 DAY_SECONDS = 86_400
@@ -133,6 +134,31 @@ def test_the_newest_good_dump_is_not_deleted_by_hand_and_a_damaged_one_is(reposi
     delete(work, dumps[2])
     delete(work, dumps[0])
     assert left(repository) == [dumps[1]]
+
+
+@pytest.mark.rule(74)
+def test_dumps_in_which_verify_found_damage_do_not_count_as_good_ones(repository: MemoryStore, clock: VirtualClock) -> None:
+    dumps = daily_dumps(repository, clock, 6)
+    put_report(repository, *dumps[3:])
+    clock.advance(100 * DAY_SECONDS)
+    done = prune(work_on(repository))
+    assert left(repository) == dumps[1:]
+    assert {each.reason for each in done.decisions[3:]} == {"damaged: a person must decide"}
+    with pytest.raises(UsageError, match=f"{dumps[2]} is the newest good dump"):
+        delete(work_on(repository), dumps[2])
+    delete(work_on(repository), dumps[5])
+    put_report(repository)
+    prune(work_on(repository))
+    assert left(repository) == dumps[3:5], "the next verify found them whole"
+
+
+@pytest.mark.parametrize("report", [b"{", b'{"schema": 99}'])
+def test_a_report_that_cannot_be_read_tells_nothing(repository: MemoryStore, clock: VirtualClock, report: bytes) -> None:
+    dumps = daily_dumps(repository, clock, 6)
+    repository.put(VERIFY_REPORT, report)
+    clock.advance(100 * DAY_SECONDS)
+    prune(work_on(repository))
+    assert left(repository) == dumps[4:]
 
 
 # -- dumps of other databases
@@ -265,8 +291,8 @@ def test_whether_a_dump_may_go_is_judged_by_one_look_at_the_store(repository: Me
     dumps = daily_dumps(repository, clock, 3)
     metered = MeteringStore(repository)
     check_deletable(work_on(metered), dumps[0])
-    # repository.json twice, and each summary once; the holds twice, and the dumps
-    assert {method: usage.calls for method, usage in metered.usage().items()} == {"get": 2 + len(dumps), "list": 3, "now": 1}
+    # repository.json twice, each summary once, and verify's report; the holds twice, and the dumps
+    assert {method: usage.calls for method, usage in metered.usage().items()} == {"get": 3 + len(dumps), "list": 3, "now": 1}
 
 
 def test_a_dump_that_only_a_newer_version_can_read_is_no_damaged_one(repository: MemoryStore, clock: VirtualClock) -> None:

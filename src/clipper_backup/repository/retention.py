@@ -36,9 +36,9 @@ def plan_retention(
     """Decide for every dump id, oldest first.
 
     *now* is the store's clock. Ages of dumps count from the time in their id. *databases* says what each good dump holds: the
-    newest *minimum* good dumps of each database are kept. *damaged* are committed dumps that lack something, or whose summary
-    could not be read: they are kept, and do not count towards the *minimum*. Nor do *untrusted* ones, which go by age once there
-    are enough others of each database that they hold.
+    newest *minimum* good dumps of each database are kept. *damaged* are committed dumps that lack something, whose summary could
+    not be read, or in which a verify found damage: they are kept, and do not count towards the *minimum*. Nor do *untrusted*
+    ones, which go by age once there are enough others of each database that they hold.
     """
     good = [d.dump_id for d in dumps if d.committed and d.dump_id not in damaged and d.dump_id not in untrusted]
     newest = _newest(good, minimum, databases)

@@ -2,11 +2,13 @@
 
 from datetime import datetime, timedelta
 
-from clipper_backup.errors import ObjectMissingError
+from clipper_backup.errors import IntegrityError, ObjectMissingError
+from clipper_backup.format import names as dump_names
 from clipper_backup.format import physical_names as names
-from clipper_backup.format.documents import VerifiedKind, VerifyReport, decode, encode
+from clipper_backup.format.documents import NewerError, VerifiedKind, VerifyReport, decode, encode
 from clipper_backup.repository.rotation import share_at
 from clipper_backup.store.protocol import Store
+from clipper_backup.values import DumpId
 
 DAMAGE_MAX = 1000
 """Of what is written down; what lies behind is found again."""
@@ -25,6 +27,16 @@ def read_report(store: Store) -> VerifyReport | None:
     except ObjectMissingError:
         return None
     return decode(data, VerifyReport, names.VERIFY_REPORT)
+
+
+def damaged_dumps(store: Store) -> set[DumpId]:
+    """The dumps in which the last verify found damage. Nothing is known where its report is damaged, or a newer version's."""
+    try:
+        report = read_report(store)
+    except (IntegrityError, NewerError):
+        return set()
+    keys = (dump_names.parse_dump_key(each.key) for each in (report.damage if report is not None else ()))
+    return {key.dump_id for key in keys if key is not None}
 
 
 def write_report(store: Store, report: VerifyReport) -> None:

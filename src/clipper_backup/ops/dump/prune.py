@@ -25,6 +25,7 @@ from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.proof.removal import Removal
 from clipper_backup.repository.retention import Decision, plan_retention
 from clipper_backup.repository.root import open_repository
+from clipper_backup.repository.verify_report import damaged_dumps
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import DumpId, show_bytes, show_count, show_names, show_time
 
@@ -98,6 +99,7 @@ def execute_prune(work: Work, plan: Plan, lease: Lease) -> Plan:
 
 
 def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[Decision]:
+    found = damaged_dumps(work.store)
     return plan_retention(
         [entry.listed for entry in entries],
         now=now,
@@ -105,7 +107,11 @@ def _decide(work: Work, entries: list[Entry], now: datetime, days: int) -> list[
         minimum=work.settings.retention_min_dumps,
         databases={entry.listed.dump_id: entry.summary.databases for entry in entries if entry.summary is not None},
         held={entry.listed.dump_id for entry in entries if entry.hold is not None},
-        damaged={entry.listed.dump_id for entry in entries if entry.problem is not None and not entry.untrusted},
+        damaged={
+            entry.listed.dump_id
+            for entry in entries
+            if not entry.untrusted and (entry.problem is not None or entry.listed.dump_id in found)
+        },
         untrusted={entry.listed.dump_id for entry in entries if entry.untrusted},
     )
 
@@ -137,8 +143,9 @@ def check_deletable(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
     if wanted is None:
         raise MissingError(f"there is no dump {dump_id}", hints=["`clipper-backup dump list` shows them"])
     _check_not_held(work, dump_id)
-    now = work.store.now()
-    good = [e for e in entries if e.summary is not None and e.problem is None and not is_ahead(e.listed.dump_id, now)]
+    now, found = work.store.now(), damaged_dumps(work.store)
+    whole = [entry for entry in entries if entry.summary is not None and entry.problem is None]
+    good = [each for each in whole if not is_ahead(each.listed.dump_id, now) and each.listed.dump_id not in found]
     if not last:
         _check_dispensable(wanted, [entry for entry in good if entry is not wanted], now)
     if wanted in good:

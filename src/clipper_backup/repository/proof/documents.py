@@ -6,11 +6,11 @@ from typing import TypeVar
 
 from clipper_backup.errors import ClipperError, IntegrityError, ObjectMissingError, StoreError
 from clipper_backup.format import physical_names as names
-from clipper_backup.format.documents import HoldMark, RetentionMark, decode
-from clipper_backup.format.names import HOLDS_FOLDER, RETENTION
+from clipper_backup.format.documents import HoldMark, NewerError, RetentionMark, VerifyReport, decode
+from clipper_backup.format.names import HOLDS_FOLDER, RETENTION, parse_dump_key
 from clipper_backup.format.signing import SIGNATURE_BYTES, signer
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import BackupId
+from clipper_backup.values import BackupId, DumpId
 
 T = TypeVar("T")
 
@@ -78,6 +78,16 @@ def read_base_holds(store: Store) -> dict[BackupId, HoldMark | None]:
     """The same, of base backups."""
     holds = ((names.parse_base_hold_key(f"{HOLDS_FOLDER}{text}"), mark) for text, mark in read_holds(store).items())
     return {backup_id: mark for backup_id, mark in holds if backup_id is not None}
+
+
+def read_damaged_dumps(store: Store) -> set[DumpId]:
+    """The dumps in which the last verify found damage; none where its report is lost, damaged, or a newer version's."""
+    try:
+        report = decode(store.get(names.VERIFY_REPORT), VerifyReport, names.VERIFY_REPORT)
+    except (ObjectMissingError, IntegrityError, NewerError):
+        return set()
+    keys = (parse_dump_key(each.key) for each in report.damage)
+    return {key.dump_id for key in keys if key is not None}
 
 
 def read_mark(store: Store) -> RetentionMark | None:

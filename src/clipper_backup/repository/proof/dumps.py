@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from clipper_backup.errors import ClipperError, IntegrityError, ObjectMissingError
 from clipper_backup.format import names
 from clipper_backup.format.documents import DumpSummary, decode
-from clipper_backup.repository.proof.documents import Trust, read_holds
+from clipper_backup.repository.proof.documents import Trust, read_damaged_dumps, read_holds
 from clipper_backup.store.protocol import ObjectInfo, Store
 from clipper_backup.values import DumpId, show_count
 
@@ -18,7 +18,10 @@ _BEING_WRITTEN = timedelta(days=1)
 
 @dataclass(slots=True)
 class Dump:
-    """What is there of one id. `databases` are those that its summary names, None where that cannot be read."""
+    """What is there of one id. `databases` are those that its summary names, None where that cannot be read.
+
+    `whole`: a listing shows all of it, and the last verify found no damage.
+    """
 
     dump_id: DumpId
     objects: dict[str, ObjectInfo] = field(default_factory=dict)
@@ -39,7 +42,7 @@ class Dump:
 
 
 def read_dumps(store: Store, trust: Trust) -> dict[DumpId, Dump]:
-    """Every id below `database/`, by one listing and its summary."""
+    """Every id below `database/`, by one listing, its summary, and what the last verify found."""
     found: dict[DumpId, Dump] = {}
     for info in store.list(names.DATABASE_FOLDER):
         key = names.parse_dump_key(info.key)
@@ -48,9 +51,10 @@ def read_dumps(store: Store, trust: Trust) -> dict[DumpId, Dump]:
     for dump in found.values():
         if dump.committed:
             _read(store, dump, trust)
-    held = read_holds(store)
+    held, damaged = read_holds(store), read_damaged_dumps(store)
     for dump in found.values():
         dump.held = str(dump.dump_id) in held
+        dump.whole = dump.whole and dump.dump_id not in damaged
     return found
 
 
