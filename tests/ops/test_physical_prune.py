@@ -93,6 +93,9 @@ def test_a_second_prune_finds_nothing_and_a_days_later_deletes_packs(store: Memo
     made = live_for(store, clock, 14)
     first = prune_physical(work_on(store, clock))
     assert (first.doomed, first.freed.packs) == (9, 0), "pack 0 of the last one that went is needed by the next"
+    assert [(each.run, each.packs, each.announced) for each in first.packs] == [
+        (run, 1 if run == made[4] else 2, True) for run in made[:5]
+    ]
     assert not plan_physical_prune(work_on(store, clock)).changes
     before = all_but_locks(store)
     prune_physical(work_on(store, clock))

@@ -46,7 +46,7 @@ def test_what_would_go_goes(run_cli: RunCli, local_place: StorePlace, made: list
     assert "restorable before" in done
     assert "proven: 3 good base backups stay, with all that they need" in done
     assert "WAL: 10 segments removed, 4.0 kB" in done
-    assert "packs: 1 no longer needed, deleted by a prune a day from now or later" in done
+    assert "packs and keys: 1 no longer needed, deleted by a prune a day from now or later" in done
 
 
 def test_held_it_stays_until_it_is_released(run_cli: RunCli, local_place: StorePlace, made: list[BackupId]) -> None:

@@ -251,5 +251,5 @@ def _numbers(physical: PhysicalPrune, *, dry_run: bool) -> str:
     if physical.freed.packs or physical.freed.keys:
         lines.append(f"packs: {physical.freed.packs} {verb}, {show_bytes(physical.freed.stored_bytes)}")
     if physical.doomed:
-        lines.append(f"packs: {physical.doomed} no longer needed, deleted by a prune a day from now or later")
+        lines.append(f"packs and keys: {physical.doomed} no longer needed, deleted by a prune a day from now or later")
     return "".join(f"{line}\n" for line in lines)

@@ -28,7 +28,7 @@ from clipper_backup.values import BackupId, DumpId, Timeline
 from clipper_backup.wal_names import Segment
 
 _FOLDERS = {folder.rstrip("/") for folder in (names.BASE_FOLDER, names.PACKS_FOLDER, names.WAL_FOLDER, names.PRUNE_FOLDER)}
-_NEEDED_SOON = "no base backup needs it, and no run that lives: deleted by a prune a day from now or later"
+WHY_ANNOUNCED = "no base backup needs it, and no run that lives: deleted by a prune a day from now or later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def plan_of(work: Work, looked: Look, window: PitrWindow) -> PhysicalPrune:
     """What would be done after that look, not proven yet."""
     store, state, plan = work.store, looked.state, looked.plan
     packs, keys = base_prune.doomed_now(state, read_records(store).values())
-    announced = base_prune.going_by_run(_infos(state, packs), keys, _NEEDED_SOON, announced=True)
+    announced = base_prune.going_by_run(_infos(state, packs), keys, WHY_ANNOUNCED, announced=True)
     due = list(due_now(store, state))
     freed = Freed(
         sum(len(each.packs) for each in due),

@@ -4,17 +4,28 @@ Each phase looks anew, and what it finds is proven anew (docs/design/prune.md).
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 from clipper_backup.errors import ClipperError
+from clipper_backup.format.base_documents import PruneRecord
 from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
-from clipper_backup.ops.physical_plan import Going, PhysicalPrune, has_physical, look, plan_of, removal_of, wal_removal
+from clipper_backup.ops.physical_plan import (
+    WHY_ANNOUNCED,
+    Going,
+    PhysicalPrune,
+    has_physical,
+    look,
+    plan_of,
+    removal_of,
+    wal_removal,
+)
 from clipper_backup.ops.prune_proof import permitting, prove_removal, prover
 from clipper_backup.ops.prune_window import window_of
 from clipper_backup.ops.work import Work, skew, step
 from clipper_backup.repository import base_prune
+from clipper_backup.repository.base_prune import GoingPacks
 from clipper_backup.repository.base_state import PackState
 from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.proof.removal import Removal
@@ -95,9 +106,16 @@ def _execute(work: Work, lease: Lease) -> PhysicalPrune:
         problems=tuple(looked.found.unreadable),
         refreshed=again,
         announced=announced.backups,
-        packs=(*freed.runs, *(each for each in planned.packs if each.announced)),
+        packs=(*freed.runs, *_announced(looked.state, record)),
         proof=proof,
     )
+
+
+def _announced(state: PackState, record: PruneRecord | None) -> Iterator[GoingPacks]:
+    """What this prune announced, of the backups too that it removed."""
+    if record is not None:
+        packs, keys = base_prune.going_packs(state, record), [BackupId.parse(run) for run in record.keys]
+        yield from base_prune.going_by_run(packs, keys, WHY_ANNOUNCED, announced=True)
 
 
 def _remove_backups(work: Work, lease: Lease, state: PackState, planned: PhysicalPrune, removal: Removal) -> list[Going]:
