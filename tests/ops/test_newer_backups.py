@@ -7,16 +7,28 @@ import pytest
 
 from clipper_backup.errors import IntegrityError
 from clipper_backup.format import physical_names as names
-from clipper_backup.format.documents import NewerError
+from clipper_backup.format.base_documents import VerifyMark
+from clipper_backup.format.documents import NewerError, encode
 from clipper_backup.ops.base.delete import delete_base
 from clipper_backup.ops.base.read import base_catalog, base_summary
+from clipper_backup.ops.physical_plan import plan_physical_prune
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.base_backups import BaseEntry
 from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import BackupId
-from fixtures.base_repository import days, keys_below, make_repository, put_backup, put_segments, work_on
+from fixtures.base_repository import (
+    days,
+    keys_below,
+    live_for,
+    make_repository,
+    put_backup,
+    put_intent,
+    put_parts,
+    put_segments,
+    work_on,
+)
 from fixtures.clocks import SteppedClock
 from fixtures.newer import change_summary, object_of
 
@@ -134,6 +146,54 @@ def test_an_unknown_source_is_no_damage_and_stays_with_its_packs_and_wal(store: 
     prune_physical(work)
     assert keys_below(store, f"packs/{made[2]}/")
     assert not keys_below(store, f"packs/{made[3]}/")
+
+
+def left_by_a_dead_run(store: MemoryStore, clock: SteppedClock, packs: dict[BackupId, tuple[int, ...]]) -> BackupId:
+    run = BackupId.make(clock.now())
+    put_intent(store, run)
+    put_parts(store, run, packs)
+    return run
+
+
+def test_what_a_newer_version_found_in_a_dead_run_stays_and_prune_goes_on(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    left, other = left_by_a_dead_run(store, clock, {made[0]: (0,)}), left_by_a_dead_run(store, clock, {})
+    key = names.base_key(left, names.VERIFY)
+    store.put(key, b'{"schema": 99}')
+    days(clock, 1.1)
+    of_left = keys_below(store, f"base/{left}/")
+    planned, done = plan_physical_prune(work_on(store, clock)), prune_physical(work_on(store, clock))
+    assert planned.items == done.items
+    reason = {item.backup_id: item.reason for item in done.items}[left]
+    assert (
+        reason
+        == f"what was found in {left} is not known here: {key} was written by a newer version (schema 99, this one reads up to 1)"
+    )
+    assert [going.backup_id for going in done.going] == [*made[:7], other]
+    assert (keys_below(store, f"base/{left}/"), keys_below(store, f"base/{other}/")) == (of_left, set())
+    days(clock, 1.1)
+    prune_physical(work_on(store, clock))
+    assert keys_below(store, f"packs/{made[0]}/") == {names.pack_key(made[0], 0)}, "what is left of it names that one"
+
+
+def test_what_lost_a_part_and_was_looked_at_by_a_newer_version_stays(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    store.put(names.base_key(made[1], names.VERIFY), b'{"schema": 99}')
+    store.delete([names.base_key(made[1], names.LABEL)])
+    done = prune_physical(work_on(store, clock))
+    assert [going.backup_id for going in done.going] == [made[0], *made[2:5]]
+
+
+def test_what_cannot_be_written_beside_a_newer_mark_stays_with_who_found_it(store: MemoryStore, clock: SteppedClock) -> None:
+    made = live_for(store, clock, 14)
+    store.put(names.base_key(made[6], names.VERIFY), b'{"schema": 99}')
+    pack = names.pack_key(made[5], 0)
+    mark = VerifyMark(id=str(made[1]), verified_at=clock.now(), share=1, damage=[f"{pack}: torn"])
+    store.put(names.base_key(made[1], names.VERIFY), encode(mark))
+    done = prune_physical(work_on(store, clock))
+    kept = {item.backup_id: item.reason for item in done.items if item.keep}
+    assert kept[made[1]].startswith(f"what was found in {made[6]} is not known here")
+    assert [going.backup_id for going in done.going] == [made[0], *made[2:4], made[5]], "the window begins with a good one"
 
 
 def test_it_never_makes_a_good_one_go(store: MemoryStore, clock: SteppedClock) -> None:

@@ -1,7 +1,7 @@
 """What a prune of base backups, packs and WAL would remove, with a reason for each, and the proof of that; changes nothing."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
@@ -166,7 +166,7 @@ def plan_of(work: Work, looked: Look, window: PitrWindow) -> PhysicalPrune:
     )
     next_time = window.announced(looked.found.seen, plan, store.now())
     return PhysicalPrune(
-        (*_items(state, plan),),
+        (*_items(looked),),
         sum(map(len, packs.values())) + len(keys),
         freed,
         sum_of(going_wal(store, looked.found.catalogs(store), plan)),
@@ -228,20 +228,23 @@ def _infos(state: PackState, packs: "dict[BackupId, set[int]]") -> Iterator[Obje
     return (state.packs[run][number] for run, numbers in packs.items() for number in sorted(numbers))
 
 
-def _items(state: PackState, plan: PhysicalPlan) -> Iterator[Going]:
+def _items(looked: Look) -> Iterator[Going]:
     """The backups by the plan, and the unfinished, by id."""
-    decisions = {decision.backup_id: decision for decision in plan.backups}
+    state = looked.state
+    decisions = {decision.backup_id: decision for decision in looked.plan.backups}
     removed = set(base_prune.unfinished(state.base.intents))
     named = Counter(pack for needed in state.base.packs.values() for pack, _ in needed)
     for backup_id, folder in state.base.intents.folders.items():
         own_bytes = sum(size_bytes for pack, size_bytes in state.base.packs.get(backup_id, ()) if named[pack] == 1)
         decided = decisions.get(backup_id)
-        decision = decided or _of_unfinished(backup_id, removed)
+        decision = decided or _of_unfinished(backup_id, removed, looked.found.not_handed_on)
         kind: Literal["base backup", "unfinished"] = "unfinished" if decided is None else "base backup"
         yield Going(backup_id, decision.keep, decision.reason, folder.own_bytes + own_bytes, kind)
 
 
-def _of_unfinished(backup_id: BackupId, removed: set[BackupId]) -> BackupDecision:
+def _of_unfinished(backup_id: BackupId, removed: set[BackupId], not_handed_on: Mapping[BackupId, str]) -> BackupDecision:
+    if backup_id in removed and backup_id in not_handed_on:
+        return BackupDecision(backup_id, keep=True, reason=not_handed_on[backup_id])
     if backup_id in removed:
         return BackupDecision(backup_id, keep=False, reason="never finished, and its run gave no sign of life for a day")
     return BackupDecision(

@@ -320,6 +320,13 @@ class BaseCatalog:
         self._keys: set[BackupId] | None = None
         self._marks: dict[BackupId, VerifyMark] | None = None
 
+    @property
+    def marks(self) -> Mapping[BackupId, VerifyMark]:
+        """What was found in each, as it was read with the entries."""
+        if self._marks is None:
+            self._marks = read_marks(self._store, list_base_backups(self._store))
+        return self._marks
+
     def entries(self) -> list[BaseEntry]:
         """Every id, by id."""
         everyone = list_base_backups(self._store)
@@ -331,9 +338,7 @@ class BaseCatalog:
 
         What a verify found in a pack holds for each backup that needs it, until a verify of its own that began later.
         """
-        if self._marks is None:
-            self._marks = read_marks(self._store, list_base_backups(self._store))
-        return self._shared(self._own(listed, self._marks.get(listed.backup_id)), self._marks)
+        return self._shared(self._own(listed, self.marks.get(listed.backup_id)), self.marks)
 
     def _own(self, listed: ListedBase, mark: VerifyMark | None) -> BaseEntry:
         """What its own objects and mark say."""

@@ -44,7 +44,8 @@ class TimelineSeen:
 class BackupSeen:
     """A committed base backup. `wal_to` is the end, on a line, to which a hold keeps WAL too.
 
-    `newer`: a newer version took it, in a way that this one does not know. It is not good here, and stays.
+    `good`: whether a restore may begin with it, so its WAL from start to stop is in the archive, too. `newer` says what of it
+    only a newer version knows: then it stays.
     """
 
     backup_id: BackupId
@@ -55,7 +56,7 @@ class BackupSeen:
     finished_at: datetime
     good: bool = True
     held: bool = False
-    newer: bool = False
+    newer: str | None = None
     wal_to: tuple[Timeline, Lsn] | None = None
 
     @property
@@ -215,8 +216,8 @@ def _reasons(
     for backup in seen.backups:
         if backup.held:
             reasons[backup.backup_id] = "held"
-        elif backup.newer:
-            reasons[backup.backup_id] = "a newer version of clipper-backup took it"
+        elif backup.newer is not None:
+            reasons[backup.backup_id] = backup.newer
         elif seen.unknown_lines:
             reasons[backup.backup_id] = "there is a timeline of which nobody knows what it needs"
         elif backup is newest:

@@ -16,9 +16,12 @@ from clipper_backup.repository.base_backups import BaseCatalog
 from clipper_backup.repository.base_state import PackState, read_part, unless_unreadable
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.physical_retention import BackupSeen, Pin, Seen, TimelineOf, TimelineSeen
+from clipper_backup.repository.verify_marks import not_handed_on
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import BackupId, Lsn, Timeline
+
+_TAKEN_BY_NEWER = "a newer version of clipper-backup took it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,15 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found. `unreadable` names what cannot be read and may need WAL: all of it stays then, and a person is told."""
+    """What was found. `unreadable` names what cannot be read and may need WAL: all of it stays then, and a person is told.
+
+    `not_handed_on` are the base backups, finished or not, that stay because what a verify found in them would be lost, and why.
+    """
 
     seen: Seen
     systems: Mapping[int, SystemEntry]
     unreadable: Sequence[ClipperError]
+    not_handed_on: Mapping[BackupId, str]
 
     def catalogs(self, store: Store) -> dict[int, WalCatalog]:
         """The archive of each system, by its number."""
@@ -51,16 +58,18 @@ def survey(store: Store, state: PackState, *, trusted: Sequence[str], repository
     pins = [*_pins_of_runs(store, state, systems, unreadable), *_pins_of_snapshots(store, systems, unreadable)]
     no_line: list[ClipperError] = []
     timelines = _timelines(store, systems, summaries, no_line)
-    entries = BaseCatalog(store, repository_id, trusted).entries()
+    catalog = BaseCatalog(store, repository_id, trusted)
+    entries = catalog.entries()
     good = {entry.listed.backup_id for entry in entries if entry.good}
-    newer = {entry.listed.backup_id for entry in entries if entry.unreadable}
+    not_kept = not_handed_on(store, catalog.marks)
+    newer = {entry.listed.backup_id: _TAKEN_BY_NEWER for entry in entries if entry.unreadable} | not_kept
     return Survey(
         Seen(
             segment_bytes={summary.system_number: summary.sizes.segment_bytes for summary in summaries.values()}
             | {number: entry.segment_bytes for number, entry in systems.items()},
             timelines=timelines,
             backups=[
-                _seen(backup_id, summary, good=backup_id in good, newer=backup_id in newer, hold=holds.get(backup_id))
+                _seen(backup_id, summary, good=backup_id in good, newer=newer.get(backup_id), hold=holds.get(backup_id))
                 for backup_id, summary in sorted(summaries.items(), key=lambda item: item[1].finished_at)
             ],
             pins=pins,
@@ -69,6 +78,7 @@ def survey(store: Store, state: PackState, *, trusted: Sequence[str], repository
         ),
         systems,
         [*unreadable, *no_line],
+        not_kept,
     )
 
 
@@ -95,7 +105,7 @@ def read_holds(store: Store, unreadable: list[ClipperError]) -> dict[BackupId, H
     return holds
 
 
-def _seen(backup_id: BackupId, summary: BaseSummary, *, good: bool, newer: bool, hold: Hold | None) -> BackupSeen:
+def _seen(backup_id: BackupId, summary: BaseSummary, *, good: bool, newer: str | None, hold: Hold | None) -> BackupSeen:
     return BackupSeen(
         backup_id,
         summary.system_number,

@@ -113,10 +113,29 @@ def write_mark(store: Store, backup_id: BackupId, mark: VerifyMark, damage: Sequ
 def hand_on(store: Store, backup_id: BackupId) -> None:
     """Before a backup's mark is removed: write what it says of packs beside each other backup that needs them.
 
-    Not where that one was read whole since. The store's errors pass through, and NewerError for a mark that cannot be read:
-    nothing is to be removed then.
+    Not where that one was read whole since. The store's errors pass through, and NewerError for a mark of a newer version, its
+    own or one beside which something is to be written: nothing is to be removed then.
     """
-    marks = read_marks(store, list_base_backups(store))
+    for other, texts in _handed_on(store, backup_id, read_marks(store, list_base_backups(store))):
+        add_damage(store, other, texts)
+
+
+def not_handed_on(store: Store, marks: Marks) -> dict[BackupId, str]:
+    """The backups of whose *marks* `hand_on` is refused, so that they must stay, and why. Other errors pass through."""
+    refused: dict[BackupId, str] = {}
+    if not any(isinstance(mark, NewerMark) for mark in marks.values()):
+        return refused
+    for backup_id in marks:
+        try:
+            for _ in _handed_on(store, backup_id, marks):
+                pass
+        except NewerError as error:
+            refused[backup_id] = error.message
+    return refused
+
+
+def _handed_on(store: Store, backup_id: BackupId, marks: Marks) -> Iterator[tuple[BackupId, list[str]]]:
+    """What is to be written beside which other backup; NewerError as for `hand_on`."""
     leaving = marks.get(backup_id)
     refuse_newer(leaving)
     if leaving is None:
@@ -127,4 +146,6 @@ def hand_on(store: Store, backup_id: BackupId) -> None:
 
     for other, shared in needing(store, leaving.damage, [backup_id], unknown):
         counted = found_by_others(other, {each: mark for each, mark in marks.items() if each in {backup_id, other}})
-        add_damage(store, other, [text for text in shared if text in counted])
+        if texts := [text for text in shared if text in counted]:
+            refuse_newer(marks.get(other))
+            yield other, texts
