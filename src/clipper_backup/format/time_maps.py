@@ -88,6 +88,11 @@ class MapName:
         return f"{times_folder(system_id, self.first.timeline)}{self.first}-{self.last}-{self.latest % 2**64:016X}.zst"
 
 
+def is_map_key(key: str) -> bool:
+    """Whether it is formed as the key of a time map is, whatever the size of its segments."""
+    return _KEY.fullmatch(key) is not None
+
+
 def parse_map_key(key: str, segment_bytes: int) -> MapName | None:
     """The inverse of `MapName.key`; None when it is the key of no map of segments of this size."""
     match = _KEY.fullmatch(key)

@@ -20,6 +20,7 @@ from clipper_backup.repository.verify_marks import not_handed_on
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.store.protocol import Store
 from clipper_backup.values import BackupId, Lsn, Timeline
+from clipper_backup.wal_names import Segment
 
 _TAKEN_BY_NEWER = "a newer version of clipper-backup took it"
 
@@ -60,7 +61,8 @@ def survey(store: Store, state: PackState, *, trusted: Sequence[str], repository
     timelines = _timelines(store, systems, summaries, no_line)
     catalog = BaseCatalog(store, repository_id, trusted)
     entries = catalog.entries()
-    good = {entry.listed.backup_id for entry in entries if entry.good}
+    wal = _OwnWal(store, systems)
+    good = {entry.listed.backup_id for entry in entries if entry.good and entry.summary and wal.is_there(entry.summary)}
     not_kept = not_handed_on(store, catalog.marks)
     newer = {entry.listed.backup_id: _TAKEN_BY_NEWER for entry in entries if entry.unreadable} | not_kept
     return Survey(
@@ -80,6 +82,31 @@ def survey(store: Store, state: PackState, *, trusted: Sequence[str], repository
         [*unreadable, *no_line],
         not_kept,
     )
+
+
+class _OwnWal:
+    """Whether backups have the WAL without which none of them is consistent. Each folder is listed once."""
+
+    def __init__(self, store: Store, systems: Mapping[int, SystemEntry]) -> None:
+        self._catalogs = {number: WalCatalog(store, each.system_id, each.segment_bytes) for number, each in systems.items()}
+        self._folders: dict[tuple[int, Timeline, str], set[int]] = {}
+
+    def is_there(self, summary: BaseSummary) -> bool:
+        """Whether claim and object of each segment from its start to its stop are listed; true where its system is not known."""
+        catalog, timeline = self._catalogs.get(summary.system_number), Timeline(summary.timeline)
+        if catalog is None:
+            return True
+        first = Segment.holding(timeline, Lsn.parse(summary.start_lsn), catalog.segment_bytes)
+        last = Segment.ending(timeline, Lsn.parse(summary.stop_lsn), catalog.segment_bytes)
+        segments = (Segment(timeline, number, catalog.segment_bytes) for number in range(first.number, last.number + 1))
+        return all(each.number in self._listed(summary.system_number, catalog, each) for each in segments)
+
+    def _listed(self, system: int, catalog: WalCatalog, segment: Segment) -> set[int]:
+        place = system, segment.timeline, segment.folder
+        if place not in self._folders:
+            found = catalog.segments(segment.timeline, segment.folder)
+            self._folders[place] = {each.number for each, listed in found.items() if listed.claim and listed.stored}
+        return self._folders[place]
 
 
 def read_systems(store: Store, unreadable: list[ClipperError]) -> dict[int, SystemEntry]:

@@ -102,6 +102,8 @@ def read_archive(view: WithoutStore, removal: Removal, begins: Mapping[str, int]
             found[number, archived.timeline] = archived
             goes = removal.wal.get((entry.system_id, archived.timeline), Ranges())
             _list_segments(view, archived, begins.get(entry.system_id, END), edge, goes)
+    for system_id in sorted({system_id for system_id, _ in removal.wal} - systems.keys()):
+        unread.wal.append(f"the system {system_id} has no entry in {names.SYSTEMS_FOLDER}")
     return ArchiveFacts(found, systems, list(_snapshots(view, systems, unread)))
 
 

@@ -9,11 +9,20 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from clipper_backup.errors import IntegrityError
+from clipper_backup.errors import IntegrityError, ObjectMissingError, StoreError
 from clipper_backup.format import physical_names as names
-from clipper_backup.format.base_documents import BaseIntent, BaseSummary, PacksDocument, PruneRecord, Role, Started, VerifyMark
+from clipper_backup.format.base_documents import (
+    SOURCES,
+    BaseIntent,
+    BaseSummary,
+    PacksDocument,
+    PruneRecord,
+    Role,
+    Started,
+    VerifyMark,
+)
 from clipper_backup.format.compression import decompress_bytes
-from clipper_backup.format.documents import decode
+from clipper_backup.format.documents import NewerError, decode
 from clipper_backup.repository.proof.documents import Trust, Unread, unless_unread
 from clipper_backup.repository.proof.numbers import Ranges
 from clipper_backup.store.protocol import ObjectInfo, Store
@@ -24,12 +33,15 @@ GRACE = timedelta(hours=24)
 _ROLES: set[Role] = {"manifest", "details", "packs", "label", "server_manifest"}
 Needed = Mapping[BackupId, tuple["array[int]", "array[int]"]]
 """Of each run, the numbers and the sizes of packs: 20 TB have 200,000."""
-D = TypeVar("D", BaseIntent, Started, VerifyMark)
+D = TypeVar("D", BaseIntent, Started)
 
 
 @dataclass(slots=True)
 class Base:
-    """What is there of one id. `missing` is what its documents name and a listing does not show, or not with its size."""
+    """What is there of one id. `missing` is what its documents name and a listing does not show, or not with its size.
+
+    `newer`: a newer version took it, or looked at it last. What that found, and what it needs, is not all known here.
+    """
 
     backup_id: BackupId
     objects: dict[str, ObjectInfo] = field(default_factory=dict)
@@ -37,6 +49,7 @@ class Base:
     started: Started | None = None
     summary: BaseSummary | None = None
     mark: VerifyMark | None = None
+    newer: bool = False
     needed: Needed | None = None
     sealed_runs: frozenset[BackupId] = frozenset()
     trusted: bool = False
@@ -70,12 +83,16 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
-    """All below `base/`, and what is listed of packs and keys. `records`: by the id of a prune, its age and what it announced."""
+    """All below `base/`, and what is listed of packs and keys. `records`: by the id of a prune, its age and what it announced.
+
+    `marks` are those with damage, also of folders that are hidden.
+    """
 
     bases: Mapping[BackupId, Base]
     packs: Mapping[BackupId, Mapping[int, int]]
     data_keys: frozenset[BackupId]
     records: Mapping[BackupId, tuple[datetime, PruneRecord]]
+    marks: Mapping[BackupId, VerifyMark] = field(default_factory=dict)
 
     @property
     def summarized(self) -> list[Base]:
@@ -83,8 +100,11 @@ class BaseFacts:
         return [base for _, base in sorted(self.bases.items()) if base.summary is not None]
 
 
-def read_base(store: Store, trust: Trust, now: datetime, unread: Unread) -> BaseFacts:
-    """List packs and keys first, so that whoever put a listed pack is seen; then read all that names them."""
+def read_base(store: Store, trust: Trust, now: datetime, unread: Unread, known: Mapping[BackupId, VerifyMark]) -> BaseFacts:
+    """List packs and keys first, so that whoever put a listed pack is seen; then read all that names them.
+
+    What the *known* marks say of packs counts too, where their own folders are not there: damage does not go with who found it.
+    """
     packs: dict[BackupId, dict[int, int]] = {}
     for info in store.list(names.PACKS_FOLDER):
         if (pack := names.parse_pack_key(info.key)) is not None:
@@ -98,10 +118,11 @@ def read_base(store: Store, trust: Trust, now: datetime, unread: Unread) -> Base
     for base in bases.values():
         _read_one(store, base, trust, now, unread)
         base.missing = frozenset(_missing(base, packs, data_keys))
-    marks = [base.mark for base in bases.values() if base.mark is not None and base.trusted and base.mark.damage]
+    marks = {backup_id: mark for backup_id, mark in known.items() if backup_id not in bases}
+    marks |= {base.backup_id: base.mark for base in bases.values() if base.mark is not None and base.mark.damage}
     for base in bases.values():
         base.good = _is_good(base, marks)
-    return BaseFacts(bases, packs, data_keys, _read_records(store, unread))
+    return BaseFacts(bases, packs, data_keys, _read_records(store, unread), marks)
 
 
 def _read_one(store: Store, base: Base, trust: Trust, now: datetime, unread: Unread) -> None:
@@ -112,13 +133,12 @@ def _read_one(store: Store, base: Base, trust: Trust, now: datetime, unread: Unr
         if names.STARTED in base.objects:
             base.started = unless_unread(partial(_decoded, store, base, names.STARTED, Started), unread.wal)
     if base.committed:
-        unless_unread(partial(_read_summary, store, base, trust), unread.packs)
-    if names.VERIFY in base.objects and base.summary is not None:
-        of_mark: list[str] = []
-        base.mark = unless_unread(partial(_decoded, store, base, names.VERIFY, VerifyMark), of_mark)
-        if of_mark:
-            info = base.objects[names.VERIFY]
-            base.mark = VerifyMark(id=str(base.backup_id), verified_at=info.modified_at, share=0, damage=of_mark)
+        of_summary: list[str] = []
+        unless_unread(partial(_read_summary, store, base, trust), of_summary)
+        unread.packs += of_summary
+        unread.wal += of_summary
+    if names.VERIFY in base.objects:
+        _read_mark(store, base)
     if names.PACKS in base.objects:
         unless_unread(partial(_read_packs, store, base), unread.packs)
     elif base.committed:
@@ -128,9 +148,24 @@ def _read_one(store: Store, base: Base, trust: Trust, now: datetime, unread: Unr
 def _decoded(store: Store, base: Base, part: str, kind: type[D]) -> D:
     key = names.base_key(base.backup_id, part)
     document = decode(store.get(key), kind, key)
-    if part != names.VERIFY and document.id != str(base.backup_id):
+    if document.id != str(base.backup_id):
         raise IntegrityError(f"{key} is damaged: it is of {document.id}")
     return document
+
+
+def _read_mark(store: Store, base: Base) -> None:
+    """What a verify found in it, whether it is committed or not; a mark that cannot be read is damage, if no newer version's."""
+    info = base.objects[names.VERIFY]
+    try:
+        base.mark = decode(store.get(info.key), VerifyMark, info.key)
+    except ObjectMissingError:
+        return
+    except NewerError:
+        base.newer = True
+    except (IntegrityError, StoreError) as error:
+        if error.temporary:
+            raise
+        base.mark = VerifyMark(id=str(base.backup_id), verified_at=info.modified_at, share=0, damage=[str(error)])
 
 
 def _read_summary(store: Store, base: Base, trust: Trust) -> None:
@@ -140,6 +175,7 @@ def _read_summary(store: Store, base: Base, trust: Trust) -> None:
     if summary.id != str(base.backup_id):
         raise IntegrityError(f"{key} is damaged: it is of {summary.id}")
     base.summary = summary
+    base.newer = summary.source not in SOURCES
     base.trusted = trust.holds(store, names.base_key(base.backup_id, names.BASE_SIGNATURE), data, summary.repository_id)
 
 
@@ -190,10 +226,13 @@ def _missing(base: Base, packs: Mapping[BackupId, Mapping[int, int]], data_keys:
     yield from (names.data_key_key(run) for run in base.sealed_runs - data_keys)
 
 
-def _is_good(base: Base, marks: list[VerifyMark]) -> bool:
-    """As the format has it: committed and whole, not known to be damaged, and signed where that is asked for."""
+def _is_good(base: Base, marks: Mapping[BackupId, VerifyMark]) -> bool:
+    """As the format has it: committed and whole, not known to be damaged, and signed where that is asked for.
+
+    *marks* are those with damage. What another verify found counts when it ended after its own began, or after the backup did.
+    """
     summary = base.summary
-    if summary is None or base.needed is None or base.missing or not base.trusted or summary.pages.damaged:
+    if summary is None or base.newer or base.needed is None or base.missing or not base.trusted or summary.pages.damaged:
         return False
     roles = Counter(stored.role for stored in summary.objects)
     theirs = [names.parse_base_key(stored.key) for stored in summary.objects]
@@ -201,11 +240,18 @@ def _is_good(base: Base, marks: list[VerifyMark]) -> bool:
         return False
     if any(key is None or key.backup_id != base.backup_id for key in theirs):
         return False
-    if base.mark is not None and base.mark.damage:
+    if base.backup_id in marks:
         return False
-    since = [mark for mark in marks if base.mark is None or mark.verified_at > base.mark.verified_at]
-    damaged = names.packs_named(text for mark in since for text in mark.damage)
+    own = None if base.mark is None else base.mark.begun_at
+    looked_at = own if isinstance(own, datetime) else base.backup_id.at
+    damaged = names.packs_named(text for mark in marks.values() if mark.verified_at > looked_at for text in mark.damage)
     return not any(pack.run in base.needed and pack.number in base.needed[pack.run][0] for pack in damaged)
+
+
+def order_of(base: Base) -> tuple[int, datetime, BackupId]:
+    """Backups of all lines in their order, by which one is the newest."""
+    assert base.summary is not None  # noqa: S101  asked of summarized ones only
+    return base.summary.system_number, base.summary.finished_at, base.backup_id
 
 
 def packs_in_use(facts: BaseFacts) -> dict[BackupId, Ranges]:

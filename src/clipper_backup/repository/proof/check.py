@@ -89,11 +89,12 @@ def prove(
     if with_base or with_wal:
         # What would remain is read last: a run that began meanwhile is seen there, and what it needs counts.
         unread = Unread()
-        before = read_base(store, promises.trust, now, unread)
-        after = read_base(view, promises.trust, now, unread)
+        before = read_base(store, promises.trust, now, unread, {})
+        after = read_base(view, promises.trust, now, unread, before.marks)
         problems += check_base(store, before, after, removal, edge, now)
         lacking = tuple(incomplete(after))
         if with_wal:
+            problems += (f"{key} would go as a time map, and is none" for key in sorted(removal.maps) if not removal.has(key))
             begins = _begins(before)
             view.take_hidden()
             archive = read_archive(view, removal, begins, edge, unread)

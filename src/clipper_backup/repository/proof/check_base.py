@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from clipper_backup.format import physical_names as names
-from clipper_backup.repository.proof.base import GRACE, Base, BaseFacts, packs_in_use
+from clipper_backup.repository.proof.base import GRACE, Base, BaseFacts, order_of, packs_in_use
 from clipper_backup.repository.proof.documents import read_base_holds
 from clipper_backup.repository.proof.numbers import Ranges
 from clipper_backup.repository.proof.removal import Removal
@@ -40,6 +40,8 @@ def _check_going(base: Base, after: BaseFacts, removal: Removal, edge: datetime,
         each.backup_id for each in after.bases.values() if each.intent is not None and str(backup_id) in each.intent.parents
     ]
     left = after.bases.get(backup_id)
+    if base.newer:
+        yield f"a newer version of clipper-backup took {backup_id}, or looked at it last: nobody knows here what it needs"
     if children and (left is None or names.PACKS not in left.objects):
         yield f"the run {children[0]} takes pages from {backup_id}, and nothing would tell any more which packs hold them"
     if not base.committed:
@@ -67,8 +69,8 @@ def _check_remaining(before: BaseFacts, after: BaseFacts, removal: Removal) -> I
             yield f"the base backup {backup_id}, which stays, would lack {_shown(lost)}"
         if was is not None and was.good and not base.good and not lost and backup_id not in removal.summaries:
             yield f"the base backup {backup_id}, which stays, would not be good any more"
-    newest = max((_order(base) for base in before.summarized if base.good), default=None)
-    if newest is not None and not any(base.good and _order(base) >= newest for base in after.summarized):
+    newest = max((order_of(base) for base in before.summarized if base.good), default=None)
+    if newest is not None and not any(base.good and order_of(base) >= newest for base in after.summarized):
         yield f"the newest good base backup {newest[2]} would go"
 
 
@@ -113,11 +115,6 @@ def _first(numbers: Ranges, run: BackupId) -> str:
     first = numbers.first or 0
     count = sum(end - begin for begin, end in numbers)
     return names.pack_key(run, first) + (f" (and {count - 1} more)" if count > 1 else "")
-
-
-def _order(base: Base) -> tuple[int, datetime, BackupId]:
-    assert base.summary is not None  # noqa: S101  asked of summarized ones only
-    return base.summary.system_number, base.summary.finished_at, base.backup_id
 
 
 def _shown(keys: frozenset[str]) -> str:

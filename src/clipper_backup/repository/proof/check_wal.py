@@ -8,9 +8,9 @@ from clipper_backup.errors import UsageError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.documents import HoldMark
 from clipper_backup.repository.proof.archive import Archived, ArchiveFacts, At
-from clipper_backup.repository.proof.base import Base, BaseFacts
+from clipper_backup.repository.proof.base import Base, BaseFacts, order_of
 from clipper_backup.repository.proof.documents import Unread, read_base_holds
-from clipper_backup.repository.proof.lines import Line, Window, window_of
+from clipper_backup.repository.proof.lines import Line, Window, has_wal, own_numbers, window_of
 from clipper_backup.repository.proof.numbers import END, Ranges
 from clipper_backup.repository.proof.removal import number_of
 from clipper_backup.store.protocol import Store
@@ -32,6 +32,11 @@ def check_wal(
     store: Store, archive: ArchiveFacts, before: BaseFacts, after: BaseFacts, edge: datetime, unread: Unread
 ) -> Iterator[str]:
     """What is promised and would be lost, in words. *edge*: since when instants are of the window."""
+    entries = set(archive.systems.values())
+    for base in before.summarized:
+        if base.summary is not None and base.summary.system_number not in entries:
+            unread.backups.append(f"{names.system_key(base.summary.system_number)} of the base backup {base.backup_id}")
+    yield from _check_newest(archive, before, after)
     for line in _lines(archive, before):
         yield from _check_instants(store, line, before.summarized, _staying(line, after), edge)
         yield from _check_history(line)
@@ -61,6 +66,15 @@ def _lines(archive: ArchiveFacts, facts: BaseFacts) -> Iterator[Line]:
 def _staying(line: Line, after: BaseFacts) -> list[Base]:
     """The good backups on the line that would still be there and good."""
     return [base for base in line.good if (left := after.bases.get(base.backup_id)) is not None and left.good]
+
+
+def _check_newest(archive: ArchiveFacts, before: BaseFacts, after: BaseFacts) -> Iterator[str]:
+    """Of the good backups that have their WAL the newest stays: without any promised instant it is all that can be restored."""
+    had = [base for base in before.summarized if base.good and has_wal(base, archive.timelines)]
+    newest = max(had, key=order_of, default=None)
+    left = None if newest is None else after.bases.get(newest.backup_id)
+    if newest is not None and (left is None or not left.good):
+        yield f"{newest.backup_id}, the newest good base backup that has its WAL, would go"
 
 
 def _check_instants(store: Store, line: Line, all_bases: list[Base], staying: list[Base], edge: datetime) -> Iterator[str]:
@@ -98,8 +112,7 @@ def _needed(
     for base in after.summarized:
         if base.summary is not None:
             at = base.summary.system_number, base.timeline
-            size = base.summary.sizes.segment_bytes
-            yield at, Ranges([(base.start // size, (base.stop - 1) // size + 1)]), f"the base backup {base.backup_id}"
+            yield at, own_numbers(base, base.summary.sizes.segment_bytes), f"the base backup {base.backup_id}"
     yield from _needed_by_holds(store, archive, after, unread)
     for base in after.bases.values():
         if base.live and base.started is not None:

@@ -31,7 +31,7 @@ class Line:
     @property
     def good(self) -> list[Base]:
         """Those of its backups that a restore may begin with."""
-        return [base for base in self.bases if base.good]
+        return [base for base in self.bases if base.good and has_wal(base, self.timelines)]
 
     @property
     def own_begin(self) -> int:
@@ -106,6 +106,17 @@ class Line:
             numbers = self.archived.numbers(begin, end) & wanted
             if numbers:
                 yield (self.archived.system, timeline), numbers
+
+
+def own_numbers(base: Base, segment_bytes: int) -> Ranges:
+    """The segments of its own timeline without which a backup is not consistent."""
+    return Ranges([(base.start // segment_bytes, (base.stop - 1) // segment_bytes + 1)])
+
+
+def has_wal(base: Base, timelines: Mapping[At, Archived]) -> bool:
+    """Whether all of these are in the archive, before the plan."""
+    archived = timelines.get((_system_of(base), base.timeline))
+    return archived is not None and not own_numbers(base, archived.segment_bytes) - archived.stored
 
 
 @dataclass(frozen=True, slots=True)

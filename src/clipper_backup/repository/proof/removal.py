@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from clipper_backup.errors import UsageError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.names import parse_dump_key
-from clipper_backup.format.time_maps import parse_map_key
+from clipper_backup.format.time_maps import is_map_key
 from clipper_backup.repository.proof.numbers import Ranges
 from clipper_backup.values import BackupId, DumpId, Timeline
 from clipper_backup.wal_names import Segment
@@ -58,7 +58,7 @@ class Removal:
 
     def _has_wal(self, key: str) -> bool:
         if key in self.maps:
-            return True
+            return is_map_key(key)
         archived = names.parse_archive_key(key)
         if archived is None or len(archived.name) < 24:
             return False
@@ -72,9 +72,3 @@ def number_of(name: str, segment_bytes: int) -> int | None:
         return Segment.parse(name[:24], segment_bytes).number
     except UsageError:
         return None
-
-
-def numbers_of_map(key: str, segment_bytes: int) -> Ranges:
-    """The segments that a time map tells of."""
-    name = parse_map_key(key, segment_bytes)
-    return Ranges() if name is None else Ranges([(name.first.number, name.last.number + 1)])
