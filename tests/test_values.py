@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_backup.errors import UsageError
-from clipper_backup.values import BackupId, DumpId, Lsn, Secret, parse_bytes, show_bytes, show_names, show_seconds, show_time
+from clipper_backup.values import (
+    BackupId,
+    DumpId,
+    Lsn,
+    Secret,
+    parse_bytes,
+    show_bytes,
+    show_names,
+    show_seconds,
+    show_share,
+    show_time,
+)
 
 SECONDS = st.integers(0, 253_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 """Whole seconds from 1970 to 9987."""
@@ -171,3 +182,7 @@ def test_times_are_shown_in_utc() -> None:
 
 def test_names_are_shown_as_the_settings_take_them() -> None:
     assert show_names(["clipper", "a, b", 'qu"ote', '"']) == 'clipper, "a, b", qu"ote, """"'
+
+
+def test_a_share_is_all_when_it_is() -> None:
+    assert [show_share(share) for share in (0, 0.004, 0.57, 0.99999, 1.0)] == ["0%", "0%", "57%", "99%", "100%"]

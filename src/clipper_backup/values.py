@@ -185,6 +185,11 @@ def show_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def show_share(share: float) -> str:
+    """A share, 0 to 1, as per cent; 100% for all alone."""
+    return "100%" if share >= 1 else f"{min(99, round(100 * share))}%"
+
+
 def show_count(count: int, one: str, several: str = "", *, grouped: bool = False) -> str:
     """So many of something: `1 segment`, `2 segments`; *several* for words that do more than take an s.
 

@@ -12,7 +12,8 @@ from clipper_backup.clock import Clock, VirtualClock
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IntegrityError, MissingError, StoreError, ToolMissingError
 from clipper_backup.format import names
-from clipper_backup.format.documents import KeyCheck, encode
+from clipper_backup.format.documents import KeyCheck, Rotation, VerifiedKind, VerifyReport, encode
+from clipper_backup.format.physical_names import VERIFY_REPORT
 from clipper_backup.format.sealing import Identity
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Surroundings
@@ -24,10 +25,12 @@ from clipper_backup.ops.findings import Colour, Finding
 from clipper_backup.ops.key_check import check_key
 from clipper_backup.ops.work import Work, step
 from clipper_backup.repository.dumps import DumpWriter, Last, last_dump, read_summary
+from clipper_backup.repository.verify_report import write_report
 from clipper_backup.store.memory import MemoryStore
 from fixtures.catalog import INTENT, make_dump, make_sealed_dump, put_parts
 from fixtures.clocks import START
 from fixtures.postgres import server_binaries
+from fixtures.wal_look import MadeRepository
 
 
 def look(name: str, store: MemoryStore, clock: Clock, **settings: Any) -> Finding:
@@ -212,3 +215,72 @@ def test_how_long_an_outage_a_buckets_rule_lets_pass(repository: MemoryStore, cl
     assert look("outage", repository, clock, max_pack_age_days=2).text[:7] == "14 days", "what is refreshed is a fortnight old"
     found = look("outage", repository, clock, max_pack_age_days=21)
     assert (found.colour, "takes what the window needs" in found.text) == (Colour.YELLOW, True)
+
+
+def report(clock: VirtualClock, *, wal_in_turn: bool = True) -> VerifyReport:
+    """Of a run that ended now, on dumps alone; without *wal_in_turn* nobody could look at WAL."""
+    rotation = Rotation(covered_since=clock.now() - timedelta(days=7), covered_until=clock.now())
+
+    def kind(size_bytes: int, rotation: Rotation | None) -> VerifiedKind:
+        read = {"read_bytes": size_bytes, "covered_bytes": size_bytes, "units": size_bytes, "read_units": size_bytes}
+        return VerifiedKind(size_bytes=size_bytes, owed_bytes=0, damaged=0, rotation=rotation, **read)
+
+    return VerifyReport(
+        begun_at=clock.now(),
+        ended_at=clock.now(),
+        software="a test",
+        mode="rotation",
+        cycle_days=7,
+        dumps=kind(10, rotation),
+        packs=kind(0, rotation),
+        wal=kind(0, rotation if wal_in_turn else None),
+        damaged=0,
+        damage=[],
+    )
+
+
+def test_a_kind_that_was_never_read_in_turn_is_yellow(repository: MemoryStore, clock: VirtualClock) -> None:
+    """What could not even be counted is no byte of the share: all of the others are no reason for green."""
+    make_dump(repository)
+    write_report(repository, report(clock))
+    assert look("verify", repository, clock).colour is Colour.GREEN
+    write_report(repository, report(clock, wal_in_turn=False))
+    found = look("verify", repository, clock)
+    assert (found.colour, found.text.endswith("100% of all bytes read within 7 days, and never in turn: wal")) == (
+        Colour.YELLOW,
+        True,
+    )
+
+
+def test_a_report_that_cannot_be_read_is_written_anew_or_not(repository: MemoryStore, clock: VirtualClock) -> None:
+    make_dump(repository)
+    repository.put(VERIFY_REPORT, b"{")
+    found = look("verify", repository, clock)
+    assert (found.colour, found.todo) == (Colour.RED, ("`clipper-backup verify` writes it anew",))
+    repository.put(VERIFY_REPORT, json.dumps({**json.loads(encode(report(clock))), "schema": 2}).encode())
+    found = look("verify", repository, clock)
+    assert found.colour is Colour.RED
+    assert found.todo == ("install the version of clipper-backup that wrote it, or a newer one",)
+
+
+def test_keys_of_base_backups_alone_are_looked_at_too(tmp_path: Path) -> None:
+    """Without dumps, nobody knew whether a key opens what is stored: that is no reason for green."""
+    made = MadeRepository()
+    ours, other = Identity.make(), Identity.make()
+    for name, identity in (("ours", ours), ("other", other)):
+        (tmp_path / name).write_text(identity.reveal())
+    made.archive.segments(1, 3, 7)
+    assert isinstance(made.store, MemoryStore)
+    assert look("key check", made.store, made.clock).text == "there is no good backup to open"
+    backup = made.backup(1, 3, 4, recipients=[ours.recipient]).id
+    found = look("key check", made.store, made.clock)
+    assert (found.colour, found.text) == (
+        Colour.RED,
+        f"the base backup {backup} is sealed, and no check of a key is recorded",
+    )
+    found = look("identity", made.store, made.clock, encryption_identity_file=tmp_path / "other")
+    assert (found.colour, backup in found.text) == (Colour.RED, True)
+    assert look("identity", made.store, made.clock, encryption_identity_file=tmp_path / "ours").colour is Colour.GREEN
+    check = KeyCheck(recipient=ours.recipient, dump_id="", base_backup=backup, checked_at=made.clock.now(), checked_by="a test")
+    made.store.put(f"{names.KEY_CHECKS_FOLDER}{ours.recipient}", encode(check))
+    assert look("key check", made.store, made.clock).colour is Colour.GREEN

@@ -9,9 +9,10 @@ import pytest
 
 from clipper_backup.cli.show_status import all_problems, status_document, status_text
 from clipper_backup.clock import SystemClock, VirtualClock
+from clipper_backup.format import names as dump_names
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import VerifyMark
-from clipper_backup.format.documents import encode
+from clipper_backup.format.documents import KeyCheck, encode
 from clipper_backup.ops.physical_status import PhysicalStatus, look_at_physical
 from clipper_backup.ops.status import Status, look_at_repository
 from clipper_backup.store.local import LocalStore
@@ -116,6 +117,39 @@ def test_an_old_base_backup_a_damaged_one_and_one_without_its_wal_are_problems()
     assert any("no good base backup has all of its WAL" in each for each in all_problems(*look(made)))
 
 
+def test_what_keeps_everything_from_being_restored_to_the_end_is_told_as_it_is() -> None:
+    """No base backup lacks WAL: it is the history of the newest timeline that nobody has."""
+    made = MadeRepository()
+    good_night(made)
+    made.archive.history(2, (1, (7 << 20) + 77))
+    made.archive.segment(2, 7)
+    made.store.put(made.archive.key("00000002.history"), b"")
+    assert "instants:      NOT to the end of the WAL: timeline 2, the newest, cannot be followed" in screen(made)
+    assert any("timeline 2, the newest, cannot be followed" in each for each in all_problems(*look(made)))
+
+
+def test_the_keys_of_base_backups_alone_are_told_with_what_they_opened() -> None:
+    """Where nobody takes dumps too: a key that was never shown to open one may be lost."""
+    made = MadeRepository()
+    made.archive.segments(1, 3, 7)
+    backup = made.backup(1, 3, 4, recipients=["age1first", "age1second"])
+    never = f"the base backup {backup.id} is sealed, and no key is recorded to have opened one: `key check --identity FILE`"
+    assert all_problems(*look(made)) == [never]
+    assert "sealed to:     age1first: no check recorded\n               age1second: no check recorded\n" in screen(made)
+    check = KeyCheck(
+        recipient="age1second", dump_id="", base_backup=backup.id, segment=segment_name(1, 7), checked_at=MADE_AT, checked_by="x"
+    )
+    made.store.put(f"{dump_names.KEY_CHECKS_FOLDER}age1second", encode(check))
+    assert all_problems(*look(made)) == []
+    opened = f"opened the base backup {backup.id}, the segment {segment_name(1, 7)} "
+    assert f"age1second: {opened}" in screen(made)
+    found, physical = look(made)
+    keys = {key["id"]: key for key in status_document(found, URL, physical)["keys"]}
+    assert keys["age1first"]["checked_base_backup"] is None
+    assert (keys["age1second"]["checked_base_backup"], keys["age1second"]["checked_segment"]) == (backup.id, segment_name(1, 7))
+    assert keys["age1second"]["checked_dump"] is None
+
+
 def test_the_window_is_measured_by_what_is_asked() -> None:
     made = MadeRepository()
     good_night(made)
@@ -148,6 +182,8 @@ def test_exit_codes(run_cli: RunCli, tmp_path: Path) -> None:
     made.archive.segments(1, 3, 5)
     lost = run_cli("status", "--no-server", env=environment)
     assert (lost.code, lost.stdout.splitlines()[0]) == (15, "NOT RECOVERABLE: no good dump is there"), lost
+    assert "; and nothing can be restored to the end of the WAL: no good base backup has all of its WAL" in lost.stderr
+    assert "`clipper-backup base create` takes a base backup" in lost.stderr
     made.backup(1, 3, 3)
     assert run_cli("status", "--no-server", env=environment).code == 0
     made.clock.advance(1)

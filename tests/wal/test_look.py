@@ -293,6 +293,27 @@ def test_a_history_that_cannot_be_followed_is_told(made: MadeRepository, what: s
     assert "00000002.history" in told
 
 
+def test_a_damaged_history_stops_no_base_backup_that_has_its_line_recorded(made: MadeRepository) -> None:
+    """A restore from it does without that history; those of other timelines lead no further than before."""
+    _filled(made)
+    branch = (1, 9 * MIB + 77)
+    made.archive.history(2, branch)
+    made.archive.segments(2, 9, 12)
+    made.store.put(made.archive.key("00000002.history"), b"")
+    unrecorded = made.backup(2, 10, 10)
+    seen = made.look()
+    assert (seen.window, seen.why_no_window) == (None, "timeline 2, the newest, cannot be followed")
+    made.backup(2, 11, 11, ancestors=[(1, 9 * MIB)])
+    assert made.look().window is None, "of another line"
+    recorded = made.backup(2, 12, 12, ancestors=[branch])
+    seen = made.look()
+    assert seen.window is not None
+    assert (seen.window.backup.id, seen.window.timeline) == (recorded.id, 2)
+    assert recorded.id != unrecorded.id
+    (told,) = seen.problems
+    assert told.startswith("timeline 2: ")
+
+
 def test_a_segment_amid_the_archive_that_another_key_signed_is_found_by_its_header(made: MadeRepository) -> None:
     ours, other = SigningKey.make(), SigningKey.make()
     made.archive.segments(1, 3, 9)

@@ -139,7 +139,7 @@ def check(*, identity: Annotated[Path, Parameter(help="the file with the secret 
 def _tried(tried: Tried) -> str:
     newest = tried.newest
     if tried.problem is not None:
-        return f"NOT opened: {newest.title}, of {show_time(newest.at)}\n"
+        return f"NOT opened: {newest.title}, of {show_time(newest.at)}: {tried.problem}\n"
     return "".join(f"{key} opens {newest.title}, of {show_time(newest.at)}: {newest.part}\n" for key in tried.recipients)
 
 

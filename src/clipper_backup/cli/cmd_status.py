@@ -30,13 +30,21 @@ def status(
     context.answer(status_document(found, url, physical), status_text(found, url, work.settings, physical))
     if not found.recoverable and (physical is None or physical.window is None):
         what = f"no good dump holds {show_names(found.missing)}" if found.missing else "no good dump is there"
+        nor, also = "", []
+        if physical is not None:
+            nor = f"; and nothing can be restored to the end of the WAL: {physical.wal.seen.why_no_window}"
+            also = ["`clipper-backup base create` takes a base backup; `clipper-backup wal status` shows the archive"]
         if found.damaged or found.untrusted:
             raise IntegrityError(
-                f"{what}: {len(found.damaged)} are damaged, {len(found.untrusted)} not trusted",
-                hints=["`clipper-backup dump list` says what is wrong with each", "`clipper-backup dump create` takes another"],
+                f"{what}: {len(found.damaged)} are damaged, {len(found.untrusted)} not trusted{nor}",
+                hints=[
+                    "`clipper-backup dump list` says what is wrong with each",
+                    "`clipper-backup dump create` takes another",
+                    *also,
+                ],
             )
         raise MissingError(
-            what, hints=["`clipper-backup dump create` takes one", "`clipper-backup doctor` says what is in its way"]
+            what + nor, hints=["`clipper-backup dump create` takes one", *also, "`clipper-backup doctor` says what is in its way"]
         )
     if physical is not None:
         raise_gaps(physical.wal.seen.gaps)

@@ -10,7 +10,7 @@ from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.base_documents import BaseDetails, BaseSummary
 from clipper_backup.ops.base.read import PackUse, Shown
 from clipper_backup.ops.base.verify import BaseVerified
-from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_time
+from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_share, show_time
 
 Document = dict[str, Any]
 
@@ -240,7 +240,7 @@ def verified_document(verified: BaseVerified) -> Document:
 
 def verified_text(verified: BaseVerified) -> str:
     """The same for people, with what it does not prove."""
-    read = f"{verified.share:.0%} of its packs' bytes were read ({show_bytes(verified.read_bytes)})"
+    read = f"{show_share(verified.share)} of its packs' bytes were read ({show_bytes(verified.read_bytes)})"
     if verified.share >= 1 and verified.files:
         read = f"every byte was read, and its {show_count(verified.files, 'file')} were put together"
     objects = len(verified.summary.objects)

@@ -7,7 +7,7 @@ from clipper_backup.cli import show_wal
 from clipper_backup.ops.physical_status import PhysicalStatus, finished_at
 from clipper_backup.ops.wal.look import Window
 from clipper_backup.repository.base_backups import BaseEntry
-from clipper_backup.values import json_time, show_bytes, show_seconds, show_time
+from clipper_backup.values import json_time, show_bytes, show_seconds, show_share, show_time
 
 OFF = "off: no base backup and no WAL is here (docs/guides/point-in-time.md)"
 
@@ -88,14 +88,14 @@ def _verified(status: PhysicalStatus, entry: BaseEntry) -> str:
     if entry.verified is None:
         return "never verified"
     share = entry.verified.share
-    read = "all of it read" if share == 1 else f"{share:.0%} of it read" if share else "nothing of it read"
+    read = "all of it read" if share == 1 else f"{show_share(share)} of it read" if share else "nothing of it read"
     return f"verified {_ago(status, entry.verified.verified_at)}, {read}"
 
 
 def _window(status: PhysicalStatus) -> str:
     window, days = status.window, status.asked_days
     if window is None:
-        return "NOT to the end of the WAL: no good base backup has all of its WAL there"
+        return f"NOT to the end of the WAL: {status.wal.seen.why_no_window}"
     back = show_seconds((status.now - window.backup.stopped_at).total_seconds())
     kept = f"PITR_WINDOW_DAYS asks for {days} days" + ("" if status.reaches_back else ": not old enough yet, or pruned")
     return f"{back} back, from {window.backup.id} to {window.last} on timeline {int(window.timeline)}; {kept}"

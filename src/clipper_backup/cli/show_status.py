@@ -10,7 +10,7 @@ from clipper_backup.cli.tables import pairs, table
 from clipper_backup.config import Settings
 from clipper_backup.format.documents import DumpSummary
 from clipper_backup.ops.findings import SKEW
-from clipper_backup.ops.physical_status import PhysicalStatus
+from clipper_backup.ops.physical_status import PhysicalStatus, keys_of
 from clipper_backup.ops.status import Newest, OpenedBy, Status
 from clipper_backup.values import json_time, show_bytes, show_count, show_names, show_seconds, show_time
 
@@ -69,8 +69,10 @@ def status_document(status: Status, url: str, physical: PhysicalStatus | None = 
                 "id": key.recipient,
                 "checked_at": None if key.check is None else json_time(key.check.checked_at),
                 "checked_dump": None if key.check is None else key.check.dump_id or None,
+                "checked_base_backup": None if key.check is None else key.check.base_backup or None,
+                "checked_segment": None if key.check is None else key.check.segment or None,
             }
-            for key in status.keys
+            for key in keys_of(status, physical)
         ],
         "holds": [
             {"id": str(dump_id), "reason": mark.reason, "held_by": mark.held_by, "held_at": json_time(mark.held_at)}
@@ -106,7 +108,7 @@ def _ago(status: Status, moment: datetime) -> str:
 def status_text(status: Status, url: str, settings: Settings, physical: PhysicalStatus | None = None) -> str:
     """The same for people."""
     minimum = settings.retention_min_dumps
-    problems = all_problems(status, physical)
+    problems, keys = all_problems(status, physical), keys_of(status, physical)
     window = None if physical is None else physical.window
     items = [
         ("repository", url),
@@ -114,7 +116,7 @@ def status_text(status: Status, url: str, settings: Settings, physical: Physical
         ("dumps", _counts(status)),
         *show_physical.items(physical),
         *([("gone", _gone(status))] if status.gone else []),
-        *([("sealed to", "\n".join(_opened(status, key) for key in status.keys))] if status.keys else []),
+        *([("sealed to", "\n".join(_opened(status, key) for key in keys))] if keys else []),
         ("proven", "never: this version keeps no record of restores; `dump restore` compares, and says so when it ends"),
         ("verified", report_text(status.verified, status.now)),
         ("held", _holds(status, physical)),
@@ -203,8 +205,13 @@ def _first(lines: Sequence[str]) -> list[str]:
 def _opened(status: Status, key: OpenedBy) -> str:
     if key.check is None:
         return f"{key.recipient}: {'its check cannot be read' if key.unread else 'no check recorded'}"
-    what = "the newest good dump" if key.opened(status.good[-1]) else key.check.dump_id or "what else is sealed"
-    return f"{key.recipient}: opened {what} {_ago(status, key.check.checked_at)}"
+    check, newest = key.check, bool(status.good) and key.opened(status.good[-1])
+    opened = [
+        *([("the newest good dump" if newest else check.dump_id)] if check.dump_id else []),
+        *([f"the base backup {check.base_backup}"] if check.base_backup else []),
+        *([f"the segment {check.segment}"] if check.segment else []),
+    ]
+    return f"{key.recipient}: opened {', '.join(opened)} {_ago(status, check.checked_at)}"
 
 
 def _signed(status: Status, summary: DumpSummary) -> str:

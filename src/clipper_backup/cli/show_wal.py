@@ -246,7 +246,9 @@ def _ago(server: ArchiverFacts, moment: datetime) -> str:
     return f"{show_seconds(max(0.0, (server.now - moment).total_seconds()))} ago"
 
 
-def _waiting(seen: TimelineSeen) -> str:
+def _note(seen: TimelineSeen) -> str:
+    if seen.problem is not None:
+        return "no restore can follow it" if seen.survey is None else "only its own base backups lead along it"
     return f"{seen.waiting} behind it claimed, and not there yet" if seen.waiting else ""
 
 
@@ -258,7 +260,7 @@ def _table(seen: WalSeen) -> str:
             "" if each.first is None else each.first.name,
             "" if each.last is None else each.last.name,
             "" if each.written_at is None else show_time(each.written_at),
-            "no restore can follow it" if each.problem else _waiting(each),
+            _note(each),
         )
         for system in seen.systems
         for each in system.timelines

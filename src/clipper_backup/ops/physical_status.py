@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from msgspec import UNSET
+
 from clipper_backup.errors import ClipperError
 from clipper_backup.ops.physical_plan import has_physical
+from clipper_backup.ops.status import OpenedBy, Status, opened_by
 from clipper_backup.ops.wal.look import Window
 from clipper_backup.ops.wal.status import WalStatus, wal_status
 from clipper_backup.ops.work import Work
@@ -16,13 +19,17 @@ from clipper_backup.values import BackupId, show_seconds, show_time
 
 @dataclass(frozen=True, slots=True)
 class PhysicalStatus:
-    """Base backups and WAL, judged at `now`. `asked_days` is PITR_WINDOW_DAYS. `problems` are what somebody should look at."""
+    """Base backups and WAL, judged at `now`. `asked_days` is PITR_WINDOW_DAYS. `problems` are what somebody should look at.
+
+    `keys` are those that the newest good base backup is sealed to.
+    """
 
     now: datetime
     wal: WalStatus
     holds: Mapping[BackupId, Hold]
     asked_days: int
     problems: tuple[str, ...]
+    keys: tuple[OpenedBy, ...] = ()
 
     @property
     def window(self) -> Window | None:
@@ -67,6 +74,9 @@ def look_at_physical(work: Work, *, ask_server: bool) -> PhysicalStatus | None:
     unreadable: list[ClipperError] = []
     holds = read_holds(work.store, unreadable)
     status = PhysicalStatus(work.store.now(), wal, holds, work.settings.pitr_window_days, ())
+    newest = status.newest
+    recipients = [] if newest is None or newest.summary is None else newest.summary.recipients
+    status = replace(status, keys=opened_by(work, recipients))
     found = _problems(status, timedelta(hours=work.settings.base_max_age_hours))
     problems = (*found, *wal.problems, *(error.message for error in unreadable))
     return replace(status, problems=problems)
@@ -90,6 +100,16 @@ def too_old(status: PhysicalStatus, longest: timedelta) -> str | None:
     return f"the newest good base backup, {newest.listed.backup_id}, is {shown}"
 
 
+def keys_of(status: Status, physical: PhysicalStatus | None) -> tuple[OpenedBy, ...]:
+    """Every key that a newest good dump or base backup is sealed to, those of dumps first."""
+    of_bases = () if physical is None else physical.keys
+    return tuple({key.recipient: key for key in (*status.keys, *of_bases)}.values())
+
+
+def _opened_base(key: OpenedBy) -> bool:
+    return key.check is not None and key.check.base_backup is not UNSET
+
+
 def _problems(status: PhysicalStatus, longest: timedelta) -> list[str]:
     old = too_old(status, longest)
     found = [] if old is None else [old]
@@ -97,8 +117,14 @@ def _problems(status: PhysicalStatus, longest: timedelta) -> list[str]:
         f"the base backup {each.listed.backup_id} {'cannot be read' if each.unreadable else 'is not good'}: {each.problem}"
         for each in status.damaged
     ]
+    newest = status.newest
+    if newest is not None and status.keys and not any(key.unread or _opened_base(key) for key in status.keys):
+        found.append(
+            f"the base backup {newest.listed.backup_id} is sealed, and no key is recorded to have opened one:"
+            " `key check --identity FILE`"
+        )
     if status.window is None:
         ends = [each.backup for each in status.wal.seen.earlier]
-        only = f"; up to a gap, from {show_time(ends[0].stopped_at)} on" if ends else ""
-        found.append(f"no good base backup has all of its WAL to the end of the archive{only}")
+        only = f"; what lies before a gap can be, from {show_time(ends[0].stopped_at)} on" if ends else ""
+        found.append(f"nothing can be restored to the end of the WAL: {status.wal.seen.why_no_window}{only}")
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from clipper_backup.errors import IntegrityError, StoreError
+from clipper_backup.errors import ClipperError, IntegrityError, StoreError
 from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark, VerifyReport
 from clipper_backup.ops.dump.create import DUMP_LEASE
 from clipper_backup.ops.dump.prune import last_prune
@@ -43,7 +43,7 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class OpenedBy:
-    """A key that a newest good dump is sealed to, and the last time it is recorded to have opened a dump, if it is.
+    """A key that a newest good backup is sealed to, and the last time it is recorded to have opened what is stored, if it is.
 
     `unread` says why the mark of that cannot be read, None where it can, or where there is none.
     """
@@ -55,6 +55,12 @@ class OpenedBy:
     def opened(self, summary: DumpSummary) -> bool:
         """Whether the last check was of this very dump."""
         return self.check is not None and self.check.dump_id == summary.id
+
+
+def opened_by(work: Work, recipients: Sequence[str]) -> tuple[OpenedBy, ...]:
+    """What is recorded of each of those keys."""
+    checks, unread = key_checks(work) if recipients else ({}, {})
+    return tuple(OpenedBy(key, checks.get(key), unread.get(key)) for key in recipients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ class Status:
     signatures_checked: bool
     problems: tuple[str, ...]
     verified: VerifyReport | None = None
-    verified_unread: str | None = None
+    verified_unread: ClipperError | None = None
 
     @property
     def good(self) -> tuple[DumpSummary, ...]:
@@ -137,39 +143,38 @@ def look_at_repository(work: Work) -> Status:
     newest_of_each, missing = _newest(good, configured)
     gone = () if configured else tuple(each for each in newest_of_each if not each.wanted)
     recipients = list(dict.fromkeys(key for summary in reversed(_sealed(newest_of_each, gone)) for key in summary.recipients))
-    checks, unread_checks = key_checks(work) if recipients else ({}, {})
     pruned, unread = _of_mark(lambda: last_prune(work.store))
-    verified, unread_report = _of_mark(lambda: read_report(work.store))
+    verified, verified_unread = _of_mark(lambda: read_report(work.store))
     status = Status(
         now=work.store.now(),
         entries=entries,
         newest=newest_of_each,
         missing=missing,
         gone=gone,
-        keys=tuple(OpenedBy(key, checks.get(key), unread_checks.get(key)) for key in recipients),
+        keys=opened_by(work, recipients),
         holds=held_dumps(work.store),
         lease=held_lease(work.store, DUMP_LEASE),
         pruned=pruned,
         signatures_checked=bool(work.trusted),
-        problems=unread,
+        problems=(),
         verified=verified,
-        verified_unread=next(iter(unread_report), None),
+        verified_unread=verified_unread,
     )
     found = _problems(status, timedelta(hours=work.settings.dump_max_age_hours))
-    return replace(status, problems=(*found, *unread, *unread_report))
+    return replace(status, problems=(*found, *(error.message for error in (unread, verified_unread) if error is not None)))
 
 
 M = TypeVar("M")
 
 
-def _of_mark(read: Callable[[], M | None]) -> tuple[M | None, tuple[str, ...]]:
+def _of_mark(read: Callable[[], M | None]) -> tuple[M | None, ClipperError | None]:
     """What a mark says, None where there is none; and what is wrong with it."""
     try:
-        return read(), ()
+        return read(), None
     except (IntegrityError, StoreError) as error:
         if error.temporary:
             raise
-        return None, (error.message,)
+        return None, error
 
 
 def _newest(good: Sequence[DumpSummary], configured: Sequence[str]) -> tuple[tuple[Newest, ...], tuple[str, ...]]:

@@ -62,6 +62,15 @@ def covered_share(report: VerifyReport, at: datetime) -> float:
     )
 
 
+def never_in_turn(report: VerifyReport) -> list[str]:
+    """The kinds of which no turn was ever read to its end: nobody could look at them, or no key at hand opens them.
+
+    Behind a sample alone that is all there is.
+    """
+    kinds = kinds_of(report).items()
+    return [name for name, kind in kinds if kind.rotation is None and (kind.units or report.mode != "sample")]
+
+
 def overdue(report: VerifyReport, at: datetime) -> timedelta | None:
     """How long ago the kind that was covered the longest ago was, where that is more than a cycle; None where it is not."""
     behind = [

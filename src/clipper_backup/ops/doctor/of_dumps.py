@@ -8,10 +8,11 @@ from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.dump.prune import last_prune
 from clipper_backup.ops.findings import SKEW, Finding, green, red, yellow
 from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
+from clipper_backup.ops.physical_status import keys_of
 from clipper_backup.repository.retention import GARBAGE_AGE
 from clipper_backup.repository.root import open_repository
-from clipper_backup.repository.verify_report import covered_share, overdue
-from clipper_backup.values import show_count, show_names, show_seconds, show_time
+from clipper_backup.repository.verify_report import covered_share, never_in_turn, overdue
+from clipper_backup.values import show_count, show_names, show_seconds, show_share, show_time
 
 _HELD_TOO_LONG = timedelta(days=1)
 _CHECKED_LONG_AGO = timedelta(days=30)
@@ -88,7 +89,8 @@ def _verify(here: Surroundings) -> Finding:
     status = here.status
     report = status.verified
     if status.verified_unread is not None:
-        return red(status.verified_unread, "`clipper-backup verify` writes it anew")
+        unread = status.verified_unread  # of a newer version it stays as it is
+        return red(unread.message, *(unread.hints or ("`clipper-backup verify` writes it anew",)))
     if report is None:
         committed = any(entry.listed.committed for entry in status.entries) or here.physical is not None
         return yellow("nothing was ever verified") if committed else green("there is nothing to verify yet")
@@ -100,11 +102,14 @@ def _verify(here: Surroundings) -> Finding:
     if (behind := overdue(report, status.now)) is not None:
         text = f"what was stored {show_seconds(behind.total_seconds())} ago was not all read since"
         return yellow(f"{text}: more than VERIFY_CYCLE_DAYS ({report.cycle_days})")
-    return green(
-        f"{ago} ago; {covered_share(report, status.now):.0%} of all bytes read within {show_count(report.cycle_days, 'day')}"
-    )
+    share = show_share(covered_share(report, status.now))
+    text = f"{ago} ago; {share} of all bytes read within {show_count(report.cycle_days, 'day')}"
+    if never := never_in_turn(report):
+        return yellow(f"{text}, and never in turn: {', '.join(never)}", _NEVER)
+    return green(text)
 
 
+_NEVER = "`clipper-backup verify` says what keeps it from that: a key that is not at hand, an error; or only samples were read"
 _LOOK_AGAIN = "`clipper-backup verify` looks again, and says what to type next"
 
 
@@ -200,48 +205,55 @@ def _recipients(here: Surroundings) -> Finding:
 
 @check(
     "identity",
-    "whether ENCRYPTION_IDENTITY_FILE, where it is set, opens the newest good dump of each database",
-    "set ENCRYPTION_IDENTITY_FILE to a file with a key that dumps are sealed to; where none are read, leave it out",
+    "whether ENCRYPTION_IDENTITY_FILE, where it is set, opens the newest good dump of each database, and base backup",
+    "set ENCRYPTION_IDENTITY_FILE to a file with a key that backups are sealed to; where none are read, leave it out",
     needs=["repository"],
 )
 def _identity(here: Surroundings) -> Finding:
     path = here.settings.encryption_identity_file
     if path is None:
-        return green("ENCRYPTION_IDENTITY_FILE is not set: no sealed dump is read from here")
+        return green("ENCRYPTION_IDENTITY_FILE is not set: no sealed backup is read from here")
     have = {identity.recipient for identity in read_identities(path)}
     closed = [summary for summary in here.status.sealed if have.isdisjoint(summary.recipients)]
     if closed:
         return red(f"{closed[-1].id} is sealed to other keys: {path} holds {', '.join(sorted(have))}")
-    return green(
-        f"{path} holds {show_count(len(have), 'key')}" + (", the newest dumps open with them" if here.status.sealed else "")
-    )
+    newest = None if here.physical is None else here.physical.newest
+    of_base = [] if newest is None or newest.summary is None else newest.summary.recipients
+    if newest is not None and of_base and have.isdisjoint(of_base):
+        held = ", ".join(sorted(have))
+        return red(f"the base backup {newest.listed.backup_id} is sealed to other keys: {path} holds {held}")
+    opens = ", the newest backups open with them" if here.status.sealed or of_base else ""
+    return green(f"{path} holds {show_count(len(have), 'key')}{opens}")
 
 
 @check(
     "key check",
-    "when it was last recorded that a key opens a dump, for each key of the newest good dump of each database",
+    "when it was last recorded that a key opens what is stored, for each key of the newest good dumps and base backup",
     "`clipper-backup key check --identity FILE`, wherever that key is; monthly",
     needs=["repository"],
 )
 def _key_check(here: Surroundings) -> Finding:
-    status = here.status
-    if not status.keys:
-        return green("the newest good dumps open without a key" if status.good else "there is no good dump to open")
-    moments = {key.recipient: key.check.checked_at for key in status.keys if key.check is not None}
-    if unread := [key.unread for key in status.keys if key.unread is not None]:
+    status, keys = here.status, keys_of(here.status, here.physical)
+    newest = None if here.physical is None else here.physical.newest
+    if not keys:
+        there = status.good or newest is not None
+        return green("the newest good backups open without a key" if there else "there is no good backup to open")
+    moments = {key.recipient: key.check.checked_at for key in keys if key.check is not None}
+    if unread := [key.unread for key in keys if key.unread is not None]:
         return yellow(unread[0], "`clipper-backup key check --identity FILE` writes it anew")
     if not moments:
-        return red(f"{status.sealed[-1].id} is sealed, and no check of a key is recorded")
+        sealed = status.sealed[-1].id if status.sealed else f"the base backup {'' if newest is None else newest.listed.backup_id}"
+        return red(f"{sealed} is sealed, and no check of a key is recorded")
     if ahead := [recipient for recipient, moment in moments.items() if moment - status.now > SKEW]:
         return yellow(
             f"the check of {ahead[0]} is dated {show_time(moments[ahead[0]])}, ahead of the clock: nobody knows when it was",
             "`clipper-backup key check --identity FILE` records it anew; the check `clock` says whether one runs wrong",
         )
-    never = [key.recipient for key in status.keys if key.recipient not in moments]
+    never = [key.recipient for key in keys if key.recipient not in moments]
     if never:
         return yellow(f"no check of {never[0]} is recorded")
     recipient, moment = min(moments.items(), key=lambda each: each[1])
-    text = f"{recipient} opened a dump {show_seconds(max(0.0, (status.now - moment).total_seconds()))} ago"
+    text = f"{recipient} opened the newest {show_seconds(max(0.0, (status.now - moment).total_seconds()))} ago"
     return yellow(text) if status.now - moment > _CHECKED_LONG_AGO else green(text)
 
 

@@ -146,7 +146,7 @@ def _wal_archive(here: Surroundings, physical: PhysicalStatus) -> Finding:
             closes,
         )
     if window is None:
-        return red("no good base backup has all of its WAL to the end of the archive")
+        return red(f"nothing can be restored to the end of the WAL: {physical.wal.seen.why_no_window}")
     if (stray := not_followed(seen, here.archiver)) is not None:
         return red(stray, STRAY_HINT)
     if seen.refused:
@@ -166,7 +166,7 @@ def _wal_archive(here: Surroundings, physical: PhysicalStatus) -> Finding:
 def _recovery_window(here: Surroundings, physical: PhysicalStatus) -> Finding:
     window, days = physical.window, here.settings.pitr_window_days
     if window is None:
-        return red("no good base backup has all of its WAL to the end of the archive")
+        return red(f"nothing can be restored to the end of the WAL: {physical.wal.seen.why_no_window}")
     text = f"it begins at {show_time(window.backup.stopped_at)}"
     return green(text) if physical.reaches_back else yellow(f"{text}: less than PITR_WINDOW_DAYS ({days}) ago")
 

@@ -1,7 +1,7 @@
 """A look at the WAL archive: systems, timelines, lines, holes, and the window of instants that can be restored."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from clipper_backup.ops.wal.open_restore import reader_of
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.history import parse_history
 from clipper_backup.postgres.wal_records import as_moment
-from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry
+from clipper_backup.repository.base_backups import BaseCatalog, BaseEntry, recorded_line
 from clipper_backup.repository.line_records import LineRecords, chunks_of
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.root import open_repository
@@ -30,7 +30,7 @@ from clipper_backup.wal_names import Segment, history_name
 _CLAIMS_LOOKED_AT = 512
 """So many links that no time map tells of are compared where nobody asked for all."""
 _CLAIMS_AT_ONCE = 16
-_ENDS_LOOKED_AT = 8
+ENDS_LOOKED_AT = 8
 """In how many of the last segments, where no map tells, it is read when the last transaction ended."""
 
 _READ_WHOLE_BYTES = 64 << 20
@@ -41,8 +41,9 @@ _READ_WHOLE_BYTES = 64 << 20
 class TimelineSeen:
     """One timeline: its first and last archived segment, and when that one was written, by the store's clock.
 
-    `claimed_at`: when that one was claimed, where it was asked. `problem`: why its line is not known. `waiting`: claims behind
-    the last segment, whose objects have not come. `holds`: whether there is a segment or a base backup of it.
+    `claimed_at`: when that one was claimed, where it was asked. `problem`: why its line is not known; with a `survey` all the
+    same, that is of its own base backups alone, which have its line recorded. `waiting`: claims behind the last segment, whose
+    objects have not come. `holds`: whether there is a segment or a base backup of it.
     """
 
     timeline: Timeline
@@ -230,12 +231,14 @@ class Looker:
                 line = catalog.line(timeline)
                 if timeline > 1:
                     problem = self._history_problem(entry, timeline, histories[timeline], line)
-                    line = line if problem is None else None
             except (IntegrityError, MissingError, StoreError, UsageError) as error:
                 if error.temporary:
                     raise
                 problem = error.message
-            survey = None if line is None else survey_line(line, listings, backups, links.fit, since=since)
+            leading = backups if problem is None else led_by_own(backups, line)
+            survey = None
+            if line is not None and (problem is None or leading):
+                survey = survey_line(line, listings, leading, links.fit, since=since)
             stored = {} if last is None else listings.objects(last)
             waiting = 0 if last is None else _waiting(listings, last)
             written_at = max((info.modified_at for info in stored.values()), default=None)
@@ -313,7 +316,7 @@ class Looker:
         maps = TimeMaps(self._work.store, entry.system_id, entry.segment_bytes)
         records = LineRecords(line, chunks_of(self.reader(entry)))
         pieces: dict[Timeline, list[Piece]] = {}
-        left, number = _ENDS_LOOKED_AT, run.last
+        left, number = ENDS_LOOKED_AT, run.last
         while number >= run.first:
             segment = line.segment(number, entry.segment_bytes)
             if segment.timeline not in pieces:
@@ -336,6 +339,11 @@ class Looker:
             if latest != NEVER:
                 return as_moment(latest)
         return None
+
+
+def led_by_own(backups: Iterable[BaseSummary], line: Line | None) -> list[BaseSummary]:
+    """Those with which a restore does without the history of a timeline: they have its *line* recorded."""
+    return [backup for backup in backups if line is not None and recorded_line(backup) == line]
 
 
 def _claimed_at(links: Links, last: Segment | None) -> datetime | None:
