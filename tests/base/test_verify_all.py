@@ -2,15 +2,15 @@
 
 import errno
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from clipper_backup.cli.show_verify import verified_document, verified_text
-from clipper_backup.clock import Clock, SystemClock
+from clipper_backup.clock import SystemClock
 from clipper_backup.errors import (
     AccessError,
     ClipperError,
@@ -23,16 +23,12 @@ from clipper_backup.errors import (
 )
 from clipper_backup.format import names as dump_names
 from clipper_backup.format import physical_names as names
-from clipper_backup.format.base_documents import BaseSummary
-from clipper_backup.format.documents import VerifyReport
-from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.base.read import base_catalog
 from clipper_backup.ops.base.verify import verify_base
-from clipper_backup.ops.dump.create import create_dump
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.verify.run import VerifiedAll, verify_all
 from clipper_backup.ops.verify.units import Kind, Mode, Unit
-from clipper_backup.ops.work import Work, noting
+from clipper_backup.ops.work import noting
 from clipper_backup.repository.dumps import list_dumps
 from clipper_backup.repository.rotation import next_arc
 from clipper_backup.repository.verify_report import read_report
@@ -41,86 +37,13 @@ from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import ObjectInfo, Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import BackupId
-from fixtures.base import Cluster, Kept, backed_up, work_for
+from fixtures.base import Cluster, backed_up, work_for
 from fixtures.base_repository import copy_into
 from fixtures.cli import RunCli
 from fixtures.keys import make_keys, opening, sealed_to
-from fixtures.postgres import sql
+from fixtures.verified import DAY, LaterClock, Taken, flip, report_of, taken_by
 
 pytestmark = pytest.mark.soak(share=0.5)
-
-DAY = timedelta(days=1)
-
-
-class LaterClock(SystemClock):
-    """The machine's clock, some days later."""
-
-    def __init__(self) -> None:
-        self.days = 0.0
-
-    def now(self) -> datetime:
-        return super().now() + self.days * DAY
-
-
-@dataclass
-class Taken:
-    """A store with a dump, two base backups, and WAL before, between and behind them."""
-
-    work: Work
-    first: BaseSummary
-    second: BaseSummary
-
-    @property
-    def dump(self) -> str:
-        """The key of the dump's archive."""
-        return next(info.key for info in self.work.store.list(dump_names.DATABASE_FOLDER) if ".dump." in info.key)
-
-    @property
-    def shared(self) -> str:
-        """The largest pack: both base backups need it."""
-        return max(self.work.store.list(names.PACKS_FOLDER), key=lambda info: info.size_bytes).key
-
-    @property
-    def segments(self) -> list[str]:
-        """The keys of the archived segments between the base backups."""
-        first, second = self.first.last_segment, self.second.first_segment
-        found = [info.key for info in self.work.store.list(names.WAL_FOLDER) if names.STORED in info.key]
-        return sorted(key for key in found if first < Path(key).name.partition(".")[0] < second)
-
-    def copied(self, clock: Clock | None = None) -> "Taken":
-        """The same in a store of its own."""
-        clock = clock or self.work.clock
-        store = MemoryStore(clock)
-        for info in self.work.store.list(""):
-            store.put(info.key, self.work.store.get(info.key))
-        return replace(self, work=Work(self.work.settings, store, clock, Kept()))
-
-    def with_store(self, store: Store) -> Work:
-        return replace(self.work, store=store)
-
-
-def write_wal(cluster: Cluster) -> None:
-    sql(cluster.server, "postgres", "CREATE TABLE IF NOT EXISTS more (n int)")
-    for _ in range(4):
-        sql(cluster.server, "postgres", "INSERT INTO more SELECT generate_series(1, 10)")
-        sql(cluster.server, "postgres", "SELECT pg_switch_wal()")
-
-
-def taken_by(cluster: Cluster, work: Work) -> Taken:
-    create_dump(work)
-    with cluster.archiving(work):
-        first = create_base(work).summary
-        write_wal(cluster)
-        second = create_base(work).summary
-        write_wal(cluster)
-        third = sql(cluster.server, "postgres", "SELECT pg_walfile_name(pg_switch_wal())")[0][0]
-        wait_for(work, str(third))
-    return Taken(work, first, second)
-
-
-def wait_for(work: Work, segment: str) -> None:
-    while not any(f"/{segment}{names.STORED}" in info.key for info in work.store.list(names.WAL_FOLDER)):
-        work.clock.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -131,18 +54,6 @@ def seed(archived15: Cluster) -> Taken:
 @pytest.fixture
 def taken(seed: Taken) -> Taken:
     return seed.copied()
-
-
-def flip(store: Store, key: str) -> None:
-    data = bytearray(store.get(key))
-    data[len(data) // 2] ^= 1
-    store.put(key, bytes(data))
-
-
-def report_of(work: Work) -> VerifyReport:
-    found = read_report(work.store)
-    assert found is not None
-    return found
 
 
 def told(found: VerifiedAll) -> str:

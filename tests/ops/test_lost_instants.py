@@ -115,6 +115,36 @@ def test_what_two_timelines_share_is_told_once() -> None:
     assert "on timeline 2, because of" in str(found.lost[0])
 
 
+def test_what_two_timelines_lose_to_their_ends_is_told_of_both() -> None:
+    """Though they end at the same position: no byte of the one is in the other."""
+    made = MadeRepository()
+    made.archive.segments(1, 1, 7)
+    bad = made.backup(1, 2, 2)
+    made.archive.history(2, (1, 5 * MIB + 77))
+    made.archive.segments(2, 5, 7)
+    found = cost(made, [bad], frozenset())
+    assert [(int(each.timeline), each.begin // MIB, each.end // MIB) for each in found.lost] == [(2, 3, 8), (1, 3, 8)]
+
+
+def test_a_timeline_that_cannot_be_followed_may_cost_what_is_on_it() -> None:
+    made = MadeRepository()
+    made.archive.segments(1, 1, 6)
+    made.backup(1, 2, 2)
+    made.archive.history(2, (1, 6 * MIB + 77))
+    made.archive.segments(2, 6, 9)
+    assert cost(made, [], frozenset()).perhaps == ()
+    made.store.put(made.archive.key("00000002.history"), b"")
+    (perhaps,) = cost(made, [], frozenset()).perhaps
+    assert (perhaps.what, perhaps.until, "00000002.history" in perhaps.why) == ("timeline 2", None, True)
+    made.days(0.1)
+    own = made.backup(2, 8, 8, ancestors=[(1, 6 * MIB + 77)])
+    found = cost(made, [], frozenset())
+    assert [each.until for each in found.perhaps] == [own.stopped_at]
+    assert [each.backup_id for each in found.restorable] == [own.id]
+    made.days(9)
+    assert cost(made, [], frozenset()).perhaps == (), "before the window"
+
+
 def test_a_gap_is_lost_too() -> None:
     made = MadeRepository()
     made.archive.segments(1, 1, 9)

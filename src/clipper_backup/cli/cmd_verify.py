@@ -22,8 +22,8 @@ def verify(
     """Look at all dumps, base backups and WAL; each day's run reads its share, so that all is read in VERIFY_CYCLE_DAYS.
 
     Says what is damaged, which instants that costs, what still can be restored, and what to type next. Exit 14 for a gap in the
-    window of PITR_WINDOW_DAYS, 13 for damage, 3 when something is sealed and was not opened. Nothing is changed but notes of
-    what was found; where the store lets nobody write them, it says so.
+    window of PITR_WINDOW_DAYS, 13 for damage, 3 when something is sealed and was not opened, or somebody should look. Nothing is
+    changed but notes of what was found; where the store lets nobody write them, it says so.
     """
     if read_data and sample is not None:
         raise UsageError("--read-data reads everything: --sample with it makes no sense")

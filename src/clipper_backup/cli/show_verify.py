@@ -7,11 +7,11 @@ from typing import Any
 from clipper_backup.cli import show_wal
 from clipper_backup.cli.tables import pairs
 from clipper_backup.format.documents import VerifyReport
-from clipper_backup.ops.lost_instants import Lost, Restorable
+from clipper_backup.ops.lost_instants import Cost, Lost, PerhapsLost, Restorable
 from clipper_backup.ops.verify.run import VerifiedAll
 from clipper_backup.ops.verify.units import Kind, Mode
-from clipper_backup.repository.verify_report import covered_share
-from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_time
+from clipper_backup.repository.verify_report import covered_share, never_in_turn
+from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_share, show_time
 
 Document = dict[str, Any]
 
@@ -40,9 +40,11 @@ def verified_document(found: VerifiedAll, url: str) -> Document:
         "wal": _kind_document(found.files),
         "gaps": [show_wal.hole_document(hole) for hole in _gaps(found)],
         "lost": [_lost_document(lost) for lost in cost.lost] if cost is not None else [],
+        "perhaps_lost": [_perhaps_document(each) for each in cost.perhaps] if cost is not None else [],
         "restorable": [_restorable_document(each) for each in _restorable(found)],
         "unlooked": [error.message for error in found.unlooked],
         "unopened": [error.message for error in found.unopened],
+        "problems": found.problems,
         "next_steps": found.next_steps,
         "items": [{"id": each.key, "damage": each.text} for each in found.damage],
     }
@@ -75,6 +77,15 @@ def _lost_document(lost: Lost) -> Document:
     }
 
 
+def _perhaps_document(each: PerhapsLost) -> Document:
+    return {
+        "of": each.what,
+        "why": each.why,
+        "from": show_wal.optional_time(each.since),
+        "to": show_wal.optional_time(each.until),
+    }
+
+
 def _restorable_document(each: Restorable) -> Document:
     return {
         "backup": each.backup_id,
@@ -89,16 +100,18 @@ def _gaps(found: VerifiedAll) -> Sequence[Any]:
 
 
 def _restorable(found: VerifiedAll) -> list[Restorable]:
-    """What of the newest line can be restored to any instant."""
+    """What of the newest line can be restored to any instant, as far as that is known."""
     if found.cost is not None:
         return list(found.cost.restorable)
+    if _wrong(found):
+        return []
     window = None if found.wal is None else found.wal.window
     return [] if window is None else [Restorable(window.backup.id, window.backup.stopped_at, window.to, to_end=True)]
 
 
 def verified_text(found: VerifiedAll, url: str) -> str:
     """The same for people."""
-    lost = [] if found.cost is None else found.cost.lost
+    lost = [] if found.cost is None else [*found.cost.lost, *found.cost.perhaps]
     items = [
         ("repository", url),
         ("dumps", _kind_text(found.dumps, "dump")),
@@ -107,18 +120,23 @@ def verified_text(found: VerifiedAll, url: str) -> str:
         *([("damage", show_wal.first_lines([each.text for each in found.damage]))] if found.damage else []),
         *([("gaps", show_wal.first_lines([f"{hole.first}: {hole.why}" for hole in _gaps(found)]))] if _gaps(found) else []),
         *([("lost", show_wal.first_lines(list(map(str, lost))))] if lost else []),
-        *([("still there", show_wal.first_lines(list(map(str, _restorable(found)))) or "no instant")] if _wrong(found) else []),
+        *([("still there", _still_there(found.cost))] if found.cost is not None and _wrong(found) else []),
         *([("healed", _healed(found))] if found.base.damaged and found.newest_good is not None else []),
         *([("not looked at", show_wal.first_lines([error.message for error in found.unlooked]))] if found.unlooked else []),
         *([("not looked into", show_wal.first_lines([error.message for error in found.unopened]))] if found.unopened else []),
-        *([("ATTENTION", show_wal.first_lines(found.wal.problems))] if found.wal is not None and found.wal.problems else []),
+        *([("ATTENTION", show_wal.first_lines(found.problems))] if found.problems else []),
         *([("next", "\n".join(found.next_steps))] if found.next_steps else []),
     ]
     return f"{_answer(found)}\n\n{pairs(items)}"
 
 
 def _wrong(found: VerifiedAll) -> bool:
-    return found.wal is not None and bool(found.base.damaged or found.files.damage or _gaps(found))
+    """Whether something of base backups or WAL is: each may cost instants."""
+    return bool(found.base.damaged or found.files.damaged or _gaps(found))
+
+
+def _still_there(cost: Cost) -> str:
+    return show_wal.first_lines(list(map(str, cost.restorable))) or "no instant"
 
 
 def _answer(found: VerifiedAll) -> str:
@@ -134,15 +152,17 @@ def _answer(found: VerifiedAll) -> str:
     ]
     read = f"{show_bytes(sum(kind.read_bytes for kind in found.kinds))} read"
     if wrong or found.damage:
-        return f"DAMAGED: {', '.join(wrong) or show_count(len(found.damage), 'object')}; {_cost(found)}"
+        return f"DAMAGED: {', '.join(wrong) or show_count(len(found.damage), 'object')}{_cost(found)}"
     if found.unlooked:
         return f"NOT ALL LOOKED AT: {found.unlooked[0].message}"
-    return f"INTACT as far as it was read: {read} now, {_covered(found)}"
+    intact = f"INTACT as far as it was read: {read} now, {_covered(found)}"
+    return f"{intact}; but somebody should look: {found.problems[0]}" if found.problems else intact
 
 
 def _covered(found: VerifiedAll) -> str:
     """The share that was read within the cycle, and what the rest is."""
-    covered = f"{found.covered_share:.0%} of all bytes within {show_count(found.cycle_days, 'day')}"
+    all_bytes = "the bytes that were looked at" if found.cut else "all bytes"
+    covered = f"{show_share(found.covered_share)} of {all_bytes} within {show_count(found.cycle_days, 'day')}"
     owed = sum(kind.owed_bytes for kind in found.kinds)
     if owed:
         return f"{covered}; {show_bytes(owed)} older than that were not read yet"
@@ -150,11 +170,13 @@ def _covered(found: VerifiedAll) -> str:
 
 
 def _cost(found: VerifiedAll) -> str:
-    if not _wrong(found):
-        return "no instant of the window is lost"
-    if found.cost is None:
-        return "which instants are lost was not found out"
-    return "instants of the window are lost, see below" if found.cost.lost else "no instant of the window is lost"
+    """Of the window, where there may be one."""
+    cost, unlooked = found.cost, found.packs.unlooked or found.files.unlooked
+    if cost is not None and (cost.lost or cost.perhaps):
+        return f"; instants of the window {'are' if cost.lost else 'may be'} lost, see below"
+    if unlooked or (cost is None and _wrong(found)):
+        return "; which instants are lost was not found out"
+    return "" if found.wal is None else "; no instant of the window is lost"
 
 
 def _physical_items(found: VerifiedAll) -> list[tuple[str, str]]:
@@ -173,26 +195,31 @@ def _physical_items(found: VerifiedAll) -> list[tuple[str, str]]:
 
 def _kind_text(kind: Kind, one: str) -> str:
     if not kind.units:
-        return "none" if not kind.unlooked else "not looked at"
+        return "not looked at" if kind.unlooked else "none"
     bad = f"; {len(kind.damaged)} damaged" if kind.damaged else ""
     read = f"{kind.read_units} read now, {show_bytes(kind.read_bytes)}"
-    covered = f"{kind.covered_bytes / kind.size_bytes:.0%} within the cycle" if kind.size_bytes else "nothing to read"
-    return f"{show_count(kind.units, one)}, {show_bytes(kind.size_bytes)}; {read}; {covered}{bad}"
+    covered = f"{show_share(kind.covered_bytes / kind.size_bytes)} within the cycle" if kind.size_bytes else "nothing to read"
+    cut = "; NOT all looked at" if kind.cut else ""
+    return f"{show_count(kind.units, one)}, {show_bytes(kind.size_bytes)}; {read}; {covered}{bad}{cut}"
 
 
 def _rotation_text(found: VerifiedAll) -> str:
     share = f"{_covered(found)} (VERIFY_CYCLE_DAYS)"
     if not found.noted:
-        return f"{share}; not written down, so the next run begins anew"
-    moved = {Mode.SAMPLE: "a sample moves no rotation", Mode.ALL: "all was read now"}.get(found.mode)
-    return f"{share}; {moved}" if moved else share
+        return f"{share}; not written down, so the next run knows nothing of it"
+    if found.mode is Mode.SAMPLE:
+        return f"{share}; a sample moves no rotation"
+    all_read = not found.cut and all(kind.read_units == kind.units for kind in found.kinds)
+    return f"{share}; all was read now" if all_read else share
 
 
 def _healed(found: VerifiedAll) -> str:
     newest = found.newest_good
     assert newest is not None and newest.summary is not None  # noqa: S101, PT018  it is good
     since = show_time(newest.summary.stopped_at)
-    return f"the newest base backup, {newest.summary.id}, needs nothing of what is damaged: it leads to what came behind {since}"
+    return (
+        f"the newest base backup, {newest.summary.id}, needs nothing of what is damaged: it leads to {since}, and on from there"
+    )
 
 
 def report_text(report: VerifyReport | None, now: datetime) -> str:
@@ -200,9 +227,10 @@ def report_text(report: VerifyReport | None, now: datetime) -> str:
     if report is None:
         return "never: `clipper-backup verify` reads what is stored, in turn"
     ago = show_seconds(max(0.0, (now - report.ended_at).total_seconds()))
-    share = f"{covered_share(report, now):.0%} of all bytes read within {show_count(report.cycle_days, 'day')}"
+    share = f"{show_share(covered_share(report, now))} of all bytes read within {show_count(report.cycle_days, 'day')}"
+    never = f"; {', '.join(never_in_turn(report))} never read in turn" if never_in_turn(report) else ""
     damage = f"{show_count(report.damaged, 'thing is', 'things are')} damaged" if report.damaged else "no damage known"
-    return f"{ago} ago, {share}; {damage}"
+    return f"{ago} ago, {share}{never}; {damage}"
 
 
 def report_document(report: VerifyReport | None, now: datetime) -> Document | None:

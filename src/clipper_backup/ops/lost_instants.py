@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format import physical_names as keys
 from clipper_backup.format.base_documents import BaseSummary
-from clipper_backup.ops.wal.look import Looker, SystemSeen, TimelineSeen, WalSeen
+from clipper_backup.ops.wal.look import Looker, SystemSeen, TimelineSeen, WalSeen, led_by_own
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.base_backups import is_on
 from clipper_backup.repository.lines import Line
@@ -66,11 +66,30 @@ class Restorable:
 
 
 @dataclass(frozen=True, slots=True)
+class PerhapsLost:
+    """A base backup or timeline of which nobody can say which instants it leads to, and `why`.
+
+    They lie behind `since`, and before `until`, the stop of the next good base backup; each None where that is not known.
+    """
+
+    what: str
+    why: str
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        begun = "" if self.since is None else f" behind {show_time(self.since)}"
+        ends = "" if self.until is None else f" before {show_time(self.until)}"
+        return f"perhaps instants{begun}{ends}: where {self.what} leads to nobody can say, {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
-    """What is lost within the window, and what of the newest line is not."""
+    """What is lost within the window, what may be, and what of the newest line is not."""
 
     lost: tuple[Lost, ...] = ()
     restorable: tuple[Restorable, ...] = ()
+    perhaps: tuple[PerhapsLost, ...] = ()
 
 
 def told_cost(work: Work, *, bad_backups: Collection[BackupId]) -> list[str]:
@@ -80,9 +99,9 @@ def told_cost(work: Work, *, bad_backups: Collection[BackupId]) -> list[str]:
         cost = cost_of(work, looker, looker.look(), bad_backups=bad_backups, bad_segments={})
     except ClipperError as error:
         return [f"which instants it costs was not found out: {error.message}"]
-    if not cost.lost:
+    if not cost.lost and not cost.perhaps:
         return ["it costs no instant of the window: other base backups lead to each of them"]
-    return [*map(str, cost.lost), *(f"{each} still can be" for each in cost.restorable)]
+    return [*map(str, cost.lost), *map(str, cost.perhaps), *(f"{each} still can be" for each in cost.restorable)]
 
 
 def cost_of(
@@ -108,16 +127,45 @@ def cost_of(
         ]
         for each in sorted(system.timelines, key=lambda each: each is not current):
             if each.survey is not None:
-                line = _OfLine(looker, system, each, each.survey, listings, everyone, since)
+                own = everyone if each.problem is None else _leading(everyone, each.survey.line)
+                line = _OfLine(looker, system, each, each.survey, listings, own, since)
                 lost += (one for one in line.lost() if not any(_same(one, other) for other in lost))
                 if system is seen.systems[-1] and each is current:
                     restorable = tuple(line.restorable())
-    return Cost(tuple(lost), restorable)
+    return Cost(tuple(lost), restorable, tuple(_perhaps(seen, bad_backups, since)))
+
+
+def _leading(everyone: Sequence[tuple[BaseSummary, bool]], line: Line) -> list[tuple[BaseSummary, bool]]:
+    """Those that lead along a *line* whose history is damaged."""
+    own = led_by_own((backup for backup, _ in everyone), line)
+    return [(backup, good) for backup, good in everyone if backup in own]
 
 
 def _same(one: Lost, other: Lost) -> bool:
-    """Whether it is the part of two lines that they share."""
-    return (one.system_id, one.begin, one.end) == (other.system_id, other.begin, other.end)
+    """Whether it is the part of two lines that they share: what goes to the end of a line is that line's."""
+    return one.until is not None and (one.system_id, one.begin, one.end) == (other.system_id, other.begin, other.end)
+
+
+def _perhaps(seen: WalSeen, bad_backups: Collection[BackupId], since: datetime) -> Iterator[PerhapsLost]:
+    """Base backups without a summary that can be read, and timelines without a history: they stand on no line."""
+    good = [
+        each.summary
+        for each in seen.backups
+        if each.summary is not None and each.good and each.listed.backup_id not in bad_backups
+    ]
+    for each in seen.backups:
+        if each.summary is None and each.problem is not None:
+            begun = each.listed.backup_id.at
+            until = min((other.stopped_at for other in good if other.begun_at > begun), default=None)
+            if until is None or until > since:
+                yield PerhapsLost(f"the base backup {each.listed.backup_id}", each.problem, begun, until)
+    for system in seen.systems:
+        for timeline in system.timelines:
+            if timeline.holds and timeline.problem is not None and (timeline.written_at is None or timeline.written_at > since):
+                own = [] if timeline.survey is None else led_by_own(good, timeline.survey.line)
+                until = min((each.stopped_at for each in own), default=None)
+                if until is None or until > since:
+                    yield PerhapsLost(f"timeline {int(timeline.timeline)}", timeline.problem, None, until)
 
 
 class _Lacking(Listings):

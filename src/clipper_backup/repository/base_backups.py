@@ -381,9 +381,13 @@ class BaseCatalog:
             return shown(lost)
         if mark is not None and mark.damage:
             return f"the last verify found damage: {shown(mark.damage)}"
-        if summary.pages.damaged:
-            return f"{show_count(summary.pages.damaged, 'page')} had wrong checksums when it was taken"
-        return None
+        return damaged_when_taken(summary)
+
+
+def damaged_when_taken(summary: BaseSummary) -> str | None:
+    """Why a base backup is not good although all of it is as it was committed; None where there is no such reason."""
+    count = summary.pages.damaged
+    return f"{show_count(count, 'page')} had wrong checksums when it was taken" if count else None
 
 
 def is_on(line: Line, summary: BaseSummary) -> bool:

@@ -94,15 +94,21 @@ def verify_base(work: Work, backup_id: BackupId, *, share: float) -> BaseVerifie
     packs = packs_of(work, summary, damage)
     read_bytes = files = 0
     whole_bytes = sum(row[1] for of_run in packs.runs for row in of_run.packs)
-    if packs.runs:
-        damage += lost_packs(packs, list_packs(work.store))
-        chosen = list(_chosen(packs, share, packs_named(text for mark in marks.values() for text in mark.damage)))
-        read_bytes = sum(facts.size_bytes for _, facts in chosen)
-        read_packs_whole(work, summary.repository_id, chosen, damage)
     whole = share >= 1 and opened
-    if whole and not newer:
-        files = put_together(work, summary, damage, newer)
-    damage += own_wal_damage(work, summary)
+    try:
+        damage += own_wal_damage(work, summary)
+        if packs.runs:
+            damage += lost_packs(packs, list_packs(work.store))
+            chosen = list(_chosen(packs, share, packs_named(text for mark in marks.values() for text in mark.damage)))
+            read_packs_whole(work, summary.repository_id, chosen, damage)
+            read_bytes = sum(facts.size_bytes for _, facts in chosen)
+        if whole and not newer:
+            files = put_together(work, summary, damage, newer)
+    except ClipperError as error:
+        if not damage:
+            raise
+        work.emit(Warned(f"not all was looked at: {error}", error.hints))
+        whole = False
     needed = {pack for pack, _ in needed_packs(packs)}
     read_share = read_bytes / whole_bytes if whole_bytes else 1.0
     look = Look(backup_id, begun_at, marks, read_share, whole=whole and not newer)

@@ -3,7 +3,8 @@
 Damage of a pack is written beside each backup that needs it, as `base verify` does.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from clipper_backup.errors import AccessError, ClipperError, IntegrityError, StoreError
@@ -28,6 +29,7 @@ from clipper_backup.ops.work import Work, step
 from clipper_backup.repository.base_backups import (
     BaseCatalog,
     BaseEntry,
+    damaged_when_taken,
     list_keys,
     list_packs,
     lost_keys,
@@ -44,20 +46,26 @@ from clipper_backup.values import BackupId, show_bytes, show_count
 class BaseSeen:
     """What was looked at: so many committed backups; of those that are damaged, what is wrong with each.
 
-    `files` of the newest were put together, where all was read.
+    `problems` are what somebody should look at although all is as it was committed. `files` of the newest were put together,
+    where all was read.
     """
 
     backups: int = 0
     damaged: dict[BackupId, list[str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
     files: int = 0
 
 
 @dataclass
 class _Backup:
-    """One of them, and what is wrong with it by itself; `whole`: its files were put together."""
+    """One of them, and what is wrong with it by itself.
+
+    `opened`: nothing of its objects stayed closed, for want of a key or of a newer version; `whole`: its files were put together.
+    """
 
     summary: BaseSummary
     damage: list[str] = field(default_factory=list)
+    opened: bool = True
     whole: bool = False
 
 
@@ -71,22 +79,36 @@ class BaseLook:
         self._listed = list_packs(work.store)
         self._keys: set[BackupId] | None = None
         self._packs: dict[tuple[PackKey, PackFacts], None] = {}
+        self._chosen: Collection[str] = ()
+        self._are_packs_read = True
 
     def look(self) -> None:
-        """Look at everything, and write down what is damaged. Temporary errors pass through, what was found is kept."""
+        """Look at everything, and write down what is damaged.
+
+        Temporary errors pass through where nothing was found yet; later ones are kept beside what was.
+        """
         repository_id = open_repository(self._work.store).id
         catalog = BaseCatalog(self._work.store, repository_id, self._work.trusted)
         entries = [entry for entry in catalog.entries() if entry.listed.committed]
         self.seen.backups = len(entries)
         backups = [found for entry in entries if (found := self._documents(entry)) is not None]
         of_packs = self._read_packs(repository_id)
-        if self._kind.mode is Mode.ALL and not self._kind.unlooked:
+        if self._kind.mode is Mode.ALL and self._are_packs_read:
             self._put_newest_together(backups)
         for backup in backups:
             self._settle(backup, of_packs)
         damaged = [text for texts in self.seen.damaged.values() for text in texts]
-        mark_others(self._work, [BackupId.parse(backup.summary.id) for backup in backups], [*of_packs, *damaged])
+        with self._told():
+            mark_others(self._work, [BackupId.parse(backup.summary.id) for backup in backups], [*of_packs, *damaged])
         self._count(of_packs)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """An error here hides nothing of what was found: it is told beside that."""
+        try:
+            yield
+        except ClipperError as error:
+            self._kind.unlooked.append(error)
 
     # -- one backup
 
@@ -102,6 +124,8 @@ class BaseLook:
         if entry.summary is None:
             return None
         found = _Backup(entry.summary)
+        if (problem := damaged_when_taken(entry.summary)) is not None:
+            self.seen.problems.append(f"the base backup {backup_id}: {problem}")
         try:
             self._objects(found)
             packs = packs_of(self._work, found.summary, found.damage)
@@ -121,43 +145,51 @@ class BaseLook:
         return found
 
     def _objects(self, found: _Backup) -> None:
-        newer: list[NewerError] = []
         opened = not found.summary.sealed or self._work.settings.encryption_identity_file is not None
         try:
-            read_objects(self._work, found.summary, found.damage, newer, opened=opened)
+            damage, newer = self._read(found, opened=opened)
         except AccessError as error:
             if not opened or not found.summary.sealed:
                 raise
             self._kind.unopened.append(error)  # sealed to others: its bytes can be compared all the same
-            read_objects(self._work, found.summary, found.damage, newer, opened=False)
+            opened = False
+            damage, newer = self._read(found, opened=False)
         else:
             if not opened:
                 self._kind.unopened.append(AccessError(f"{found.summary.id} is sealed, and there is no identity to open it"))
+        found.damage += damage
+        found.opened = opened and not newer
         self._kind.unlooked += newer
 
-    def _put_newest_together(self, backups: Sequence[_Backup]) -> None:
-        """The files of the newest backup that opens here: a forged page passes everything else."""
+    def _read(self, found: _Backup, *, opened: bool) -> tuple[list[str], list[NewerError]]:
+        damage: list[str] = []
         newer: list[NewerError] = []
-        if not backups:
+        read_objects(self._work, found.summary, damage, newer, opened=opened)
+        return damage, newer
+
+    def _put_newest_together(self, backups: Sequence[_Backup]) -> None:
+        """The files of the newest backup, where it opens here: a forged page passes everything else."""
+        newest = max(backups, key=lambda each: each.summary.finished_at, default=None)
+        if newest is None or not newest.opened:
             return
-        newest = max(backups, key=lambda each: each.summary.finished_at)
-        if newest.summary.sealed and (self._kind.unopened or self._work.settings.encryption_identity_file is None):
-            return
-        self.seen.files = put_together(self._work, newest.summary, newest.damage, newer)
-        newest.whole = not newer
+        newer: list[NewerError] = []
+        with self._told():
+            self.seen.files = put_together(self._work, newest.summary, newest.damage, newer)
+            newest.whole = not newer
         self._kind.unlooked += newer
 
     def _settle(self, backup: _Backup, of_packs: Collection[str]) -> None:
         """Write down what is wrong with it, by itself and by the packs that it needs."""
-        packs = packs_of(self._work, backup.summary, [])
-        needed = dict(needed_packs(packs))
-        chosen, total = self._chosen, sum(needed.values())
-        share = sum(size for pack, size in needed.items() if str(pack) in chosen) / total if total else 1.0
         backup_id = BackupId.parse(backup.summary.id)
-        look = Look(backup_id, self._begun_at, self._marks, share, whole=backup.whole)
-        own = [*backup.damage, *(text for text in naming(of_packs, needed) if text not in backup.damage)]
-        newer: list[NewerError] = []
-        if damage := settle(self._work, look, own, needed, newer):
+        damage, newer = backup.damage, list[NewerError]()
+        with self._told():
+            needed = dict(needed_packs(packs_of(self._work, backup.summary, [])))
+            damage = [*damage, *(text for text in naming(of_packs, needed) if text not in damage)]
+            total = sum(needed.values())
+            share = sum(size for pack, size in needed.items() if str(pack) in self._chosen) / total if total else 1.0
+            look = Look(backup_id, self._begun_at, self._marks, share, whole=backup.whole)
+            damage = settle(self._work, look, damage, needed, newer)
+        if damage:
             self.seen.damaged[backup_id] = damage
         self._kind.unlooked += newer
 
@@ -170,13 +202,13 @@ class BaseLook:
         kind.known = {*kind.known, *map(str, marked)}
         units = {str(pack): _unit(pack, facts, self._listed) for pack, facts in self._packs}
         there = {str(pack) for pack in self._listed}
-        self._chosen: Collection[str] = kind.choose([unit for key, unit in units.items() if key in there])
+        self._chosen = kind.choose([unit for key, unit in units.items() if key in there])
         wanted = [(pack, facts) for pack, facts in self._packs if str(pack) in self._chosen]
         try:
             read_packs_whole(self._work, repository_id, wanted, damage)
         except ClipperError as error:  # what was found until then is told and written down
             kind.unlooked.append(error)
-            self._chosen = ()
+            self._chosen, self._are_packs_read = (), False
         kind.count(units.values(), self._chosen, lost=units.keys() - there)
         return damage
 

@@ -10,7 +10,10 @@ from clipper_backup.values import show_bytes, show_count
 
 
 def look_at_dumps(work: Work, kind: Kind) -> None:
-    """Look at every committed dump, and read those that *kind* chooses, one after the other. Temporary errors pass through."""
+    """Look at every committed dump, and read those that *kind* chooses, one after the other.
+
+    Temporary errors pass through until all were looked at; one of a dump that is read ends the reading, and is kept.
+    """
     with step(work, "dumps", "look at every dump") as running:
         entries = [entry for entry in catalog(work) if entry.listed.committed]
         for entry in entries:
@@ -20,13 +23,18 @@ def look_at_dumps(work: Work, kind: Kind) -> None:
         chosen = kind.choose([units[key_of(entry)] for entry in readable])
         running.done = f"{show_count(len(entries), 'dump')}, {show_bytes(sum(unit.size_bytes for unit in units.values()))}"
     read: set[str] = set()
-    try:
-        for entry in readable:
-            if key_of(entry) in chosen:
-                _read(work, kind, entry)
-                read.add(key_of(entry))
-    finally:
-        kind.count(units.values(), read, lost=units.keys() - {key_of(entry) for entry in readable})
+    for entry in readable:
+        if key_of(entry) not in chosen:
+            continue
+        try:
+            _read(work, kind, entry)
+        except ClipperError as error:
+            kind.unlooked.append(error)
+            if error.temporary:  # the store was asked again and again already
+                break
+        else:
+            read.add(key_of(entry))
+    kind.count(units.values(), read, lost=units.keys() - {key_of(entry) for entry in readable})
 
 
 def key_of(entry: Entry) -> str:
@@ -55,9 +63,7 @@ def _read(work: Work, kind: Kind, entry: Entry) -> None:
     assert entry.summary is not None  # noqa: S101  it is readable
     try:
         seen = look_at_dump(work, entry.summary)
-    except ClipperError as error:
-        if error.temporary or not isinstance(error, IntegrityError):
-            raise
+    except IntegrityError as error:
         _damaged(kind, entry, f"{entry.listed.dump_id}: {error.message}", f"{entry.listed.dump_id} is damaged")
         return
     for problem in seen.problems:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -39,8 +38,9 @@ _KEYS_OF = {
 class VerifiedAll:
     """What a run looked at and found.
 
-    `wal` is None where there is none, or it could not be looked at; `cost` where nothing is lost, or nobody could find out what.
-    `newest_good` is the newest base backup, where it is good. `noted`: the report was written.
+    `wal` is None where there is none, or it could not be looked at; `cost` where no base backup or WAL is wrong, or nobody could
+    find out what that costs. `newest_good` is the newest base backup, where it and its own WAL are good. `noted`: the report was
+    written.
     """
 
     begun_at: datetime
@@ -77,8 +77,18 @@ class VerifiedAll:
         return [each for kind in self.kinds for each in kind.unopened]
 
     @property
+    def problems(self) -> list[str]:
+        """What somebody should look at although nothing that was read is damaged."""
+        return [*self.base.problems, *([] if self.wal is None else self.wal.problems)]
+
+    @property
+    def cut(self) -> bool:
+        """Whether not all that is there was counted, since something kept the run from looking."""
+        return any(kind.cut for kind in self.kinds)
+
+    @property
     def covered_share(self) -> float:
-        """The share of all bytes that was read within the cycle, for sure."""
+        """The share of all bytes that were counted which was read within the cycle, for sure."""
         total = sum(kind.size_bytes for kind in self.kinds)
         return sum(kind.covered_bytes for kind in self.kinds) / total if total else 1.0
 
@@ -88,15 +98,21 @@ class VerifiedAll:
         steps = []
         if self.dumps.damage:
             steps.append("`clipper-backup dump create` takes another dump; `clipper-backup dump delete ID` removes a damaged one")
-        if self.base.damaged or self.files.damage or (self.wal is not None and self.wal.gaps):
+        of_wal = self.files.damaged or (self.wal is not None and self.wal.gaps)
+        if self.base.damaged or of_wal:
             steps += HEALS_HINTS
         if self.base.damaged:
             steps.append("`clipper-backup base delete ID` removes a damaged base backup that a newer good one follows")
             steps.append(
                 "where it was mended, `clipper-backup base verify ID --read-data` reads it whole and takes the damage back"
             )
-        if self.wal is not None and (self.wal.gaps or self.files.damage):
+        if of_wal:
             steps.append("a segment that still lies in the server's pg_wal closes a gap: `clipper-backup wal push`")
+        if self.wal is not None and any(each.problem for system in self.wal.systems for each in system.timelines):
+            steps.append(
+                "a history that is missing, or damaged and taken out of the store: `clipper-backup wal push pg_wal/HISTORY` on a"
+                " server that has it; a new base backup of that server does without: `clipper-backup base create`"
+            )
         if self.damage:
             steps.append("with versioning on, the bucket may still hold what was there before")
         return steps
@@ -114,8 +130,9 @@ class VerifiedAll:
             first = self.unopened[0]
             told = f"what was read is as committed, and not all was looked into: {first.message}{_more(self.unopened)}"
             raise IncompleteError(told, hints=first.hints or _IDENTITY_HINTS)
-        if problems := [] if self.wal is None else self.wal.problems:
-            raise IncompleteError(f"{problems[0]}{_more(problems)}", hints=["`clipper-backup wal status` shows the archive"])
+        if problems := self.problems:
+            hints = ["`clipper-backup wal status` shows the archive, `clipper-backup base list` the base backups"]
+            raise IncompleteError(f"{problems[0]}{_more(problems)}", hints=hints)
 
 
 _IDENTITY_HINTS = ("set ENCRYPTION_IDENTITY_FILE to the file with an identity that opens it",)
@@ -144,7 +161,7 @@ def verify_all(work: Work, mode: Mode = Mode.ROTATION, *, share: float = 0.0) ->
     ended_at = work.store.now()
     found = VerifiedAll(
         begun_at, ended_at, mode, work.settings.verify_cycle_days, dumps, packs, files, base,
-        None if wal is None else wal.seen, cost, None if wal is None else _newest_good(wal.seen, base), noted=False,
+        None if wal is None else wal.seen, cost, None if wal is None else _newest_good(wal, base), noted=False,
     )  # fmt: skip
     noted = may_note and written_down(
         work, lambda: write_report(work.store, _report(found, kinds, former)), bad=bool(found.damage)
@@ -180,25 +197,31 @@ def _attempt(kind: Kind, look: Callable[[], T]) -> T | None:
         return look()
     except ClipperError as error:
         kind.unlooked.append(error)
+        kind.cut = True
         return None
 
 
 def _cost(work: Work, files: Kind, base: BaseSeen, wal: WalLooked) -> Cost | None:
     """What is lost by all that is known to be wrong, also from before; None where nothing is wrong, or nobody could find out."""
-    wrong = base.damaged or wal.bad_segments or wal.seen.gaps or any(each.problem for each in wal.seen.backups)
+    wrong = base.damaged or files.damage or wal.seen.gaps or any(each.problem for each in wal.seen.backups)
     if not wrong:
         return None
-    look = partial(
-        cost_of, work, wal.looker, wal.seen, bad_backups=base.damaged.keys(), bad_segments=wal.bad_segments
-    )  # fmt: skip
-    return _attempt(files, look)
+    try:
+        return cost_of(work, wal.looker, wal.seen, bad_backups=base.damaged.keys(), bad_segments=wal.bad_segments)
+    except ClipperError as error:
+        files.unlooked.append(error)
+        return None
 
 
-def _newest_good(seen: WalSeen, base: BaseSeen) -> BaseEntry | None:
-    """The newest base backup of all, where it is good."""
-    committed = [each for each in seen.backups if each.listed.committed]
+def _newest_good(wal: WalLooked, base: BaseSeen) -> BaseEntry | None:
+    """The newest base backup of all, where it is good, and no segment that it needs itself is damaged."""
+    committed = [each for each in wal.seen.backups if each.listed.committed]
     newest = max(committed, key=lambda each: each.listed.backup_id, default=None)
-    return newest if newest is not None and newest.good and newest.listed.backup_id not in base.damaged else None
+    if newest is None or newest.summary is None or not newest.good or newest.listed.backup_id in base.damaged:
+        return None
+    first, last = newest.summary.first_segment, newest.summary.last_segment  # names of one timeline rise with their LSN
+    bad = wal.bad_segments.get(newest.summary.system_id, ())
+    return None if any(first <= name <= last for name in bad) else newest
 
 
 def _report(found: VerifiedAll, kinds: dict[str, Kind], former: VerifyReport | None) -> VerifyReport:
@@ -210,7 +233,7 @@ def _report(found: VerifiedAll, kinds: dict[str, Kind], former: VerifyReport | N
         for each in kind.damage:
             damage.setdefault(each.key, each.noted)
         if kind.unlooked and former is not None:
-            documents[name] = kinds_of(former)[name] if not kind.units else documents[name]
+            documents[name] = kinds_of(former)[name] if kind.cut else documents[name]
             for known in former.damage:
                 if known.key.startswith(_KEYS_OF[name]):
                     damage.setdefault(known.key, known.text)

@@ -49,7 +49,7 @@ class Kind:
     `covered_bytes` were read within the cycle, `owed_bytes` are older than that and were not: the rest waits for its first turn.
     `known` are the keys of what is known to be damaged: it is read each time. `unopened` says of what was not opened why not;
     `owed`: some of that was not read either, since nothing but what it holds could be compared. `unlooked` is what kept the run
-    from looking at something.
+    from looking at something; `cut`: it ended the look before all units were counted.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Kind:
     unopened: list[ClipperError] = field(default_factory=list)
     owed: bool = False
     unlooked: list[ClipperError] = field(default_factory=list)
+    cut: bool = False
 
     def choose(self, units: Sequence[Unit]) -> set[str]:
         """The keys of those that are read now."""

@@ -81,6 +81,7 @@ class _File:
 class FileSeen:
     """What a look at a file of the archive found. `read` are the objects that were read to their end and compared.
 
+    `damaged` is the key of the object of which `damage` speaks, None where that is the claim, or all of them.
     `closed`: no key at hand opens it, so that it was not read. `newer`: a newer version wrote it.
     """
 
@@ -88,6 +89,7 @@ class FileSeen:
     name: str
     stored: Sequence[ObjectInfo]
     damage: str | None = None
+    damaged: str | None = None
     read: Sequence[ObjectInfo] = ()
     closed: AccessError | None = None
     newer: NewerError | None = None
@@ -192,9 +194,11 @@ class _Verifier:
             return replace(seen, damage=f"{file.name} has no claim: nobody can say that it is what was archived")
         read: list[ObjectInfo] = []
         closed: AccessError | None = None
+        at: str | None = None
         try:
             claim = self._claim(file)
             for info in file.stored:
+                at = info.key
                 if info.key not in chosen or (is_sealed(info.key) and not self._identities):
                     self._look(file, info, claim)
                     if info.key in chosen:
@@ -217,7 +221,7 @@ class _Verifier:
         except (IntegrityError, StoreError) as error:
             if error.temporary:
                 raise
-            return replace(seen, damage=error.message, read=read)
+            return replace(seen, damage=error.message, damaged=at, read=read)
         return replace(seen, read=read, closed=closed)
 
     def _claim(self, file: _File) -> Claim | None:
