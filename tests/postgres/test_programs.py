@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from clipper_backup.errors import AccessError, StoppedError, ToolError
 from clipper_backup.postgres.programs import Program, run
+from fixtures.moments import just_before
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 MIB = 1 << 20
@@ -202,30 +202,20 @@ def test_an_error_of_what_it_is_fed_is_not_hidden_and_ends_it(script: Script) ->
 
 
 def test_a_signal_while_its_reader_starts_pulls_no_pipe_from_under_it(script: Script) -> None:
-    waits = 0
-
-    def stop(number: int, frame: FrameType | None) -> None:  # as Python calls it
+    def stop(number: int, frame: FrameType | None) -> None:
         raise StoppedError(signal.SIGTERM)
-
-    def look(frame: FrameType, event: str, _: object) -> None:
-        """Send ourselves the signal where `Thread.start` waits until the thread runs."""
-        nonlocal waits
-        if event == "call" and frame.f_code is threading.Event.wait.__code__:
-            waits += 1
-            if waits == 2:  # the first thread reads its words, the second its output
-                sys.setprofile(None)
-                signal.raise_signal(signal.SIGTERM)
 
     before = {*threading.enumerate()}
     handler = signal.signal(signal.SIGTERM, stop)
-    sys.setprofile(look)
     try:
-        with pytest.raises(StoppedError):
+        with (
+            pytest.raises(StoppedError),
+            # `Thread.start` waits until the thread runs: the first one reads its words, the second its output.
+            just_before(threading.Event.wait, lambda _: signal.raise_signal(signal.SIGTERM), call=2),
+        ):
             run(script("echo words; exec sleep 60"), [], ENVIRONMENT)
     finally:
-        sys.setprofile(None)
         signal.signal(signal.SIGTERM, handler)
-    assert waits == 2
     # A reader that fails is a warning, and that is an error here.
     wait_until(lambda: {*threading.enumerate()} <= before)
 

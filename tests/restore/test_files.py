@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -12,11 +13,11 @@ from clipper_backup.errors import ClipperError, IntegrityError, LockedError
 from clipper_backup.format.frames import STRETCH_BYTES, Reference, Small
 from clipper_backup.format.manifest import Entry, File, Folder, Outside, Tablespace
 from clipper_backup.format.physical_names import PackKey
-from clipper_backup.ops.restore import files
-from clipper_backup.ops.restore.files import CONTROL, FileWriter, Places
+from clipper_backup.ops.restore.files import CONTROL, FileWriter, Places, flush
 from clipper_backup.ops.restore.target_dir import MARKER
 from clipper_backup.postgres.account import Account
 from clipper_backup.values import BackupId
+from fixtures.moments import just_before
 
 US = Account("us", os.geteuid(), os.getegid())
 RUN = BackupId.parse("20261122-020000-7f3a9c2e")
@@ -69,20 +70,19 @@ def places(tmp_path: Path) -> Places:
 
 
 @pytest.mark.rule(71)
-def test_everything_is_synced_before_pg_control_is_there(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_synced_before_pg_control_is_there(places: Places) -> None:
     seen: list[tuple[set[Path], bool, int]] = []
-    really_flush = files.flush
 
-    def flush(folders: set[Path]) -> None:
-        seen.append((set(folders), (places.data / "global/pg_control").exists(), (places.data / "base/1").stat().st_size))
-        really_flush(folders)
+    def look(frame: FrameType) -> None:
+        folders = frame.f_locals["folders"]
+        seen.append((folders, (places.data / "global/pg_control").exists(), (places.data / "base/1").stat().st_size))
 
-    monkeypatch.setattr(files, "flush", flush)
     wrote: list[int] = []
     writer = FileWriter(places, Stored(), wrote.append, STRETCH_BYTES)
     writer.write(entries())
     assert not (places.data / "global/pg_control").exists()
-    writer.finish(lambda: None)
+    with just_before(flush, look):
+        writer.finish(lambda: None)
     assert seen == [({places.data, places.outside, places.tablespaces[16384]}, False, STRETCH_BYTES + 10)]
     assert (places.data / "global/pg_control").read_bytes() == b"\t" * 5
     assert (places.data / "PG_VERSION").read_bytes() == b"\7" * 3

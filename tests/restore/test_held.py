@@ -1,5 +1,6 @@
 """Two restores of one folder, each with a restore folder of its own: the one that wakes up late changes nothing."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from clipper_backup.ops.restore.targets import Target
 from clipper_backup.postgres.account import Account, server_account
 from clipper_backup.store.local import LocalStore
 from clipper_backup.store.protocol import ObjectInfo
+from fixtures.moments import just_before
 from fixtures.restore import World, planned
 
 US = Account("us", os.geteuid(), os.getegid())
@@ -40,21 +42,16 @@ def test_a_target_is_one_restores_whatever_it_is_called(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_that_was_made_anew_is_held_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_was_made_anew_is_held_anew(tmp_path: Path) -> None:
     """Between its opening and the lock somebody removed it and made another one."""
     data = tmp_path / "data"
     data.mkdir()
-    opened = os.open
 
-    def open_and_lose(path: Path, flags: int) -> int:
-        found = opened(path, flags)
-        monkeypatch.undo()
+    def make_anew(_: object) -> None:
         data.rmdir()
         data.mkdir()
-        return found
 
-    monkeypatch.setattr(os, "open", open_and_lose)
-    with held(data, "fills"), pytest.raises(LockedError), held(data, "fills"):
+    with just_before(fcntl.flock, make_anew), held(data, "fills"), pytest.raises(LockedError), held(data, "fills"):
         pass
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from clipper_backup.postgres.account import Account, server_account
 from clipper_backup.postgres.control_file import State
 from clipper_backup.postgres.data_folder import NO_CONTROL_HINT, DataFolder
 from fixtures.clocks import START
+from fixtures.moments import just_before
 
 SYSTEM = "7711155930822877805"
 VERSION = "PG_15_202209061"
@@ -243,16 +245,11 @@ def test_a_restore_that_was_killed_at_its_last_step_may_have_been_used_since(tmp
     assert sorted(entry.name for entry in data.iterdir()) == [MARKER]
 
 
-def test_a_replacement_that_is_killed_while_it_empties_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replacement_that_is_killed_while_it_empties_is_unfinished(tmp_path: Path) -> None:
     """pg_control goes first, so that what is left of a cluster is never taken for one."""
     data = make_cluster(tmp_path / "data")
     (data / "base").mkdir(exist_ok=True)
-
-    def killed(path: Path) -> None:
-        raise KeyboardInterrupt(path)
-
-    monkeypatch.setattr(Path, "rmdir", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), just_before(os.rmdir, lambda _: signal.raise_signal(signal.SIGINT)):
         start(data, replace=True)
     assert not (data / "global/pg_control").exists()
     assert (data / "global").is_dir()
