@@ -80,7 +80,7 @@ def dump_container(dump_pod: Object) -> Object:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("o", OBJECTS)
 def test_the_schema_holds(o: Object, version: str) -> None:
-    kubernetes_validate.validate(o, version, strict=True)
+    assert version.startswith(kubernetes_validate.validate(o, version, strict=True)), "it says against which schema"
 
 
 def test_the_schema_is_strict() -> None:

@@ -42,7 +42,8 @@ def test_new_rows_get_new_numbers(clipper: Database) -> None:
             "comments (clip_id, user_id, body, created_at)": "1, 1, 'new', now()",
             "tags (name)": "'a new tag'",
         }.items():
-            connection.execute(f"INSERT INTO {table} VALUES ({values})".encode())  # a key that is taken would be an error
+            inserted = connection.execute(f"INSERT INTO {table} VALUES ({values})".encode())
+            assert inserted.rowcount == 1, "a key that is taken would be an error"
         connection.rollback()
 
 

@@ -240,8 +240,17 @@ def test_files_outside_are_read_where_asked_for(postgres: PrivateServer, role: s
 
 
 @pytest.mark.parametrize("address", ["10.0.0.0/8", "fd00::/8", "samehost", "all", "local", "db.example.org", ".example.org"])
-def test_addresses_of_pg_hba(address: str) -> None:
+def test_addresses_of_pg_hba(postgres15: PrivateServer, address: str) -> None:
+    """What we take, the server takes too."""
     check_address(address)
+    line = "local all all trust" if address == "local" else f"host all all {address} trust"
+    rules = postgres15.data / "pg_hba.conf"
+    text = rules.read_text()
+    try:
+        rules.write_text(f"{line}\n")
+        assert sql(postgres15, "postgres", "SELECT count(*), max(error) FROM pg_hba_file_rules") == [(1, None)]
+    finally:
+        rules.write_text(text)
 
 
 @pytest.mark.parametrize("address", ["", "10.0.0.1/8", "all trust", "10.0.0.0/8 trust\nhost", "a b", "300.0.0.0/8", "x/y", "#"])

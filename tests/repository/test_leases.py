@@ -269,8 +269,11 @@ def test_of_a_holder_whose_record_does_not_come_nothing_is_assumed(memory: Memor
 
 def test_what_is_left_of_an_epoch_without_its_record_goes_stale(memory: MemoryStore, clock: SteppedClock) -> None:
     memory.put("locks/dump/0000000001/renewal-3", b"")
+    with pytest.raises(LockedError):
+        take(memory, clock)
     clock.advance(SECONDS + 1)
     take(memory, clock).release()
+    assert keys(memory) == ["locks/dump/0000000002/holder", "locks/dump/0000000002/released"]
 
 
 # -- renewing
@@ -549,8 +552,10 @@ def test_a_holder_whose_record_is_gone_has_lost_it(memory: MemoryStore, clock: S
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_record_that_was_misread_once_is_read_again(memory: MemoryStore, clock: SteppedClock, number: int) -> None:
-    with take(FaultyStore(memory, f"get:{number}:flip", clock), clock) as lease:
+    faulty = FaultyStore(memory, f"get:{number}:flip", clock)
+    with take(faulty, clock) as lease:
         lease.check()
+        assert keys(memory) == ["locks/dump/0000000001/holder"]
 
 
 @pytest.mark.parametrize("fault", ["get:1:unavailable", "list:2:unavailable", "list:3:denied", "now:1:unavailable"])

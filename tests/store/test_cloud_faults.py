@@ -135,10 +135,12 @@ def test_every_call_outlives_an_outage(far: Far, proxy: TcpProxy, name: str) -> 
     far.direct.put("k", b"x")
     store = far.through(proxy.port)
     proxy.refuse()
+    before = proxy.connections
     recovery = threading.Timer(0.5, proxy.accept)
     recovery.start()
     CALLS[name](store)
     recovery.join()
+    assert proxy.connections > before, "it came through when there was somebody again"
 
 
 @pytest.mark.soak(over=["far"])

@@ -1,6 +1,7 @@
 """The directory store: durable, whole, and clear about what is wrong with the disk."""
 
 import errno
+import hashlib
 import os
 import re
 import signal
@@ -15,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from clipper_backup import linux
 from clipper_backup.errors import AccessError, ClipperError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
 from clipper_backup.store import local
 from clipper_backup.store.local import LocalStore, _MountedReadOnlyError, _translated
@@ -447,9 +447,17 @@ def test_what_the_operating_system_says_becomes_ours(number: int, kind: type[Cli
     assert hinted in " ".join(error.hints)
 
 
-def test_a_kernel_without_early_write_back_stores_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linux, "_sync_file_range", lambda: None)
-    store = LocalStore(tmp_path)
-    data = os.urandom(3 * local._WRITE_BACK_BYTES + 1)
-    assert store.put_stream("x", [data[:-5], data[-5:]]) == len(data)
-    assert store.get("x") == data
+def test_a_kernel_without_early_write_back_stores_the_same(tmp_path: Path) -> None:
+    log, size_bytes = tmp_path / "trace", 3 * local._WRITE_BACK_BYTES + 1
+    without = ("strace", "-f", "-qq", "-o", str(log), "-e", "trace=sync_file_range", "-e", "inject=sync_file_range:error=ENOSYS")
+    code = """
+import hashlib
+from clipper_backup.store.local import LocalStore
+data = os.urandom(int(sys.argv[2]))
+assert LocalStore(Path(sys.argv[1])).put_stream("x", [data[:-5], data[-5:]]) == len(data)
+print(hashlib.sha256(data).hexdigest(), end="")
+"""
+    written = run_child(code, tmp_path / "root", size_bytes, wrapped=without)
+    stored = LocalStore(tmp_path / "root").get("x")
+    assert (hashlib.sha256(stored).hexdigest(), len(stored)) == (written, size_bytes)
+    assert "ENOSYS (Function not implemented) (INJECTED)" in log.read_text()

@@ -1,5 +1,6 @@
 """The bucket store on a real S3 server: its errors, its broken connections, and what they cost."""
 
+import abc
 import contextlib
 import http.server
 import os
@@ -21,7 +22,7 @@ from clipper_backup.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from clipper_backup.store import remote, remote_open
+from clipper_backup.store import remote
 from clipper_backup.store.clouds import AZURE, GCS, S3, Cloud
 from clipper_backup.store.opening import open_store
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES, Store
@@ -53,12 +54,17 @@ def direct(s3_server: S3Server, s3_prefix: str) -> Store:
     return s3_server.open(s3_prefix)
 
 
+def unwrapped(server: S3Server, prefix: str, reach: Reach, cloud: Cloud = S3) -> ObstoreStore:
+    """The store without the wrapper that retries."""
+    credentials = {"access_key_id": server.access_key, "secret_access_key": server.secret_key}
+    return open_s3(server.bucket, f"{prefix}/", reach, credentials=credentials, cloud=cloud)
+
+
 @pytest.fixture
 def adapter(s3_server: S3Server, s3_prefix: str, proxy: TcpProxy) -> ObstoreStore:
     """The store behind the proxy without the wrapper that retries."""
     reach = Reach(endpoint=f"http://127.0.0.1:{proxy.port}", timeout_seconds=1, retry_seconds=20)
-    credentials = {"access_key_id": s3_server.access_key, "secret_access_key": s3_server.secret_key}
-    return open_s3(s3_server.bucket, f"{s3_prefix}/", reach, credentials=credentials)
+    return unwrapped(s3_server, s3_prefix, reach)
 
 
 def keys(access_key: str, secret_key: str) -> dict[str, str]:
@@ -241,6 +247,7 @@ def test_every_call_outlives_an_outage(proxy: TcpProxy, proxied: Store, direct: 
     recovery.start()
     CALLS[name](proxied)
     recovery.join()
+    assert proxy.connections > 0, "it came through when there was somebody again"
 
 
 def test_an_upload_is_given_up_when_the_store_stays_away(proxy: TcpProxy, s3_server: S3Server, s3_prefix: str) -> None:
@@ -264,13 +271,14 @@ def test_an_upload_is_given_up_when_the_store_stays_away(proxy: TcpProxy, s3_ser
 # -- what it costs
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(http.server.BaseHTTPRequestHandler, abc.ABC):
     """A server that can be told what no real one could: see its subclasses."""
 
     requests = 0
 
+    @abc.abstractmethod
     def answer(self) -> None:
-        raise NotImplementedError
+        """Send the whole answer."""
 
     def receive(self) -> None:
         type(self).requests += 1
@@ -378,13 +386,13 @@ def test_larger_parts_hold_the_same_bytes(direct: Store) -> None:
     assert b"".join(direct.get_stream("k")) == data
 
 
-def test_a_stream_beyond_the_last_part_is_an_error(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server, s3_prefix: str) -> None:
-    monkeypatch.setattr(remote_open, "S3", replace(S3, parts_max=2))
-    direct = s3_server.open(s3_prefix)
+def test_a_stream_beyond_the_last_part_is_an_error(s3_server: S3Server, s3_prefix: str) -> None:
+    reach = Reach(endpoint=s3_server.endpoint, timeout_seconds=30, retry_seconds=30)
+    store = unwrapped(s3_server, s3_prefix, reach, replace(S3, parts_max=2))
     with pytest.raises(StoreError, match=r"/k grew beyond 16\.8 MB, all that its 2 parts can hold"):
-        direct.put_stream("k", (bytes(MIB) for _ in range(17)))
+        store.put_stream("k", (bytes(MIB) for _ in range(17)))
     assert s3_server.unfinished_uploads(f"{s3_prefix}/k") == 0
-    assert direct.put_stream("k", (bytes(MIB) for _ in range(16))) == 16 * MIB
+    assert store.put_stream("k", (bytes(MIB) for _ in range(16))) == 16 * MIB
 
 
 STREAMING = """

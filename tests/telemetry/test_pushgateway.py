@@ -1,10 +1,13 @@
+import base64
 import contextlib
 import http.server
 import math
 import os
+import re
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,6 +122,10 @@ def guarded(tmp_path: Path) -> Iterator[str]:
 
 def test_a_login_in_the_url_is_used(guarded: str) -> None:
     Pushgateway.parse(f"http://job:p%23s%3Aw%2Fd@{guarded}").push(DUMP_JOB, dump_failed(duration_seconds=1))
+    login = base64.b64encode(b"job:p#s:w/d").decode()
+    asked = urllib.request.Request(f"http://{guarded}/metrics", headers={"Authorization": f"Basic {login}"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310 - our own server
+        assert re.search(rb"^postgres_backup_success\{.*\} 0$", answer.read(), re.MULTILINE)
 
 
 def test_a_refused_login_is_said_without_showing_it(guarded: str) -> None:

@@ -468,12 +468,9 @@ def test_names_that_are_none_are_refused(store: MemoryStore, server: MadeServer,
 
 
 @pytest.mark.rule(18)
-def test_any_speed_of_reading_leaves_the_claims_in_order(
-    store: MemoryStore, server: MadeServer, handshake: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_speed_of_reading_leaves_the_claims_in_order(store: MemoryStore, server: MadeServer, handshake: Path) -> None:
     """More segments than may be stored ahead, which is more than may be read, and each read and stored at another speed."""
-    monkeypatch.setattr("clipper_backup.ops.wal.archive._AHEAD", 12)
-    names = [server.write(number, written_pages=1 + (number * 37) % 128).name for number in range(1, 41)]
+    names = [server.write(number, written_pages=1 + (number * 37) % 128).name for number in range(1, 101)]
     claimed: list[str] = []
 
     class Noting(WrapperStore):
@@ -487,7 +484,7 @@ def test_any_speed_of_reading_leaves_the_claims_in_order(
             assert sidecar.ask(server.wal / name).returncode == 0
     assert claimed == names == segments(store)
     pushing = Pushing(store)
-    assert pushing(server.write(41)).state == "archived"
+    assert pushing(server.write(101)).state == "archived"
 
 
 @pytest.mark.parametrize(("ours", "component"), [(ARCHIVE_SHIM, "wal-archive"), (RESTORE_SHIM, "wal-restore")])

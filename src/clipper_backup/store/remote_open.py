@@ -50,11 +50,19 @@ class Reach:
     proxied: bool = False
 
 
-def open_s3(bucket: str, prefix: str, reach: Reach, *, credentials: Mapping[str, str], region: str | None = None) -> ObstoreStore:
+def open_s3(
+    bucket: str,
+    prefix: str,
+    reach: Reach,
+    *,
+    credentials: Mapping[str, str],
+    region: str | None = None,
+    cloud: Cloud = S3,
+) -> ObstoreStore:
     """The store below *prefix* (a folder with its `/`, or empty) of an S3 bucket.
 
     *credentials* are `access_key_id`, `secret_access_key` and perhaps `session_token`; empty means that obstore looks for
-    a web identity or instance metadata. AWS's own endpoint is that of *region*.
+    a web identity or instance metadata. AWS's own endpoint is that of *region*. *cloud* is S3 or one with other limits.
     """
     region = region or _REGION
     endpoint = reach.endpoint or f"https://s3.{region}.amazonaws.com"
@@ -74,7 +82,7 @@ def open_s3(bucket: str, prefix: str, reach: Reach, *, credentials: Mapping[str,
     def client(options: "ClientConfig", retry: "RetryConfig") -> ObjectStore:
         return S3Store(bucket, config=config, client_options=options, retry_config=retry, **credentials)  # type: ignore[arg-type] # names checked by the caller
 
-    return _store(S3, bucket, prefix, reach, client)
+    return _store(cloud, bucket, prefix, reach, client)
 
 
 def open_gcs(bucket: str, prefix: str, reach: Reach, *, credentials: Mapping[str, str]) -> ObstoreStore:
