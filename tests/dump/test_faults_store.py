@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from clipper_backup.store.protocol import Store
-from fixtures.cli import PROGRAM
+from fixtures.cli import PROGRAM, Outcome
 from fixtures.dump import (
     AT_GATE,
     FAULTS,
@@ -169,28 +169,26 @@ def test_a_run_waits_for_another_that_ends_in_time(site: Site) -> None:
     site.check_untouched()
 
 
-def test_a_run_that_slept_while_another_took_its_place_commits_nothing(site: Site) -> None:
-    sleeper = site.start("dump", "create", **{FAULTS: "put:4:stop"})
+def slept_while_another_ran(site: Site, fault: str) -> Outcome:
+    """How a run ends that was halted at a call to the store, while another one took its place and committed."""
+    sleeper = site.start("dump", "create", **{FAULTS: fault})
     assert halted(sleeper)
     let_time_pass(site.folder, hours=1, below="locks")
     assert site.run("dump", "create").code == 0
+    assert len(site.dumps) == 3
     sleeper.send_signal(signal.SIGCONT)
+    return ended(sleeper)
 
-    check_told(ended(sleeper), 11, "lease", "lost", hint="look for another job")
+
+def test_a_run_that_slept_while_another_took_its_place_commits_nothing(site: Site) -> None:
+    check_told(slept_while_another_ran(site, "put:4:stop"), 11, "lease", "lost", hint="look for another job")
     assert begun_dumps(site.objects) == set(site.dumps)
     assert len(site.dumps) == 3
     site.check_untouched()
 
 
 def test_a_run_that_slept_between_its_last_look_and_its_commit_harms_nobody(site: Site) -> None:
-    sleeper = site.start("dump", "create", **{FAULTS: "put:5:stop"})
-    assert halted(sleeper)
-    let_time_pass(site.folder, hours=1, below="locks")
-    assert site.run("dump", "create").code == 0
-    assert len(site.dumps) == 3
-    sleeper.send_signal(signal.SIGCONT)
-
-    assert ended(sleeper).code == 0
+    assert slept_while_another_ran(site, "put:5:stop").code == 0
     assert len(site.dumps) == 4
     site.check_untouched()
 

@@ -27,17 +27,11 @@ from fixtures.base_repository import (
     put_parts,
     summary_of,
 )
-from fixtures.clocks import START
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(START)
-
-
-@pytest.fixture
-def store(clock: VirtualClock) -> MemoryStore:
-    return MemoryStore(clock)
+def store(memory: MemoryStore) -> MemoryStore:
+    return memory
 
 
 def ours() -> None:

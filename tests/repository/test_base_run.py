@@ -79,15 +79,9 @@ def made(store: Store, clock: VirtualClock, *, sealed: bool = False) -> Iterator
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(START)
-
-
-@pytest.fixture
-def store(clock: VirtualClock) -> MemoryStore:
-    made = MemoryStore(clock)
-    put_repository(made)
-    return made
+def store(memory: MemoryStore) -> MemoryStore:
+    put_repository(memory)
+    return memory
 
 
 def committed(store: Store) -> list[BackupId]:

@@ -405,23 +405,18 @@ def test_a_summary_of_somebody_else_and_its_objects_are_not_ours_to_remove(memor
     assert is_whole(memory, writer.dump_id)
 
 
-def test_a_commit_that_the_store_refused_leaves_nothing(memory: MemoryStore, clock: VirtualClock) -> None:
+@pytest.mark.parametrize(
+    ("fault", "said"), [("put:1:denied", "scripted fault"), ("get:1:flip", "gave back other bytes")], ids=["refused", "otherwise"]
+)
+def test_a_summary_that_was_refused_or_comes_back_otherwise_is_no_commit(
+    memory: MemoryStore, clock: VirtualClock, fault: str, said: str
+) -> None:
     writer = DumpWriter.take_id(memory, INTENT)
     summary = put_parts(memory, writer.dump_id)
-    refusing = DumpWriter(FaultyStore(memory, "put:1:denied", clock), writer.dump_id, encode(INTENT))
-    with pytest.raises(ClipperError, match="scripted fault"):
-        refusing.commit(summary)
-    refusing.abandon()
-    assert keys(memory) == []
-
-
-def test_a_summary_that_comes_back_otherwise_is_no_commit(memory: MemoryStore, clock: VirtualClock) -> None:
-    writer = DumpWriter.take_id(memory, INTENT)
-    summary = put_parts(memory, writer.dump_id)
-    lied_to = DumpWriter(FaultyStore(memory, "get:1:flip", clock), writer.dump_id, encode(INTENT))
-    with pytest.raises(ClipperError, match="gave back other bytes"):
-        lied_to.commit(summary)
-    lied_to.abandon()
+    failing = DumpWriter(FaultyStore(memory, fault, clock), writer.dump_id, encode(INTENT))
+    with pytest.raises(ClipperError, match=said):
+        failing.commit(summary)
+    failing.abandon()
     assert keys(memory) == []
 
 

@@ -46,11 +46,6 @@ def clock() -> SteppedClock:
 
 
 @pytest.fixture
-def memory(clock: SteppedClock) -> MemoryStore:
-    return MemoryStore(clock)
-
-
-@pytest.fixture
 def keeper() -> Iterator[ExitStack]:
     """Releases at the end what a test did not."""
     with ExitStack() as stack:

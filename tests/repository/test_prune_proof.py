@@ -48,11 +48,6 @@ ONE = (SYSTEM, Timeline(1))
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(START)
-
-
-@pytest.fixture
 def store(clock: VirtualClock) -> MemoryStore:
     return make_repository(clock)
 

@@ -32,19 +32,13 @@ from fixtures.base_repository import (
     put_repository,
     summary_of,
 )
-from fixtures.clocks import START, SteppedClock
+from fixtures.clocks import SteppedClock
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(START)
-
-
-@pytest.fixture
-def store(clock: VirtualClock) -> MemoryStore:
-    made = MemoryStore(clock)
-    put_repository(made)
-    return made
+def store(memory: MemoryStore) -> MemoryStore:
+    put_repository(memory)
+    return memory
 
 
 def ours() -> None:

@@ -14,6 +14,7 @@ import pytest
 from clipper_backup.errors import ClipperError, IntegrityError, UsageError, WalGapError
 from clipper_backup.format.physical_names import archive_key
 from clipper_backup.ops.restore.left_wal import held_of, make_plan
+from clipper_backup.ops.restore.plan import Plan
 from clipper_backup.ops.restore.request import Request
 from clipper_backup.ops.restore.restore import restore
 from clipper_backup.ops.restore.saved_wal import save_wal
@@ -48,8 +49,8 @@ def dead_with_archived_wal(place: Path) -> Iterator[tuple[Cluster, Work, list[st
         yield cluster, work, sorted(path.name.removesuffix(".done") for path in done)[-4:]
 
 
-def write_segments_that_nobody_notes(cluster: Cluster) -> None:
-    """It lived once more: rows 6 and 7 behind whole segments, of which no `.ready` tells."""
+def lived_unnoted(cluster: Cluster, work: Work, place: Path) -> tuple[Request, Plan, list[Path]]:
+    """It lived once more: rows 6 and 7 behind whole segments, of which no `.ready` tells. Its replacement, and these segments."""
     cluster.server.start()
     for n in (6, 7):
         sql(cluster.server, "postgres", "SELECT pg_switch_wal()")
@@ -57,6 +58,10 @@ def write_segments_that_nobody_notes(cluster: Cluster) -> None:
     buried(cluster)
     for path in (cluster.server.data / "pg_wal/archive_status").glob("*.ready"):
         path.unlink()
+    request = replacing(cluster, place, Target("latest"))
+    plan = make_plan(work, request)
+    assert plan.kept is not None
+    return request, plan, list(plan.kept.whole)
 
 
 def damage(work: Work, system: str, name: str, how: str) -> str:
@@ -281,11 +286,8 @@ def test_whole_segments_that_no_archiver_noted_are_archived_and_saved_ones_can_b
     """So what leads to the new timeline is in the archive, and a second death loses nothing."""
     with dead_with_archived_wal(place) as (cluster, work, names):
         data = cluster.server.data
-        write_segments_that_nobody_notes(cluster)
-        request = replacing(cluster, place, Target("latest"))
-        plan = make_plan(work, request)
-        assert plan.kept is not None
-        (first, second) = (path.name for path in plan.kept.whole)
+        request, plan, whole = lived_unnoted(cluster, work, place)
+        (first, second) = (path.name for path in whole)
         catalog = WalCatalog(work.store, plan.summary.system_id, plan.summary.sizes.segment_bytes)
 
         # What a restore saved, that could not archive.
@@ -315,13 +317,8 @@ def test_wal_of_two_deaths_is_put_together(place: Path) -> None:
     """The first restore could not archive: what leads to the second server's timeline lies in what was saved."""
     with dead_with_archived_wal(place) as (cluster, work, _):
         data = cluster.server.data
-        write_segments_that_nobody_notes(cluster)
-        request = replacing(cluster, place, Target("latest"))
-        plan = make_plan(work, request)
-        assert plan.kept is not None
-        lost = [
-            archive_key(plan.summary.system_id, path.name, suffix) for path in plan.kept.whole for suffix in (".zst", ".claim")
-        ]
+        request, plan, whole = lived_unnoted(cluster, work, place)
+        lost = [archive_key(plan.summary.system_id, path.name, suffix) for path in whole for suffix in (".zst", ".claim")]
         save_wal(data, saved_beside(request), server_account(), ())
         with started(work, request, plan) as (_, connection):
             connection.execute("INSERT INTO public.rows VALUES (0, 8, '')")
