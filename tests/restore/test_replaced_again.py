@@ -75,7 +75,7 @@ def test_a_disaster_does_not_come_back(place: Path, archived: bool) -> None:
         # To the end of the old one, when asked: told what is not in it, and its number stays taken.
         old = replace(latest, timeline=Timeline(1))
         plan = make_plan(work, old)
-        assert "what the server there wrote on another one" in plan_text(old, plan)
+        assert "what the server there wrote on one of its own" in plan_text(old, plan)
         assert plan_document(old, plan)["former_timeline"] == 2
         assert any("along that one: --timeline 2" in note for note in plan.notes)
         assert plan.left == (() if archived else ("00000002.history",))
@@ -128,3 +128,8 @@ def test_another_servers_timeline_of_the_same_number_is_not_its_own(place: Path)
             make_plan(work, latest)
         assert "--timeline 2; what the server there wrote is kept" in caught.value.hints[0]
         assert any("was on timeline 2" in note for note in make_plan(work, replace(latest, timeline=Timeline(1))).notes)
+        named = replace(latest, timeline=Timeline(2))
+        plan = make_plan(work, named)
+        assert "and what the server there wrote on one of its own" in plan_text(named, plan)
+        standby = replace(plan, former=Timeline(1), left_out=False)  # it followed timeline 1 when the other one left that
+        assert "wrote" not in dict(line.split(":", 1) for line in plan_text(named, standby).splitlines() if ":" in line)["loss"]

@@ -172,10 +172,10 @@ def _timeline(plan: Plan) -> str:
 def _loss(plan: Plan) -> str:
     if plan.target.kind != "latest":
         return "everything behind the target, as asked"
-    if plan.kept is not None and plan.former in {None, plan.way.timeline}:
+    if plan.kept is not None and not plan.left_out:
         return f"nothing that was committed up to the end of what lies in {plan.kept.folder}"
-    if plan.former not in {None, plan.way.timeline}:
-        return f"what was not archived of timeline {int(plan.way.timeline)}, and what the server there wrote on another one"
+    if plan.left_out:
+        return f"what was not archived of timeline {int(plan.way.timeline)}, and what the server there wrote on one of its own"
     if plan.last_commit_at is None:
         return "what was not archived; the last segments hold no commit"
     return f"what was not archived: the last commit that is, is of {show_moment(plan.last_commit_at)}"

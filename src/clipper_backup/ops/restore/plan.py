@@ -84,7 +84,8 @@ class Plan:
     bytes by place, and `space` is what is needed where, and what of it is freed before. `left` are files of pg_wal at the target
     that are archived first, `stray` those of timelines that `way` does not go along: they are not. `kept` is what no archive
     takes of it and recovery replays. `beside` is where other timelines end: of a time those that may have been the one in use
-    then, of the latest all. `former` is the timeline that the server there was on, None without one. `notes` are for people.
+    then, of the latest all. `former` is the timeline that the server there was on, None without one, `left_out` whether it
+    wrote something that `way` does not go along. `notes` are for people.
     `followed_by` is the newest system, where this is an older one: of before an upgrade.
     """
 
@@ -107,6 +108,7 @@ class Plan:
     stray: Sequence[str] = ()
     beside: Sequence[Segment] = ()
     former: Timeline | None = None
+    left_out: bool = False
     notes: Sequence[str] = ()
     followed_by: str | None = None
     namesakes: Sequence[Record] = ()
@@ -249,6 +251,7 @@ class Planner:
             beside=chosen.beside if ends or (reached is not None and reached.at_a_branch) else (),
             notes=notes,
             former=None if self._former is None else self._former.timeline,
+            left_out=self._former is not None and not self._former.is_along(chosen.line),
             followed_by=self._systems.newer_than(self._system_id),
         )
 
