@@ -79,7 +79,7 @@ def summary_text(summary: BaseSummary) -> str:
             ),
             ("pages", f"{pages.new:,} new, {pages.adopted:,} taken over, {again:,} stored again, {pages.zero:,} of zeros"),
             ("taken over from", summary.parent or "nothing: it is the first, or all was stored anew"),
-            ("needs WAL", f"{summary.first_segment} to {summary.last_segment}, which is in the archive"),
+            ("needs WAL", f"{summary.first_segment} to {summary.last_segment}"),
             (
                 "server",
                 f"PostgreSQL {summary.versions.server}{' (a standby)' if summary.from_standby else ''}, source {summary.source}",
