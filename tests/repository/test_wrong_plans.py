@@ -105,6 +105,13 @@ def test_where_the_entry_of_a_system_is_lost_nothing_of_it_goes(store: MemorySto
     assert f"the system {SYSTEM} has no entry in systems/: nobody knows which WAL is needed" in told(store, wal=of_wal(1, 4))
 
 
+@pytest.mark.rule(9)
+def test_segments_of_another_size_are_no_segments(store: MemoryStore, made: list[BackupId]) -> None:
+    wrong = Removal(segment_bytes={SYSTEM: 16 * SIZE}, wal=of_wal(1 << 20, 1 << 20))
+    found = prove(store, wrong, PROMISES, now=store.now())
+    assert any("in segments of another size: nobody knows which WAL is needed" in each for each in found.problems)
+
+
 @pytest.mark.rule(74)
 def test_what_a_newer_version_took_stays_and_makes_no_good_one_go(
     store: MemoryStore, clock: VirtualClock, made: list[BackupId]

@@ -102,8 +102,12 @@ def read_archive(view: WithoutStore, removal: Removal, begins: Mapping[str, int]
             found[number, archived.timeline] = archived
             goes = removal.wal.get((entry.system_id, archived.timeline), Ranges())
             _list_segments(view, archived, begins.get(entry.system_id, END), edge, goes)
-    for system_id in sorted({system_id for system_id, _ in removal.wal} - systems.keys()):
-        unread.wal.append(f"the system {system_id} has no entry in {names.SYSTEMS_FOLDER}")
+    sizes = {entry.system_id: entry.segment_bytes for entry in entries.values()}
+    for system_id in sorted({system_id for system_id, _ in removal.wal}):
+        if system_id not in sizes:
+            unread.wal.append(f"the system {system_id} has no entry in {names.SYSTEMS_FOLDER}")
+        elif removal.segment_bytes.get(system_id) != sizes[system_id]:
+            unread.wal.append(f"the plan counts the WAL of the system {system_id} in segments of another size")
     return ArchiveFacts(found, systems, list(_snapshots(view, systems, unread)))
 
 
