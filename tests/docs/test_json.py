@@ -71,7 +71,7 @@ def test_every_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(COMMANDS)
 
 
-PHYSICAL = ("pitr.", "wal[].", "packs[].", "proof.windows[].", "gaps[].", "lost[].", "restorable[].")
+PHYSICAL = ("pitr.", "wal[].", "packs[].", "proof.windows[].", "gaps[].", "lost[].", "perhaps_lost[].", "restorable[].")
 """How fields begin that are there with base backups and WAL only."""
 ANSWERLESS = {"wal archive", "wal serve"}
 """Commands that run until they are ended."""
@@ -190,6 +190,13 @@ def test_the_tables_are_what_base_commands_answer(run_cli: RunCli, archived15: C
     for name in ("gaps", "lost"):
         assert of_list(name, answered(gap.document)) == of_list(name, documented("verify"))
     kept.rename(lost)
+    summary = repository / f"base/{job['base']['id']}/backup.json"
+    whole = summary.read_bytes()
+    summary.write_text("{")
+    unknown = run_cli("verify", "--json", env=settings)
+    assert unknown.code == 13, unknown
+    assert of_list("perhaps_lost", answered(unknown.document)) == of_list("perhaps_lost", documented("verify"))
+    summary.write_bytes(whole)
     ask("base verify", job["base"]["id"], "--sample", "5%")
     verified = run_cli("verify", "--json", env=settings, check=True).document
     assert of_list("restorable", answered(verified)) == of_list("restorable", documented("verify"))
