@@ -212,6 +212,11 @@ def show_seconds(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def show_first(texts: Sequence[str]) -> str:
+    """The first of some texts, and how many more there are."""
+    return texts[0] + (f" (and {len(texts) - 1} more)" if len(texts) > 1 else "")
+
+
 def show_names(names: Sequence[str]) -> str:
     """Names of databases or roles, as BACKUP_DATABASES takes them: commas between, double quotes where a name needs them."""
     return ", ".join(name if _PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"' for name in names)

@@ -11,7 +11,7 @@ from clipper_backup.errors import IncompleteError, IntegrityError, MissingError
 from clipper_backup.ops.physical_status import look_at_physical
 from clipper_backup.ops.status import look_at_repository
 from clipper_backup.ops.work import open_work
-from clipper_backup.values import show_names
+from clipper_backup.values import show_first, show_names
 
 
 def status(
@@ -50,9 +50,8 @@ def status(
         raise_gaps(physical.wal.seen.gaps)
     problems = all_problems(found, physical)
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise IncompleteError(
-            problems[0] + more,
+            show_first(problems),
             hints=[
                 "`clipper-backup dump list` shows what is wrong with each dump, `clipper-backup doctor` what to do",
                 *(["of base backups and WAL: `clipper-backup base list`, `clipper-backup wal status`"] if physical else []),

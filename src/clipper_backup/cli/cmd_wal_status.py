@@ -6,6 +6,7 @@ from cyclopts import Parameter
 
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import AccessError, IncompleteError, IntegrityError, MissingError, WalGapError
+from clipper_backup.values import show_first
 
 if TYPE_CHECKING:
     from clipper_backup.repository.wal_survey import Hole
@@ -39,8 +40,7 @@ def status(
             ],
         )
     if found.problems:
-        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
-        raise IncompleteError(found.problems[0] + more)
+        raise IncompleteError(show_first(found.problems))
 
 
 def verify(
@@ -61,9 +61,8 @@ def verify(
     context.answer(verify_document(found, work.store.url), verify_text(found))
     raise_gaps(found.seen.gaps)
     if found.damage:
-        more = f" (and {len(found.damage) - 1} more)" if len(found.damage) > 1 else ""
         raise IntegrityError(
-            found.damage[0] + more, hints=["with versioning on, the bucket may still hold what was there before"]
+            show_first(found.damage), hints=["with versioning on, the bucket may still hold what was there before"]
         )
     if found.unopened:
         raise AccessError(
@@ -74,10 +73,9 @@ def verify(
     if found.newer:
         from clipper_backup.format.documents import NewerError  # noqa: PLC0415  the same
 
-        more = f" (and {len(found.newer) - 1} more)" if len(found.newer) > 1 else ""
-        raise NewerError(found.newer[0] + more, hints=["install the version of clipper-backup that wrote it, or a newer one"])
+        raise NewerError(show_first(found.newer), hints=["install the version of clipper-backup that wrote it, or a newer one"])
     if problems := found.seen.problems:
-        raise IncompleteError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+        raise IncompleteError(show_first(problems))
 
 
 def raise_gaps(gaps: "list[Hole]") -> None:

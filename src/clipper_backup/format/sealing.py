@@ -89,6 +89,10 @@ def unseal(chunks: Iterable[bytes], identities: Sequence[Identity], name: str) -
     yield from converted(chunks, decrypt)
 
 
+HEAD_BYTES = 128 << 10
+"""What `unseal_head` needs of an object: age authenticates 64 KiB at a time, behind a header of its own."""
+
+
 def unseal_head(data: bytes, identities: Sequence[Identity], name: str) -> bytes:
     """What the first bytes of an age file hold, as far as its pieces of 64 KiB lie in *data* whole; each is authenticated.
 

@@ -11,13 +11,13 @@ from clipper_backup.format.documents import HoldMark, encode
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
 from clipper_backup.ops.work import Work, this_process
-from clipper_backup.repository.base_backups import BaseCatalog, listed_base, read_base_summary, shown
+from clipper_backup.repository.base_backups import BaseCatalog, listed_base, read_base_summary
 from clipper_backup.repository.dumps import UntrustedError
 from clipper_backup.repository.lines import Line
 from clipper_backup.repository.physical_survey import read_holds
 from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.wal_catalog import Listed, WalCatalog
-from clipper_backup.values import BackupId, Lsn, Timeline
+from clipper_backup.values import BackupId, Lsn, Timeline, show_first
 from clipper_backup.wal_names import Segment
 
 WalTo = tuple[Timeline, Lsn]
@@ -54,7 +54,7 @@ def hold_base(work: Work, backup_id: BackupId, reason: str, wal_to: WalTo | None
     lost = [*_lost(work, backup_id, repository.id), *_lost_wal(catalog, line, summary, wal_to)]
     if lost:
         raise IncompleteError(
-            f"{backup_id} is held, and not whole: {shown(lost)}",
+            f"{backup_id} is held, and not whole: {show_first(lost)}",
             hints=["`clipper-backup release` takes the hold back", "hold another one: `clipper-backup base list`"],
         )
 

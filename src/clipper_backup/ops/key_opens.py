@@ -13,7 +13,7 @@ from clipper_backup.format.compression import decompress
 from clipper_backup.format.documents import DumpSummary, Repository
 from clipper_backup.format.manifest import File
 from clipper_backup.format.names import SEALED
-from clipper_backup.format.sealing import Identity, unseal_head
+from clipper_backup.format.sealing import HEAD_BYTES, Identity, unseal_head
 from clipper_backup.format.wal_objects import check_header, decode_object, place_of
 from clipper_backup.ops.base.read import base_catalog
 from clipper_backup.ops.dump.read import good_dumps
@@ -31,9 +31,6 @@ from clipper_backup.values import BackupId, show_count
 from clipper_backup.wal_names import Segment
 
 Kind = Literal["dump", "base_backup", "wal"]
-
-_SEALED_HEAD_BYTES = 128 << 10
-"""age authenticates 64 KiB at a time, behind a header of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +159,7 @@ def _last_segments(store: Store) -> Iterator[tuple[ObjectInfo, SystemEntry, Segm
 def _open_segment(
     store: Store, repository: Repository, entry: SystemEntry, segment: Segment, key: str, identity: Identity
 ) -> None:
-    head = unseal_head(store.get(key, length=_SEALED_HEAD_BYTES), [identity], key)
+    head = unseal_head(store.get(key, length=HEAD_BYTES), [identity], key)
     header, _ = decode_object([head], key)
     place = place_of(segment.name, entry.segment_bytes)
     check_header(

@@ -21,7 +21,7 @@ from clipper_backup.postgres.history import Ancestor
 from clipper_backup.repository.dumps import Last, Opener, UntrustedError, check_signature, read_committed
 from clipper_backup.repository.lines import Line
 from clipper_backup.store.protocol import ObjectInfo, Store
-from clipper_backup.values import BackupId, Lsn, Timeline, show_count
+from clipper_backup.values import BackupId, Lsn, Timeline, show_count, show_first
 
 LOST_HINTS = (
     "use another base backup: `clipper-backup base list`",
@@ -275,11 +275,6 @@ def _lost(key: str, found: int | None, size_bytes: int) -> str:
     return f"{key} has {found} bytes, {size_bytes} were committed"
 
 
-def shown(problems: Sequence[str]) -> str:
-    """The first of some problems, and how many more there are."""
-    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-
-
 def last_base_backup(store: Store) -> Last | None:
     """What the next base backup is measured by, as `last_dump` is for dumps; None before the first."""
     listed = next((listed for listed in reversed(list_base_backups(store)) if listed.committed), None)
@@ -366,21 +361,21 @@ class BaseCatalog:
         if damaged:
             hit = [str(pack) for pack, _ in needed_packs(read_packs(self._store, entry.summary)) if pack in damaged]
             if hit:
-                return replace(entry, problem=f"the verify of another base backup found damage in {shown(hit)}")
+                return replace(entry, problem=f"the verify of another base backup found damage in {show_first(hit)}")
         return entry
 
     def _problem(self, listed: ListedBase, summary: BaseSummary, mark: VerifyMark | None) -> str | None:
         if lost := lost_parts(listed, summary):
-            return shown(lost)
+            return show_first(lost)
         if self._packs is None:
             self._packs = list_packs(self._store)
         needed = read_packs(self._store, summary)
         if self._keys is None and any(of_run.sealed for of_run in needed.runs):
             self._keys = list_keys(self._store)
         if lost := [*lost_keys(needed, self._keys or ()), *lost_packs(needed, self._packs)]:
-            return shown(lost)
+            return show_first(lost)
         if mark is not None and mark.damage:
-            return f"the last verify found damage: {shown(mark.damage)}"
+            return f"the last verify found damage: {show_first(mark.damage)}"
         return damaged_when_taken(summary)
 
 

@@ -22,7 +22,7 @@ from clipper_backup.format.compression import Counter, Meter, compress, decompre
 from clipper_backup.format.documents import decode, encode
 from clipper_backup.format.names import SEALED
 from clipper_backup.repository.adoption import doomed_by
-from clipper_backup.repository.base_backups import list_packs, listed_base, lost_parts, needed_packs, role_of, shown
+from clipper_backup.repository.base_backups import list_packs, listed_base, lost_parts, needed_packs, role_of
 from clipper_backup.repository.base_intents import LiveIntent
 from clipper_backup.repository.data_keys import Sealer
 from clipper_backup.repository.dumps import other_bytes
@@ -30,7 +30,7 @@ from clipper_backup.repository.leases import Lease
 from clipper_backup.repository.root import check_same_repository
 from clipper_backup.repository.verify_marks import damage_of_taken
 from clipper_backup.store.protocol import Store
-from clipper_backup.values import BackupId, Timeline, show_time
+from clipper_backup.values import BackupId, Timeline, show_first, show_time
 from clipper_backup.wal_names import history_name
 
 _AHEAD_SECONDS = 60
@@ -221,7 +221,7 @@ class BaseRun:
     def _must_be_none(self, problems: Sequence[str], *hints: str) -> None:
         if problems:
             raise IntegrityError(
-                f"the base backup {self.backup_id} cannot be committed: {shown(problems)}",
+                f"the base backup {self.backup_id} cannot be committed: {show_first(problems)}",
                 hints=hints or [_TAKE_ANOTHER],
             )
 

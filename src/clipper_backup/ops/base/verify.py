@@ -42,7 +42,6 @@ from clipper_backup.repository.base_backups import (
     read_entries,
     read_marks,
     read_packs,
-    shown,
 )
 from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.dumps import read_committed
@@ -59,7 +58,7 @@ from clipper_backup.repository.verify_marks import (
 )
 from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.repository.wal_range import FOREIGN, foreign_wal
-from clipper_backup.values import BackupId, show_bytes, show_count
+from clipper_backup.values import BackupId, show_bytes, show_count, show_first
 from clipper_backup.wal_names import Segment
 
 _READERS = 4
@@ -163,7 +162,7 @@ def settle(work: Work, look: Look, damage: Sequence[str], needed: Collection[Pac
 def _damaged(work: Work, backup_id: BackupId, damage: Sequence[str]) -> IntegrityError:
     costs = told_cost(work, bad_backups=[backup_id])
     return IntegrityError(
-        f"the base backup {backup_id} is damaged: {shown(damage)}", hints=[*damage[1:20], *costs, *HEALS_HINTS, *LOST_HINTS]
+        f"the base backup {backup_id} is damaged: {show_first(damage)}", hints=[*damage[1:20], *costs, *HEALS_HINTS, *LOST_HINTS]
     )
 
 

@@ -1,6 +1,6 @@
 """One run of `verify`: every kind of unit after the other, what damage costs, and the report that the next run goes on from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -24,6 +24,7 @@ from clipper_backup.repository.base_backups import BaseEntry
 from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.rotation import next_arc
 from clipper_backup.repository.verify_report import DAMAGE_MAX, kinds_of, read_report, write_report
+from clipper_backup.values import show_first
 
 T = TypeVar("T")
 _KEYS_OF = {
@@ -121,25 +122,22 @@ class VerifiedAll:
         """WalGapError, IntegrityError, what kept the run from looking, or IncompleteError: the first that there is reason for."""
         gaps = [] if self.wal is None else self.wal.gaps
         if gaps:
-            raise WalGapError(f"the WAL has a gap at {gaps[0].first}: {gaps[0].why}{_more(gaps)}", hints=self.next_steps)
+            told = [f"the WAL has a gap at {gap.first}: {gap.why}" for gap in gaps]
+            raise WalGapError(show_first(told), hints=self.next_steps)
         if self.damage:
-            raise IntegrityError(f"{self.damage[0].text}{_more(self.damage)}", hints=self.next_steps)
+            raise IntegrityError(show_first([each.text for each in self.damage]), hints=self.next_steps)
         if self.unlooked:
             raise self.unlooked[0]
         if self.unopened:
-            first = self.unopened[0]
-            told = f"what was read is as committed, and not all was looked into: {first.message}{_more(self.unopened)}"
-            raise IncompleteError(told, hints=first.hints or _IDENTITY_HINTS)
+            why = show_first([error.message for error in self.unopened])
+            hints = self.unopened[0].hints or _IDENTITY_HINTS
+            raise IncompleteError(f"what was read is as committed, and not all was looked into: {why}", hints=hints)
         if problems := self.problems:
-            hints = ["`clipper-backup wal status` shows the archive, `clipper-backup base list` the base backups"]
-            raise IncompleteError(f"{problems[0]}{_more(problems)}", hints=hints)
+            where = "`clipper-backup wal status` shows the archive, `clipper-backup base list` the base backups"
+            raise IncompleteError(show_first(problems), hints=[where])
 
 
 _IDENTITY_HINTS = ("set ENCRYPTION_IDENTITY_FILE to the file with an identity that opens it",)
-
-
-def _more(things: Sequence[object]) -> str:
-    return f" (and {len(things) - 1} more)" if len(things) > 1 else ""
 
 
 def verify_all(work: Work, mode: Mode = Mode.ROTATION, *, share: float = 0.0) -> VerifiedAll:

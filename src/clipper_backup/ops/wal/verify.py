@@ -15,7 +15,7 @@ from clipper_backup.format import physical_names as keys
 from clipper_backup.format.base_documents import Claim, SystemEntry
 from clipper_backup.format.documents import NewerError, decode
 from clipper_backup.format.names import SEALED, is_sealed
-from clipper_backup.format.sealing import unseal_head
+from clipper_backup.format.sealing import HEAD_BYTES, unseal_head
 from clipper_backup.format.time_maps import decode_map, parse_map_key
 from clipper_backup.format.wal_objects import (
     HEADER_BYTES_MAX,
@@ -40,8 +40,6 @@ from clipper_backup.wal_names import Kind, classify
 _FILES_AT_ONCE = 4
 _STORED = (keys.STORED, keys.STORED + SEALED)
 _PARTIAL = ".partial-"
-_SEALED_HEAD_BYTES = 128 << 10
-"""age authenticates 64 KiB at a time, behind a header of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +238,7 @@ class _Verifier:
         if info.size_bytes < HEADER_BYTES_MIN:
             raise IntegrityError(f"{info.key} has {info.size_bytes} bytes: it holds nothing")
         if is_sealed(info.key):
-            data = self._work.store.get(info.key, length=_SEALED_HEAD_BYTES)
+            data = self._work.store.get(info.key, length=HEAD_BYTES)
             try:
                 head = unseal_head(data, self._identities, info.key)
             except AccessError:  # sealed to others
