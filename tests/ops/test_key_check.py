@@ -10,8 +10,10 @@ import pytest
 from clipper_backup.errors import AccessError, ClipperError, IntegrityError, UsageError
 from clipper_backup.format.documents import KeyCheck, decode
 from clipper_backup.format.names import KEY_CHECKS_FOLDER
-from clipper_backup.format.sealing import Identity, seal
+from clipper_backup.format.sealing import Identity, seal, unseal
+from clipper_backup.ops.events import Warned
 from clipper_backup.ops.key_check import check_key, key_checks
+from clipper_backup.ops.keys import read_identities
 from clipper_backup.ops.wal.verify import verify_wal
 from clipper_backup.ops.work import Work
 from clipper_backup.store.protocol import Store
@@ -107,6 +109,23 @@ def test_a_key_that_opens_nothing_is_refused(work: Work, tmp_path: Path) -> None
     other.chmod(0o600)
     with pytest.raises(AccessError, match="is sealed to other keys"):
         check_key(work, other)
+
+
+def test_what_is_not_sealed_beside_what_is_told(work: Work) -> None:
+    """An archiver that was never told the recipients: every row lies open there, whatever dumps are sealed to."""
+    told: list[str] = []
+    work = replace(work, emit=lambda event: told.append(event.text) if isinstance(event, Warned) else None)
+    check_key(work, OPERATOR)
+    assert not any("not sealed" in text for text in told)
+    for info in list(work.store.list("wal/")):
+        if info.key.endswith(".zst.age"):
+            plain = unseal([work.store.get(info.key)], read_identities(OPERATOR), info.key)
+            work.store.put(info.key.removesuffix(".age"), b"".join(plain))
+            work.store.delete([info.key])
+    checked = check_key(work, OPERATOR)
+    assert [each.newest.kind for each in checked.tried] == ["dump", "base_backup"]
+    (text,) = (text for text in told if "not sealed" in text)
+    assert text.startswith("the newest segment of WAL, ")
 
 
 def test_where_nothing_is_sealed_no_key_is_needed() -> None:

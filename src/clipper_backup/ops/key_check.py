@@ -68,9 +68,12 @@ def check_key(work: Work, identity_file: Path) -> Checked:
             f"there is no good dump in {work.store.url}, no good base backup, and no WAL",
             hints=["`clipper-backup dump create` takes one"],
         )
+    said = f"{' and '.join(plain)} {'is' if len(plain) == 1 else 'are'} not sealed"
     if not found:
-        said = f"{' and '.join(plain)} {'is' if len(plain) == 1 else 'are'} not sealed"
         raise UsageError(f"{said}, nor is an earlier one: what is not sealed opens without a key")
+    if plain:
+        hint = "whoever takes dumps and base backups, or archives WAL, each needs ENCRYPTION_RECIPIENTS in its own environment"
+        work.emit(Warned(f"{said}: whoever can read the store can read it", (hint,)))
     tried = tuple(_try(work, each, identities, identity_file) for each in found)
     recipients = tuple(key for key in (each.recipient for each in identities) if all(key in one.recipients for one in tried))
     checked = Checked(recipients, tried, recorded=False)
