@@ -27,6 +27,7 @@ from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.values import Timeline
 from fixtures.base import Cluster, Kept
 from fixtures.dead_primary import backed_up_cluster, buried, replacing, started
+from fixtures.moments import just_before
 from fixtures.postgres import sql
 from fixtures.restore import switch
 
@@ -338,7 +339,7 @@ def test_wal_of_two_deaths_is_put_together(place: Path) -> None:
 
 
 @pytest.mark.rule(54)
-def test_what_lies_there_and_cannot_be_read_is_told_as_that(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_there_and_cannot_be_read_is_told_as_that(place: Path) -> None:
     """As on a disk that fails: neither is it a bug, nor does more room for the copy help."""
     with dead_with_archived_wal(place) as (cluster, work, names):
         data = cluster.server.data
@@ -360,9 +361,11 @@ def test_what_lies_there_and_cannot_be_read_is_told_as_that(place: Path, monkeyp
             path.unlink()
             rotten.write_bytes(whole)
 
-        def rotten_folder(folder: Path, **_: object) -> None:
-            raise OSError(errno.EIO, "Input/output error", str(folder))
+        def rot(_: object) -> None:
+            raise OSError(errno.EIO, "Input/output error", str(data))
 
-        monkeypatch.setattr(os, "walk", rotten_folder)
-        with pytest.raises(ClipperError, match=f"nothing was removed: cannot read {data}: input/output error"):
+        with (
+            pytest.raises(ClipperError, match=f"nothing was removed: cannot read {data}: input/output error"),
+            just_before(os.walk, rot),
+        ):
             make_plan(work, request)
