@@ -63,3 +63,15 @@ def test_what_cannot_be_kept_ends_it_before_anything_is_removed(tmp_path: Path) 
     with pytest.raises(ClipperError, match=r"nothing was removed: .* cannot be saved in .*: is a directory") as caught:
         save_settings(tmp_path / "data", tmp_path / "saved", US)
     assert "--work-dir" in caught.value.hints[0]
+
+
+def test_what_cannot_be_read_is_told_as_that(tmp_path: Path) -> None:
+    """As on a disk that fails: more room elsewhere does not help."""
+    data, into = tmp_path / "data", tmp_path / "saved"
+    data.mkdir()
+    (data / "a.conf").touch()
+    (data / "b.conf").symlink_to("/proc/self/mem")  # whoever reads its first page gets EIO
+    with pytest.raises(ClipperError, match=f"nothing was removed: cannot read {data}/b.conf: input/output error") as caught:
+        save_settings(data, into, US)
+    assert not any("--work-dir" in hint for hint in caught.value.hints)
+    assert not into.exists()

@@ -1,11 +1,10 @@
 """The configuration of a former server: the restored one is the backup's, and what was set since lies nowhere else."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipper_backup.errors import ClipperError
+from clipper_backup.ops.restore.saved_wal import all_or_nothing, copy_synced
 from clipper_backup.ops.restore.target_dir import MARKERS, make_folders, sync_folder
 from clipper_backup.postgres.account import Account
 
@@ -35,25 +34,14 @@ def save_settings(data: Path, into: Path, account: Account) -> list[str]:
     ClipperError when it cannot be copied: then nothing of it is left behind.
     """
     paths = sorted(_settings(data))
-    try:
+    with all_or_nothing(into):
         for path in paths:
             copy = into / path.relative_to(data)
             make_folders(copy.parent, account)
-            created = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(created, "wb") as target, path.open("rb") as source:
-                shutil.copyfileobj(source, target)
-                target.flush()
-                os.fsync(target.fileno())
-            account.own(copy)
+            copy_synced(path, copy, account)
             sync_folder(copy.parent)
         if paths:
             sync_folder(into.parent)
-    except OSError as error:
-        shutil.rmtree(into, ignore_errors=True)
-        raise ClipperError(
-            f"nothing was removed: {error.filename or into} cannot be saved in {into}: {(error.strerror or str(error)).lower()}",
-            hints=["make room there, or name another restore folder: --work-dir"],
-        ) from error
     return [str(path.relative_to(data)) for path in paths]
 
 

@@ -7,7 +7,8 @@ file there may be the only good copy (rule 54).
 import errno
 import os
 import shutil
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -172,15 +173,22 @@ def save_wal(data: Path, into: Path, account: Account, held: Container[str], als
     if not paths:
         return []
     facts = [data / name for name in SAVED_FACTS] if (data / SAVED_FACTS[0]).exists() else _facts_beside(paths)
-    try:
+    with all_or_nothing(into):
         check_space({into: sum(path.stat().st_size for path in paths)}, {})
         into.mkdir(mode=0o700, parents=True, exist_ok=True)
         account.own(into)
         for path in (*paths, *facts):
-            _copy_synced(path, into / path.name)
-            account.own(into / path.name)
+            copy_synced(path, into / path.name, account)
         sync_folder(into)
         sync_folder(into.parent)
+    return names
+
+
+@contextmanager
+def all_or_nothing(into: Path) -> Iterator[None]:
+    """What is saved in *into* within; ClipperError when it cannot be: then nothing of it is left behind."""
+    try:
+        yield
     except UnreadableError:
         shutil.rmtree(into, ignore_errors=True)
         raise
@@ -190,7 +198,6 @@ def save_wal(data: Path, into: Path, account: Account, held: Container[str], als
             f"nothing was removed: {error.filename or into} cannot be saved in {into}: {(error.strerror or str(error)).lower()}",
             hints=["make room there, or name another restore folder: --work-dir"],
         ) from error
-    return names
 
 
 def _facts_beside(paths: Sequence[Path]) -> list[Path]:
@@ -212,12 +219,14 @@ class _Source:
             raise UnreadableError.of(self._path, error) from error
 
 
-def _copy_synced(source: Path, target: Path) -> None:
+def copy_synced(source: Path, target: Path, account: Account) -> None:
+    """Copy a file for *account* alone. UnreadableError of *source*; OSError of *target*."""
     try:
         read = source.open("rb")
     except OSError as error:
         raise UnreadableError.of(source, error) from error
-    with read, target.open("wb") as written:
+    with read, os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as written:
         shutil.copyfileobj(_Source(source, read), written, _COPY_BYTES)
         written.flush()
         os.fsync(written.fileno())
+    account.own(target)
