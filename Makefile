@@ -4,7 +4,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= python3
+# Debian's own where it is there: it is the image's (3.11.2), and PostgreSQL's account may run it, as it may none below /root.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) python3)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Thousands of processes are started here: each would compile every module anew where bytecode may not be written.
 unexport PYTHONDONTWRITEBYTECODE

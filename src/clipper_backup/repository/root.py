@@ -79,7 +79,10 @@ def _look_again(store: Store, missing: ObjectMissingError) -> bytes:
         raise
     raise NoRepositoryError(
         f"no repository at {store.url}",
-        hints=["check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET)", "the first `clipper-backup dump create` makes one"],
+        hints=[
+            "check BACKUP_URL (or CLOUD_PROVIDER and BACKUP_BUCKET)",
+            "the first `clipper-backup dump create` or `clipper-backup base create` makes one",
+        ],
     ) from missing
 
 
