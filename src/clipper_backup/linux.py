@@ -10,16 +10,17 @@ from typing import Any
 
 _MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD, _MALLOC_ARENA_MAX = -1, -3, -8
 """Of mallopt(3) of glibc; other C libraries have no such function."""
-_KEPT_BYTES, _OWN_PAGES_BYTES = 1 << 30, 64 << 20
+_KEPT_BYTES, _OWN_PAGES_BYTES = 1 << 30, 8 << 20
+"""The second is at most 32 MiB: glibc does not take more. Below it are frames; packs and stretches lie above."""
 _WRITE = 2
 """SYNC_FILE_RANGE_WRITE."""
 
 
 def keep_freed_memory() -> None:
-    """From now on memory that is freed is used again, and not given back to the kernel; pieces of 64 MiB and more still are.
+    """From now on memory that is freed is used again, and not given back to the kernel; pieces of 8 MiB and more still are.
 
     For what allocates frames and packs all day: each piece above 128 kB would else be new pages, zeroed by the kernel. Of a base
-    backup that is 60 % of the page faults and 0.4 s of CPU a gigabyte, a sixteenth of all. Peak memory stays what it was.
+    backup that is 60 % of the page faults and 0.4 s of CPU a gigabyte, a sixteenth of all. Packs are not among it: what is left between them fits none, and the peak would grow with the backup.
     """
     if (mallopt := _function("mallopt")) is not None:
         mallopt(_MALLOC_ARENA_MAX, 1)  # else each thread keeps its own

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import gc
 import http.server
 import os
 import subprocess
@@ -229,6 +230,19 @@ def test_an_upload_that_was_not_completed_is_an_error(
     with pytest.raises(StoreUnavailableError, match="the connection broke"):
         impatient.put_stream("k", chunks())
     assert direct.get("k") == b"before"
+
+
+def test_what_was_put_is_let_go_at_once(adapter: ObstoreStore) -> None:
+    """Also where the object was not there before, an error inside: each pack of a backup stayed until garbage was collected."""
+    data = bytes(STREAM_CHUNK_BYTES + 1)
+    held = sys.getrefcount(data)
+    gc.disable()
+    try:
+        for number in range(3):
+            adapter.put(f"put/{number}", data)
+        assert sys.getrefcount(data) == held
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "stall"])

@@ -3,6 +3,7 @@
 The pack digest covers header and trailer, and so, by the digest of each frame, the whole pack: it is checked without a key.
 """
 
+import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,10 @@ class PackBuilder:
     def __init__(self, key: PackKey, repository_id: bytes, *, sealed: bool) -> None:
         self.key = key
         self._header = encode_header(key, repository_id, sealed=sealed)
-        self._pieces = [self._header]
+        # Grows in place, and is handed over as it is: a list of frames would be copied together, and the pieces of memory that
+        # they leave fit no pack.
+        self._bytes = io.BytesIO()
+        self._bytes.write(self._header)
         self._rows: list[PackRow] = []
         self.size_bytes = len(self._header)
         """Without the trailer."""
@@ -125,13 +129,14 @@ class PackBuilder:
         row = PackRow(len(stored), plain_bytes, number, kind, digest_of(stored))
         reference = Reference(self.key, self.size_bytes, row.stored_bytes, plain_bytes, number, row.digest)
         self._rows.append(row)
-        self._pieces.append(stored)
+        self._bytes.write(stored)
         self.size_bytes += len(stored)
         return reference
 
     def close(self) -> tuple[bytes, PackFacts]:
         """The whole pack and what is recorded of it; the builder forgets its bytes, nothing can be added any more."""
         trailer, digest = encode_trailer(self._header, self._rows)
-        data = b"".join((*self._pieces, trailer))
-        self._pieces.clear()
+        self._bytes.write(trailer)
+        data = self._bytes.getvalue()
+        self._bytes.close()
         return data, PackFacts(len(data), sum(row.plain_bytes for row in self._rows), digest)

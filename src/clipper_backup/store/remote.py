@@ -213,6 +213,10 @@ class ObstoreStore:
             if is_beyond_end(str(error)):
                 raise _BeyondEndError(f"{self._name(key)} ends before what was asked of it") from error
             raise translated(str(error), self._name(key), self._place) from error
+        finally:
+            # It has the error, whose traceback has this frame: such a ring would keep all that the callers hold, a pack of 32 MiB
+            # for each object that was not there yet, until garbage is collected.
+            del answer
 
     def _head(self, client: ObjectStore, key: str) -> ObjectInfo:
         path = self._path(key)
@@ -352,17 +356,19 @@ class _BeyondEndError(StoreError):
 
 def _begin(call: Callable[[], Result]) -> "concurrent.futures.Future[Result]":
     answer: concurrent.futures.Future[Result] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001 # handed on to whoever waits
-            answer.set_exception(error)
-        else:
-            answer.set_result(result)
-
-    threading.Thread(target=run, name="store", daemon=True).start()
+    threading.Thread(target=_settle, args=(answer, call), name="store", daemon=True).start()
     return answer
+
+
+def _settle(answer: "concurrent.futures.Future[Result]", call: Callable[[], Result]) -> None:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 # handed on to whoever waits
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+    finally:
+        del answer  # as in `_await`
 
 
 def _within(chunks: Iterable[bytes], part_bytes: int, parts_max: int, name: str) -> Iterator[bytes]:
