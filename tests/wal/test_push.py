@@ -486,6 +486,28 @@ def test_a_large_one_goes_up_in_parts_and_only_while_its_claim_stands(pushing: P
     assert store.streams == 2
 
 
+@pytest.mark.parametrize(("mib", "read_again"), [(16, False), (32, True)])
+def test_of_those_only_one_beyond_16_mib_is_read_again(pushing: Pushing, tmp_path: Path, mib: int, read_again: bool) -> None:
+    path = MadeServer(tmp_path / "data", size_bytes=mib * MIB).write(1, written_pages=None)
+    plain = path.read_bytes()
+
+    class Recycling(WrapperStore):
+        """PostgreSQL removes the segment while it goes up."""
+
+        def put_stream(self, key: str, chunks: object, *, expected_bytes: int | None = None) -> int:
+            path.unlink()
+            return self._inner.put_stream(key, chunks, expected_bytes=expected_bytes)  # type: ignore[arg-type]
+
+    recycled = Pushing(Recycling(pushing.store), pushing.clock)
+    if read_again:
+        with pytest.raises(MissingError, match="there is no file"):
+            recycled(path)
+        assert pushing.names(".zst") == []
+    else:
+        assert recycled(path).state == "archived"
+        assert stored(pushing, path.name) == plain
+
+
 def test_an_answer_after_an_hour_is_no_answer(pushing: Pushing, server: MadeServer) -> None:
     path = server.write(1)
 

@@ -39,6 +39,9 @@ CLAIM_SECONDS = 3600
 
 _WHOLE_BYTES = STREAM_CHUNK_BYTES - (64 << 10)
 """A compressed file of up to this goes up in one request, whatever sealing adds to it."""
+_KEPT_BYTES = (16 << 20) + (64 << 10)
+"""A larger one is read and compressed again while it goes up; up to this it is kept. Segments of 16 MiB full of whole pages come
+to about _WHOLE_BYTES, and those above it would take twice the CPU."""
 _AGE_MAGIC = b"age-encryption.org/v1\n"
 _TRIES = 3
 
@@ -95,13 +98,18 @@ class ArchiveKeys:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A file that was read once: what it is, its digest under a salt of ours, and it compressed where that is small."""
+    """A file that was read once: what it is, its digest under a salt of ours, and it compressed where that is not too large."""
 
     source: Source
     place: Place
     salt: bytes
     digest: bytes
     body: tuple[bytes, ...] | None = field(repr=False)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it goes up in one request."""
+        return self.body is not None and sum(map(len, self.body)) <= _WHOLE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +183,7 @@ class WalArchive:
         for compressed in wal_objects.compress_body(pieces, source.size_bytes):
             body.append(compressed)
             body_bytes += len(compressed)
-            if body_bytes > _WHOLE_BYTES:
+            if body_bytes > _KEPT_BYTES:
                 for _ in pieces:
                     pass
                 return Prepared(source, place, salt, hasher.digest(), None)
@@ -225,11 +233,10 @@ class WalArchive:
         """
         own, other = (self._key(claimed.name, suffix) for suffix in self._suffixes())
         if claimed.found:
-            whole = claimed.prepared.body is not None
-            for key in (other,) if whole else (other, own):
+            for key in (other,) if claimed.prepared.is_small else (other, own):
                 if self._is_there(key):
                     return self._compare(key, claimed)
-        if claimed.prepared.body is None:
+        if not claimed.prepared.is_small:
             self._store.put_stream(
                 own, self._guarded(self._object(claimed, own), claimed), expected_bytes=claimed.header.plain_bytes
             )
