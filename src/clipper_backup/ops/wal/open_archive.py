@@ -1,6 +1,7 @@
 """The archive that a server writes into, by the settings: whose it is, how it is sealed and signed."""
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from clipper_backup.config import Settings
 from clipper_backup.errors import IntegrityError, NoRepositoryError, ObjectMissingError
@@ -11,13 +12,14 @@ from clipper_backup.format.wal_objects import HEADER_BYTES_MAX, decode_object
 from clipper_backup.ops.keys import check_meant, opener_of, sealer_of, signer_of
 from clipper_backup.ops.work import SOFTWARE, Work, this_process
 from clipper_backup.postgres.wal_pages import WalLayout
-from clipper_backup.repository.dumps import Last
 from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.systems import accept_system, physical_id
 from clipper_backup.repository.wal_archive import ArchiveKeys, WalArchive
-from clipper_backup.repository.wal_catalog import WalCatalog
 from clipper_backup.store.protocol import Store
 from clipper_backup.wal_names import Segment
+
+if TYPE_CHECKING:
+    from clipper_backup.repository.dumps import Last
 
 
 def archive_keys(settings: Settings) -> ArchiveKeys:
@@ -65,7 +67,7 @@ def accept(work: Work, layout: WalLayout, before: Segment | None = None) -> Syst
     settings = work.settings
     if not settings.encryption_recipients:  # whoever seals, or says `none`, pays nothing for the question
 
-        def last() -> Last | None:
+        def last() -> "Last | None":
             return _until_now(work.store, str(layout.system_id), layout.segment_bytes, before)
 
         check_meant(settings, sealer_of(settings), signer_of(settings), "WAL segment", last)
@@ -80,8 +82,11 @@ def accept(work: Work, layout: WalLayout, before: Segment | None = None) -> Syst
     return accept_system(work.store, here)
 
 
-def _until_now(store: Store, system_id: str, segment_bytes: int, before: Segment | None) -> Last | None:
+def _until_now(store: Store, system_id: str, segment_bytes: int, before: Segment | None) -> "Last | None":
     """How *before* is stored, by one request where it lies there plain; else the newest segment of all, None without any."""
+    from clipper_backup.repository.dumps import Last  # noqa: PLC0415  whoever seals, or says `none`, is not asked
+    from clipper_backup.repository.wal_catalog import WalCatalog  # noqa: PLC0415  the same
+
     if before is not None:
         with suppress(ObjectMissingError):
             return _plain(store, before, keys.archive_key(system_id, before.name, keys.STORED))
@@ -94,8 +99,10 @@ def _until_now(store: Store, system_id: str, segment_bytes: int, before: Segment
     return None
 
 
-def _plain(store: Store, segment: Segment, key: str) -> Last:
+def _plain(store: Store, segment: Segment, key: str) -> "Last":
     """What the header of a segment that is not sealed says; a damaged one says nothing."""
+    from clipper_backup.repository.dumps import Last  # noqa: PLC0415  as above
+
     data, signed = store.get(key, length=HEADER_BYTES_MAX), False
     with suppress(IntegrityError):
         signed = decode_object([data], key)[0].signature is not None
