@@ -23,4 +23,5 @@ pytest_plugins = [
     "fixtures.restore",
     "fixtures.standby",
     "fixtures.wal_server",
+    "fixtures.kube_cluster",
 ]

@@ -6,7 +6,7 @@
     ├── NoRepositoryError       10   the store holds no repository
     ├── LockedError             11   somebody else holds the lease
     │   └── LeaseLostError      11   our own lease went to somebody else while we worked
-    ├── AccessError             12   key or login refused (store or PostgreSQL)
+    ├── AccessError             12   key or login refused (store, PostgreSQL or Kubernetes)
     ├── IntegrityError          13   bytes or rows differ from what was recorded
     ├── WalGapError             14   a WAL segment is missing inside the recovery window
     ├── MissingError            15   the named thing does not exist
@@ -17,6 +17,10 @@
     ├── ServerError              1   PostgreSQL refused, or the connection to it broke
     ├── ToolError                1   a PostgreSQL client program failed
     │   └── ToolMissingError     1   no suitable client program is installed
+    ├── KubernetesError          1   the Kubernetes API refused, or something in the cluster did not happen
+    │   ├── ApiUnavailableError  1   it could not be reached, or asked us to come back later
+    │   ├── ConflictError        1   somebody else changed the object meanwhile
+    │   └── TimedOutError        1   what was waited for did not happen in time
     ├── TelemetryError           1   metrics could not be handed over; jobs turn it into a warning
     └── WalEndError             44   `wal fetch` only: the file is missing behind the end of the WAL
     StoppedError         130 / 143   ended by SIGINT or SIGTERM; no ClipperError, so that nobody who handles those swallows it
@@ -81,7 +85,7 @@ class LeaseLostError(LockedError):
 
 
 class AccessError(ClipperError):
-    """A key or login was refused, by the store or by PostgreSQL."""
+    """A key or login was refused, by the store, by PostgreSQL or by Kubernetes."""
 
     exit_code = 12
     meaning = "key or login"
@@ -113,7 +117,7 @@ class ObjectMissingError(MissingError):
 
 
 class ObjectExistsError(ClipperError):
-    """Conditional create found an object at that key already."""
+    """Conditional create found an object at that key (or, in Kubernetes, of that name) already."""
 
 
 class StoreError(ClipperError):
@@ -138,6 +142,26 @@ class ToolError(ClipperError):
 
 class ToolMissingError(ToolError):
     """No client program of a suitable major version was found."""
+
+
+class KubernetesError(ClipperError):
+    """The Kubernetes API refused what we asked, or something in the cluster ended badly."""
+
+
+class ApiUnavailableError(KubernetesError):
+    """The Kubernetes API could not be reached, timed out, or asked us to come back later."""
+
+    temporary = True
+
+
+class ConflictError(KubernetesError):
+    """The object in the cluster is another one, or was changed by somebody else, since we looked."""
+
+    temporary = True
+
+
+class TimedOutError(KubernetesError):
+    """What was waited for in the cluster did not happen in time; the message says what was seen last."""
 
 
 class TelemetryError(ClipperError):

@@ -13,7 +13,18 @@ from fixtures.cli import DEADLINE_SECONDS, SAMPLE, Outcome, RunCli, StartCli, en
 from fixtures.stores import StorePlace
 from fixtures.wal import MadeServer, Pushing
 
-HEAVY = {"cyclopts", "rich", "psycopg", "obstore", "prometheus_client", "msgspec", "backports", "dataclasses", "inspect"}
+HEAVY = {
+    "cyclopts",
+    "rich",
+    "psycopg",
+    "obstore",
+    "prometheus_client",
+    "lightkube",
+    "msgspec",
+    "backports",
+    "dataclasses",
+    "inspect",
+}
 
 HEAVY_FOR_PUSH = {
     "numpy",
@@ -61,7 +72,7 @@ def test_help_imports_no_database_and_no_store(run_cli: RunCli) -> None:
     assert run_cli("--version").stdout == f"clipper-backup {clipper_backup.__version__}\n"
     modules = modules_after(run_cli, "from clipper_backup.cli.main import main; sys.exit = print; main(['settings', '--help'])")
     assert "cyclopts" in modules
-    assert modules & {"psycopg", "obstore", "prometheus_client"} == set()
+    assert modules & {"psycopg", "obstore", "prometheus_client", "lightkube", "httpx2", "yaml"} == set()
 
 
 def test_the_installed_program_is_the_same(run_cli: RunCli) -> None:
