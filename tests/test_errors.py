@@ -45,8 +45,8 @@ def test_one_code_has_one_meaning() -> None:
     assert {code: len(said) for code, said in meanings.items()} == dict.fromkeys(meanings, 1)
 
 
-def test_only_an_unreachable_store_is_temporary() -> None:
-    assert [error.__name__ for error in every_error() if error.temporary] == ["StoreUnavailableError"]
+def test_only_an_unreachable_store_or_cluster_is_temporary() -> None:
+    assert [error.__name__ for error in every_error() if error.temporary] == ["StoreUnavailableError", "ApiUnavailableError"]
 
 
 @pytest.mark.parametrize("error", list(every_error()), ids=lambda each: each.__name__)

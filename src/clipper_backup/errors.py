@@ -155,9 +155,7 @@ class ApiUnavailableError(KubernetesError):
 
 
 class ConflictError(KubernetesError):
-    """The object in the cluster is another one, or was changed by somebody else, since we looked."""
-
-    temporary = True
+    """The object in the cluster is another one, or was changed by somebody else, since we looked: look again."""
 
 
 class TimedOutError(KubernetesError):

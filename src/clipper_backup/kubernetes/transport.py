@@ -85,13 +85,25 @@ class Transport:
         request = self._client.build_request("GET", path, params=dict(params), timeout=timeout)
         with self._translated():
             answer = self._client.send(request, stream=True)
-            try:
-                if answer.status_code != 200:
-                    yield Answer(answer.status_code, _said(answer.read())), iter(())
-                else:
-                    yield Answer(200, None), answer.iter_lines()
-            finally:
-                answer.close()
+        try:
+            if answer.status_code == 200:
+                yield Answer(200, None), self._lines(answer)
+            else:
+                with self._translated():
+                    said = _said(answer.read())
+                yield Answer(answer.status_code, said), iter(())
+        finally:
+            answer.close()
+
+    def _lines(self, answer: httpx2.Response) -> Iterator[str]:
+        # not around what is done with them: an error of that is its own
+        lines = answer.iter_lines()
+        while True:
+            with self._translated():
+                line = next(lines, None)
+            if line is None:
+                return
+            yield line
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
