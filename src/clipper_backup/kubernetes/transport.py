@@ -138,7 +138,16 @@ def open_transport(
     """
     try:
         config, who = _config(kubeconfig, context, service_account)
-    except (ConfigError, OSError, KeyError, TypeError, ValueError, msgspec.ValidationError, yaml.YAMLError) as error:
+    except (
+        ConfigError,
+        OSError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        msgspec.ValidationError,
+        yaml.YAMLError,
+    ) as error:
         raise UsageError(
             f"no Kubernetes cluster is configured: {_in_words(error)}",
             hints=[
