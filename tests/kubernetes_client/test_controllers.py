@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipper_backup.errors import AccessError
+from clipper_backup.errors import AccessError, KubernetesError, UsageError
 from clipper_backup.kubernetes.api import Object
 from clipper_backup.kubernetes.objects import claim_of, content_of, job_of, pod_of, set_of, snapshot_of
 from clipper_backup.kubernetes.resources import (
@@ -271,3 +271,17 @@ def test_every_verb_that_is_refused_is_named(database: Cluster) -> None:
         assert raised.value.exit_code == 12
         assert "backup-operator" in str(raised.value)
         assert "rbac.yaml" in " ".join(raised.value.hints)
+
+
+def test_a_custom_resource_is_held_to_its_own_schema(database: Cluster) -> None:
+    wrong = snapshot("s")
+    wrong["spec"]["volumeSnapshotClassName"] = 1
+    with pytest.raises(UsageError, match=r"spec\.volumeSnapshotClassName: 1 is not of type 'string'"):
+        database.api().create(VOLUME_SNAPSHOTS, wrong)
+
+
+def test_a_custom_resource_takes_no_strategic_patch(database: Cluster) -> None:
+    api = database.api()
+    api.create(VOLUME_SNAPSHOTS, snapshot("s"))
+    with pytest.raises(KubernetesError, match="answers 415 to patch"):
+        api.patch(VOLUME_SNAPSHOTS, "s", {"metadata": {"labels": {"a": "b"}}}, kind="strategic")

@@ -222,3 +222,14 @@ def test_a_refused_watch_is_told_at_once(cluster: Cluster) -> None:
 )
 def test_a_state_is_one_line(status: Object, said: str) -> None:
     assert describe({"metadata": {}, "status": status}) == said
+
+
+def test_ninety_minutes_in_vain_take_no_time(patient_cluster: Cluster) -> None:
+    patient_cluster.create(config_map("state"))
+    clock = SystemClock()
+    begun = clock.monotonic()
+    before = patient_cluster.clock.monotonic()
+    with pytest.raises(TimedOutError, match="not ready after 5400 s"):
+        wait_for(patient_cluster.api(), CONFIG_MAPS, "state", reached(1), timeout_seconds=5400)
+    assert 5400 <= patient_cluster.clock.monotonic() - before < 5400 + 10
+    assert clock.monotonic() - begun < 30
