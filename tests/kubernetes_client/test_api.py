@@ -4,8 +4,9 @@ import pytest
 
 from clipper_backup.errors import ConflictError, MissingError, ObjectExistsError
 from clipper_backup.kubernetes.api import PAGE_ITEMS, Object
-from clipper_backup.kubernetes.resources import CONFIG_MAPS, JOBS, PODS, VOLUME_SNAPSHOTS
+from clipper_backup.kubernetes.resources import CONFIG_MAPS, PODS, VOLUME_SNAPSHOTS
 from fixtures.kube_cluster import NAMESPACE, Cluster
+from fixtures.kube_kinds import DEPLOYMENTS
 
 
 def config_map(name: str, **data: str) -> Object:
@@ -59,12 +60,13 @@ def test_a_thousand_objects_come_in_pages(cluster: Cluster) -> None:
 
 
 def test_containers_are_merged_by_name(cluster: Cluster) -> None:
-    pod = {"containers": [{"name": "a", "image": "one", "env": [{"name": "A", "value": "1"}]}], "restartPolicy": "Never"}
-    cluster.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": {"template": {"spec": pod}}})
+    pod = {"containers": [{"name": "a", "image": "one", "env": [{"name": "A", "value": "1"}]}]}
+    spec = {"replicas": 1, "template": {"spec": pod}}
+    cluster.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec})
     patch = {
         "spec": {"template": {"spec": {"containers": [{"name": "b", "image": "two"}, {"name": "a", "env": [{"name": "B"}]}]}}}
     }
-    after = cluster.api().patch(JOBS, "job", patch, kind="strategic")["spec"]["template"]["spec"]["containers"]
+    after = cluster.api().patch(DEPLOYMENTS, "d", patch, kind="strategic")["spec"]["template"]["spec"]["containers"]
     assert after == [
         {"name": "a", "image": "one", "env": [{"name": "A", "value": "1"}, {"name": "B"}]},
         {"name": "b", "image": "two"},
