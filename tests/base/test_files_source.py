@@ -394,5 +394,3 @@ def test_the_command_takes_the_source_as_an_option(cluster: Cluster, run_cli: Ru
             run_cli("base", "create", *words, env=cluster.settings(BACKUP_URL=url), check=True)
     said = [read_base_summary(work.store, listed.backup_id).source for listed in list_base_backups(work.store)]
     assert said == ["protocol", "files"]
-    told = run_cli("wal", "archive", "--handshake", str(tmp_path), env=cluster.settings(BACKUP_URL=url))
-    assert (told.code, "--pgdata PATH names it, or PGDATA" in told.stderr) == (2, True)

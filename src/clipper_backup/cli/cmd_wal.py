@@ -1,17 +1,15 @@
 """`wal …`: the WAL archive."""
 
-import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
-from clipper_backup.cli import cmd_wal_fetch, cmd_wal_status, fast_wal
+from clipper_backup.cli import cmd_wal_fetch, cmd_wal_status, fast_wal, stop
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
-from clipper_backup.ops.wal.archive import run_archiver
-from clipper_backup.ops.wal.times import keeping_times
-from clipper_backup.ops.work import open_work, pgdata_of
+from clipper_backup.ops.wal.linger import Lingering, keep_archiving
 
 app = group("wal", "The WAL archive: every change between base backups, for recovery to any instant.")
 
@@ -35,21 +33,29 @@ def push(
 def archive(
     *,
     handshake: Annotated[Path, Parameter(help="the folder in which archive_command asks and is answered")],
+    linger_seconds: Annotated[
+        int,
+        Parameter(
+            help="told to end (SIGTERM), go on until the server has ended too and all of its WAL is stored, at most for so long;"
+            " 0 ends at once",
+            validator=validators.Number(gte=0),
+        ),
+    ] = 0,
     context: Context,
 ) -> None:
     """Archive the WAL of the server beside us, ahead and in parallel, and answer its archive_command, until it is ended.
 
     The server's archive_command is the shim `archive.sh`, a few lines of shell: it asks in the handshake folder and waits for
-    the answer. Whatever is wrong with one file is told and tried again.
+    the answer. Whatever is wrong, with one file, the settings or the store, is told and tried again. Without --pgdata the
+    handshake folder's file `pgdata` says where the data folder is; in a Pod, start.sh writes it.
 
     Settings that matter most; `clipper-backup settings` shows them all:
-      --pgdata (PGDATA)          the data folder of the server beside us; it has to be said
+      --pgdata (PGDATA)          the data folder of the server beside us
       --backup-url (BACKUP_URL)  where the repository is
     """
-    pgdata = pgdata_of(context.settings)
-    work = open_work(context.settings, context.clock, context.emit, read_only=False)
-    with keeping_times(work, pgdata):
-        run_archiver(work, pgdata, handshake, threading.Event())
+    lingering = Lingering(context.clock, linger_seconds)
+    with stop.asking(lingering.ask) if linger_seconds else nullcontext():
+        keep_archiving(context.read_settings, context.clock, context.emit, handshake, lingering)
 
 
 app.command(cmd_wal_fetch.fetch)

@@ -44,6 +44,13 @@ class Context:
     @cached_property
     def loaded(self) -> Loaded:
         """All settings and where each came from; UsageError or MissingError when one is wrong."""
+        return self._load()
+
+    def read_settings(self) -> Settings:
+        """All settings, read anew: a mounted ConfigMap changes."""
+        return self._load().settings
+
+    def _load(self) -> Loaded:
         return load(self._arguments.flags, self._environment, self._arguments.config)
 
     @property

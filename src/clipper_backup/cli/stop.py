@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from clipper_backup.errors import StoppedError
@@ -22,6 +24,23 @@ def ignore() -> None:
     """The work is over: only the exit code is left to report, and a late signal must not change it."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def asking(ask: Callable[[], None]) -> Iterator[None]:
+    """Inside, the first SIGTERM calls *ask* and raises nothing; it must take no lock. A second one stops, as SIGINT does."""
+
+    def once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is signal.signal's
+        signal.signal(signal.SIGTERM, _stop)
+        ask()
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is signal.signal's

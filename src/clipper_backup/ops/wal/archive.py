@@ -7,10 +7,11 @@ is about that file, in its present state, alone (rule 101).
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from clipper_backup.clock import Clock
 from clipper_backup.errors import ClipperError, IntegrityError, NoRepositoryError, StoreError
@@ -38,10 +39,20 @@ _LOOK_SECONDS = 2.0
 _READY, _HISTORY = ".ready", ".history"
 
 Found = TypeVar("Found")
+Unstored: TypeAlias = Callable[[], Sequence[str]]
+"""Says which files are ready and not in the archive yet."""
 
 
-def run_archiver(work: Work, pgdata: Path, handshake: Path, stop: threading.Event) -> None:
-    """Archive for the server in *pgdata* and answer in *handshake* until *stop* is set.
+def ready_files(wal: Path) -> list[str]:
+    """What PostgreSQL wants to have archived of the folder *wal*, by name; OSError where it cannot be listed."""
+    with os.scandir(wal / "archive_status") as entries:
+        return sorted(entry.name.removesuffix(_READY) for entry in entries if entry.name.endswith(_READY))
+
+
+def run_archiver(
+    work: Work, pgdata: Path, handshake: Path, stop: threading.Event, *, looked: Callable[[Unstored], None] = lambda _: None
+) -> None:
+    """Archive for the server in *pgdata* and answer in *handshake* until *stop* is set; *looked* is called after each look.
 
     An error says that this cannot work: no data folder, no store, another cluster's repository. Whatever is wrong with one
     file is told, and tried again. Where there is no repository yet, or it went, everybody is told no until it is there.
@@ -51,22 +62,31 @@ def run_archiver(work: Work, pgdata: Path, handshake: Path, stop: threading.Even
     desk = Handshake(handshake, work.clock, asked_by=pgdata)
     filling = Filling(folder.wal, layout.segment_bytes, work.clock, work.emit)
     try:
-        archive = _once_there(work, desk, filling, stop, lambda: open_archive(work, layout), absent=NoRepositoryError)
+        waiting = _Waiting(work, folder, desk, filling, stop, looked)
+        archive = waiting.until(lambda: open_archive(work, layout), absent=NoRepositoryError)
         if archive is not None:
             accept(work, layout)
         while archive is not None and not stop.is_set():
             pusher = Pusher(archive, folder, layout)
             try:
-                _archive(work, pusher, folder, desk, filling, stop)
+                _archive(work, pusher, folder, desk, filling, stop, looked)
             except IntegrityError as error:
                 # Whatever was stored since the last good look may lie elsewhere: all of it is begun anew.
                 work.emit(Warned(f"nothing is archived: {error.message}", error.hints))
-                _once_there(work, desk, filling, stop, archive.check_place, absent=ClipperError, told=error.message)
+                waiting.until(archive.check_place, absent=ClipperError, told=error.message)
     finally:
         desk.rest()
 
 
-def _archive(work: Work, pusher: Pusher, folder: DataFolder, desk: Handshake, filling: Filling, stop: threading.Event) -> None:
+def _archive(
+    work: Work,
+    pusher: Pusher,
+    folder: DataFolder,
+    desk: Handshake,
+    filling: Filling,
+    stop: threading.Event,
+    looked: Callable[[Unstored], None],
+) -> None:
     """Until *stop*; IntegrityError when the store lost its id, or a history (`Pusher.check_place`). Nothing is under way then."""
     changed = threading.Event()
     flights = Flights(pusher, work.emit, changed, jobs=work.settings.archive_jobs)
@@ -76,6 +96,7 @@ def _archive(work: Work, pusher: Pusher, folder: DataFolder, desk: Handshake, fi
             changed.clear()
             coordinator.turn()
             filling.look()
+            looked(coordinator.unstored)
             work.clock.wait(changed, _BUSY_LOOK_SECONDS if coordinator.is_busy else _IDLE_LOOK_SECONDS)
     except IntegrityError:
         flights.abandon()
@@ -84,33 +105,38 @@ def _archive(work: Work, pusher: Pusher, folder: DataFolder, desk: Handshake, fi
         flights.close()
 
 
-def _once_there(
-    work: Work,
-    desk: Handshake,
-    filling: Filling,
-    stop: threading.Event,
-    look: Callable[[], Found],
-    *,
-    absent: type[ClipperError],
-    told: str = "",
-) -> Found | None:
-    """What *look* returns once it raises *absent* no more, and a no to whoever asks until then; None after *stop*.
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """While there is no archive: everybody who asks is told no."""
 
-    *told* is what somebody was told already.
-    """
-    while not stop.is_set():
-        try:
-            return look()
-        except absent as error:
-            desk.beat()
-            if error.message != told:
-                told = error.message
-                work.emit(Warned(f"nothing is archived: {told}", error.hints))
-            for request in desk.requests():
-                desk.answer(request, ok=False, lines=[error.message, *error.hints])
-        filling.look()
-        work.clock.wait(stop, _SCAN_SECONDS)
-    return None
+    work: Work
+    folder: DataFolder
+    desk: Handshake
+    filling: Filling
+    stop: threading.Event
+    looked: Callable[[Unstored], None]
+
+    def until(self, look: Callable[[], Found], *, absent: type[ClipperError], told: str = "") -> Found | None:
+        """What *look* returns once it raises *absent* no more; None after *stop*. *told* is what somebody was told already."""
+        while not self.stop.is_set():
+            try:
+                return look()
+            except absent as error:
+                self.desk.beat()
+                if error.message != told:
+                    told = error.message
+                    self.work.emit(Warned(f"nothing is archived: {told}", error.hints))
+                for request in self.desk.requests():
+                    self.desk.answer(request, ok=False, lines=[error.message, *error.hints])
+            self.filling.look()
+            self.looked(self._ready)
+            self.work.clock.wait(self.stop, _SCAN_SECONDS)
+        return None
+
+    def _ready(self) -> list[str]:
+        with suppress(OSError):
+            return ready_files(self.folder.wal)
+        return []
 
 
 class _Place:
@@ -165,6 +191,12 @@ class _Coordinator:
         """Whether somebody asked just now, and may ask again at once."""
         return self._clock.monotonic() - self._asked_at < _BUSY_SECONDS
 
+    def unstored(self) -> list[str]:
+        """What is ready, or a history, and not known to be in the archive that is still where it was; by name."""
+        stored = {name for name, flight in self._known.items() if flight.state == "stored"}
+        left = (set(self._ready()) - self._let_go) | {name for name in self._known if name.endswith(_HISTORY)}
+        return sorted(left - stored if self._is_place_seen() else left)
+
     def turn(self) -> None:
         """Look once. IntegrityError when the store is no longer the repository that it was."""
         self._handshake.beat()
@@ -189,9 +221,13 @@ class _Coordinator:
 
     def _look_ahead(self) -> None:
         """Look for what is stored and not asked for yet: a place that came and went meanwhile must not look like ours."""
+        self._is_place_seen()
+
+    def _is_place_seen(self) -> bool:
         newest = max((flight.ended_at for flight in self._known.values() if flight.state == "stored"), default=-math.inf)
         with suppress(StoreError):  # told to whoever asks
-            self._place.is_seen_since(newest)
+            return self._place.is_seen_since(newest)
+        return False
 
     def _scan(self, asked: set[str]) -> None:
         """Begin what is ready and not begun: histories first, .ready or not (rule 97), then by name."""
