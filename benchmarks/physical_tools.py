@@ -19,7 +19,7 @@ from clipper_backup.store.opening import Options, open_store
 from measuring import Command, Machine
 from physical_cluster import DROP, Cluster
 
-SHIM = Path(__file__).parents[1] / "infrastructure/k8s/components/wal-archive/archive.sh"
+SHIM = Path(__file__).parents[1] / "src/clipper_backup/ops/wal/archive.sh"
 PROGRAM = Path(sys.executable).with_name("clipper-backup")
 FULL, INCREMENTAL = "full", "incr"
 _STANZA = "bench"

@@ -19,6 +19,7 @@ from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.restore.left_wal import make_plan
 from clipper_backup.ops.restore.request import Request
 from clipper_backup.ops.restore.targets import Target
+from clipper_backup.ops.wal.shims import ARCHIVE_SHIM
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.server import PrivateServer
@@ -35,7 +36,7 @@ from fixtures.server_program import server_program
 from fixtures.stores import S3Server, StorePlace
 from fixtures.sweeps import chosen
 from fixtures.wal import Pushing
-from fixtures.wal_server import SHIM, check_archive, owner_of, ready, until, write_wal
+from fixtures.wal_server import check_archive, owner_of, ready, until, write_wal
 
 pytestmark = pytest.mark.soak(share=0.25)
 
@@ -171,7 +172,7 @@ def test_two_primaries_with_one_history(
     asked.mkdir(mode=0o755)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, *owner_of(primary.data))
-    command = {"archive_mode": "on", "archive_command": f"sh {server_folder / SHIM.name} {asked} %p"}
+    command = {"archive_mode": "on", "archive_command": f"sh {server_folder / ARCHIVE_SHIM.name} {asked} %p"}
     settings = {**FAST, **command, "wal_keep_size": "1GB", "autovacuum": "off"}
     known = {"ARCHIVE_WAIT_SECONDS": "5", "PATH": os.environ["PATH"]}
     with PrivateServer(folder, server_binaries(15), environment=known, settings=settings) as clone:

@@ -160,7 +160,7 @@ def test_what_is_wrong_is_told_once_and_cured_without_a_restart(
     with pod.archiving():
         pod.until(lambda: bool(pod.told()))
         first = pod.told()[0]
-        assert first.startswith("nothing is archived: ")
+        assert first.startswith("nothing is archived, it is tried again: ")
         assert said in first
         assert not (pod.handshake / "alive").exists(), "the shim is to say 1 at once"
         tries = pod.tries

@@ -23,7 +23,8 @@ from clipper_backup.values import show_count, show_names
 
 SAID_FILE = "pgdata"
 """In the handshake folder: where the server's data folder is, one line, written by start.sh before the server starts."""
-_AGAIN_SECONDS = 10
+_AGAIN_SECONDS, _SOON_SECONDS = 10, 1
+"""Until the next try; soon where the server's container is only starting: PostgreSQL waits a minute after three refusals."""
 _SLICE_SECONDS = 1.0
 _NAMED = 3
 
@@ -70,7 +71,7 @@ def keep_archiving(
     the handshake folder. IncompleteError when files are left that nobody archives any more, or the server still runs.
     """
     archiver = _Archiver(read_settings, clock, emit, handshake, lingering)
-    told = ""
+    told, seconds = "", _AGAIN_SECONDS
     while not lingering.over.is_set():
         try:
             archiver.run()
@@ -79,8 +80,9 @@ def keep_archiving(
             known = error if isinstance(error, ClipperError) else ClipperError(f"internal error: {type(error).__name__}: {error}")
             if known.message != told:
                 told = known.message
-                emit(Warned(f"nothing is archived: {told}; tried again every {_AGAIN_SECONDS} seconds", known.hints))
-        archiver.wait()
+                emit(Warned(f"nothing is archived, it is tried again: {told}", known.hints))
+            seconds = _SOON_SECONDS if isinstance(known, MissingError) else _AGAIN_SECONDS
+        archiver.wait(seconds)
     archiver.check_left()
 
 
@@ -117,9 +119,9 @@ class _Archiver:
                 looked=lambda unstored: self._lingering.look(pgdata, unstored),
             )
 
-    def wait(self) -> None:
+    def wait(self, seconds: int) -> None:
         """Before the next try."""
-        for _ in range(_AGAIN_SECONDS):
+        for _ in range(seconds):
             self._lingering.look(self._pgdata, self._ready)
             if self._clock.wait(self._lingering.over, _SLICE_SECONDS) or self._lingering.is_asked:
                 break
