@@ -35,8 +35,6 @@ NOT_RUN = {
     "base backup by hand": "tests/base/test_reader.py runs both programs, and starts a server with them",
     "archive command": "changes the settings of a server of yours; tests/wal/test_archive_server.py archives with both ways",
     "first base backup": "needs a server that archives, which the one of the pages does not; tests/base runs it",
-    "doctor before the restart": "looks at a server that is to archive; tests/kubernetes/test_pitr_doctor.py looks at real ones",
-    "the patch": "changes a cluster of yours; tests/kubernetes/test_pitr_manifests.py merges it",
     "as root": "makes a folder of root's outside of the test's, and gives it to another user",
 }
 """Blocks that cannot run here, by the name in their `not run` note, each with the reason."""

@@ -346,3 +346,18 @@ def test_the_archivers_words_and_variables_are_ours(stateful_set: Object) -> Non
     for each in archiver["env"]:
         assert not re.search(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", each["name"])
     assert "args" not in container(stateful_set, "postgres")
+
+
+def test_the_commands_of_the_guide_are_those_of_the_files_and_select_the_configmap_alone() -> None:
+    guide = (ROOT / "docs/guides/archive-wal.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`(kubectl [^`]+)`", guide)
+    _, alone, patched = commands[:3]
+    base = (ROOT / "infrastructure/k8s/base/postgres-pitr-config.yaml").read_text(encoding="utf-8")
+    plain = (COMPONENTS / "wal-sidecar/statefulset.yaml").read_text(encoding="utf-8")
+    for command in (alone, patched):
+        assert f"#   {command}" in base
+        assert f"#   {command}" in plain
+        assert (ROOT / re.findall(r"infrastructure/\S+", command)[0]).is_file()
+    key, value = alone.rpartition(" -l ")[2].split("=")
+    assert CONFIG["metadata"]["labels"][key] == value
+    assert key not in STATEFUL_SET["metadata"].get("labels", {})
