@@ -8,6 +8,7 @@ pytest_plugins = [
     "fixtures.memory",
     "fixtures.monitoring",
     "fixtures.postgres",
+    "fixtures.driven",
     "fixtures.sweeps",
     "fixtures.properties",  # after what it imports
     "fixtures.stores",

@@ -21,8 +21,10 @@ from clipper_backup.errors import ServerError, ToolError, ToolMissingError, Usag
 from clipper_backup.postgres import tied
 from clipper_backup.postgres.account import Account, run, runnable_binaries, server_account
 from clipper_backup.postgres.binaries import Binaries, find_binaries
+from clipper_backup.postgres.runner import Runner
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import Secret
+from fixtures.driven import RunnerOf
 from fixtures.postgres import FAST, PASSWORD, client_environment, connect, server_binaries, sql
 
 both_versions = pytest.mark.parametrize("major", [15, 18])
@@ -30,11 +32,10 @@ both_versions = pytest.mark.parametrize("major", [15, 18])
 
 @contextlib.contextmanager
 def new_server(
-    directory: Path, major: int, *, port: int | None = None, clock: Clock | None = None, **settings: str
+    directory: Path, runner: Binaries | Runner, *, port: int | None = None, clock: Clock | None = None, **settings: str
 ) -> Iterator[PrivateServer]:
     """A server whose data folder is made, and that does not run yet."""
-    binaries = server_binaries(major)
-    with PrivateServer(directory, binaries, environment=os.environ, port=port, settings=FAST | settings, clock=clock) as server:
+    with PrivateServer(directory, runner, environment=os.environ, port=port, settings=FAST | settings, clock=clock) as server:
         server.initdb(password=Secret(PASSWORD), sync=False)
         yield server
 
@@ -101,8 +102,8 @@ def test_client_programs_reach_it_by_their_environment(postgres: PrivateServer, 
     assert f"CREATE DATABASE {database}" in printed
 
 
-def test_without_a_port_it_listens_on_its_socket_only(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 15) as server:
+def test_without_a_port_it_listens_on_its_socket_only(server_folder: Path, runner_of: RunnerOf) -> None:
+    with new_server(server_folder / "it", runner_of(15)) as server:
         server.start()
         assert sql(server, "postgres", "SHOW listen_addresses") == [("",)]
         with pytest.raises(UsageError, match="listens on its socket only"):
@@ -114,8 +115,8 @@ def test_its_socket_is_closed_to_other_accounts(postgres: PrivateServer) -> None
 
 
 @pytest.mark.parametrize(("major", "name"), [(15, "x" * 120), (18, "with, comma")])
-def test_a_folder_whose_path_no_socket_can_have(server_folder: Path, major: int, name: str) -> None:
-    with new_server(server_folder / name, major) as server:
+def test_a_folder_whose_path_no_socket_can_have(server_folder: Path, runner_of: RunnerOf, major: int, name: str) -> None:
+    with new_server(server_folder / name, runner_of(major)) as server:
         server.start()
         socket_folder = Path(server.connection()["host"])
         assert server_folder not in socket_folder.parents
@@ -123,8 +124,8 @@ def test_a_folder_whose_path_no_socket_can_have(server_folder: Path, major: int,
     assert not socket_folder.exists()
 
 
-def test_a_free_port_stays_its_own_until_it_is_closed(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 15, port=0) as server:
+def test_a_free_port_stays_its_own_until_it_is_closed(server_folder: Path, runner_of: RunnerOf) -> None:
+    with new_server(server_folder / "it", runner_of(15), port=0) as server:
         server.start()
         port = int(server.tcp_connection()["port"])
         server.stop()
@@ -137,18 +138,18 @@ def test_a_free_port_stays_its_own_until_it_is_closed(server_folder: Path) -> No
         other.bind(("127.0.0.1", port))
 
 
-def test_a_port_that_somebody_listens_on_is_refused(server_folder: Path) -> None:
+def test_a_port_that_somebody_listens_on_is_refused(server_folder: Path, runner_of: RunnerOf) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
-            PrivateServer(server_folder / "it", server_binaries(15), environment={}, port=port).initdb()
+            PrivateServer(server_folder / "it", runner_of(15), environment={}, port=port).initdb()
 
 
 # -- its settings
 
 
-def test_settings_go_on_the_command_line_and_into_no_file(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 18, work_mem="7MB", listen_addresses="*", logging_collector="on") as server:
+def test_settings_go_on_the_command_line_and_into_no_file(server_folder: Path, runner_of: RunnerOf) -> None:
+    with new_server(server_folder / "it", runner_of(18), work_mem="7MB", listen_addresses="*", logging_collector="on") as server:
         files = {name: (server.data / name).read_bytes() for name in ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf")}
         server.start()
         shown = dict(sql(server, "postgres", "SELECT name, setting || '|' || source FROM pg_settings"))
@@ -158,9 +159,9 @@ def test_settings_go_on_the_command_line_and_into_no_file(server_folder: Path) -
         assert files == {name: (server.data / name).read_bytes() for name in files}
 
 
-def test_libpqs_variables_of_ours_do_not_reach_it(server_folder: Path) -> None:
+def test_libpqs_variables_of_ours_do_not_reach_it(server_folder: Path, runner_of: RunnerOf) -> None:
     environment = os.environ | {"PGPORT": "1", "PGDATA": "/nowhere", "PGCLIENTENCODING": "LATIN1", "LC_ALL": "xx_XX"}
-    with PrivateServer(server_folder / "it", server_binaries(15), environment=environment, settings=FAST) as server:
+    with PrivateServer(server_folder / "it", runner_of(15), environment=environment, settings=FAST) as server:
         server.initdb(sync=False)
         server.start()
         assert sql(server, "postgres", "SELECT reset_val FROM pg_settings WHERE name = 'client_encoding'") == [("UTF8",)]
@@ -168,9 +169,9 @@ def test_libpqs_variables_of_ours_do_not_reach_it(server_folder: Path) -> None:
 
 
 @both_versions
-def test_the_data_folder_is_made_as_asked(server_folder: Path, major: int) -> None:
+def test_the_data_folder_is_made_as_asked(server_folder: Path, runner_of: RunnerOf, major: int) -> None:
     wanted = {"superuser": "boss", "settings": FAST}
-    with PrivateServer(server_folder / "it", server_binaries(major), environment=os.environ, **wanted) as server:  # type: ignore[arg-type] # a plain dict
+    with PrivateServer(server_folder / "it", runner_of(major), environment=os.environ, **wanted) as server:  # type: ignore[arg-type] # a plain dict
         server.initdb(locale="C", encoding="LATIN1", data_checksums=False, wal_segment_mib=4, sync=False)
         server.start()
         query = """SELECT current_user, current_setting('data_checksums'), current_setting('wal_segment_size'),
@@ -179,15 +180,15 @@ def test_the_data_folder_is_made_as_asked(server_folder: Path, major: int) -> No
         assert sql(server, "postgres", "SELECT auth_method FROM pg_hba_file_rules WHERE type = 'host' LIMIT 1") == [("reject",)]
 
 
-def test_a_data_folder_has_checksums_unless_told_otherwise(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 15) as server:
+def test_a_data_folder_has_checksums_unless_told_otherwise(server_folder: Path, runner_of: RunnerOf) -> None:
+    with new_server(server_folder / "it", runner_of(15)) as server:
         server.start()
         assert sql(server, "postgres", "SHOW data_checksums") == [("on",)]
         assert not list(server.directory.glob("password-*")), "the file with the password is gone"
 
 
-def test_initdbs_own_words_are_in_the_error(server_folder: Path) -> None:
-    server = PrivateServer(server_folder / "it", server_binaries(15), environment=os.environ)
+def test_initdbs_own_words_are_in_the_error(server_folder: Path, runner_of: RunnerOf) -> None:
+    server = PrivateServer(server_folder / "it", runner_of(15), environment=os.environ)
     with pytest.raises(ToolError, match=r"(?s)initdb could not make .*/it/data: .*invalid locale name .*nonsense"):
         server.initdb(locale="nonsense")
 
@@ -195,8 +196,8 @@ def test_initdbs_own_words_are_in_the_error(server_folder: Path) -> None:
 # -- starting
 
 
-def test_a_start_that_fails_shows_the_log_and_does_not_wait(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 18, shared_buffers="nonsense") as server:
+def test_a_start_that_fails_shows_the_log_and_does_not_wait(server_folder: Path, runner_of: RunnerOf) -> None:
+    with new_server(server_folder / "it", runner_of(18), shared_buffers="nonsense") as server:
         with pytest.raises(
             ServerError, match=r"(?s)ended with code 1 while starting.*\"shared_buffers\": \"nonsense\""
         ) as caught:
@@ -208,10 +209,10 @@ def test_a_start_that_fails_shows_the_log_and_does_not_wait(server_folder: Path)
         assert "nonsense" not in server.log_tail(), "the tail is that of the last start"
 
 
-def test_a_server_that_does_not_get_ready_is_killed_with_all_it_started(server_folder: Path) -> None:
+def test_a_server_that_does_not_get_ready_is_killed_with_all_it_started(server_folder: Path, runner_of: RunnerOf) -> None:
     clock = ClockOfStatus("starting")
     # Recovery waits for this command, and would for hours.
-    with new_server(server_folder / "it", 18, clock=clock, restore_command="exec sleep 9000") as server:
+    with new_server(server_folder / "it", runner_of(18), clock=clock, restore_command="exec sleep 9000") as server:
         clock.server = server
         begin_recovery(server, "recovery.signal")
         with pytest.raises(ServerError, match=r"did not accept connections within 60 s \(its status: starting\), and was killed"):
@@ -220,16 +221,16 @@ def test_a_server_that_does_not_get_ready_is_killed_with_all_it_started(server_f
         assert living_in(server.data) == []
 
 
-def test_a_standby_has_started_when_it_serves_reads(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 15) as server:
+def test_a_standby_has_started_when_it_serves_reads(server_folder: Path, runner_of: RunnerOf) -> None:
+    with new_server(server_folder / "it", runner_of(15)) as server:
         begin_recovery(server, "standby.signal")
         server.start()
         assert sql(server, "postgres", "SELECT pg_is_in_recovery()") == [(True,)]
 
 
-def test_a_standby_that_serves_nobody_has_not_started(server_folder: Path) -> None:
+def test_a_standby_that_serves_nobody_has_not_started(server_folder: Path, runner_of: RunnerOf) -> None:
     clock = ClockOfStatus("standby")
-    with new_server(server_folder / "it", 18, clock=clock, hot_standby="off") as server:
+    with new_server(server_folder / "it", runner_of(18), clock=clock, hot_standby="off") as server:
         clock.server = server
         begin_recovery(server, "standby.signal")
         with pytest.raises(
@@ -244,8 +245,8 @@ def test_a_second_start_is_refused(postgres: PrivateServer) -> None:
         postgres.start()
 
 
-def test_before_its_start_there_is_nothing_to_connect_to(server_folder: Path) -> None:
-    server = PrivateServer(server_folder / "it", server_binaries(15), environment={})
+def test_before_its_start_there_is_nothing_to_connect_to(server_folder: Path, runner_of: RunnerOf) -> None:
+    server = PrivateServer(server_folder / "it", runner_of(15), environment={})
     assert (server.is_running, server.status(), server.log_tail()) == (False, None, "")
     with pytest.raises(ServerError, match=r"is not running$"):
         server.connection()
@@ -258,8 +259,8 @@ def test_before_its_start_there_is_nothing_to_connect_to(server_folder: Path) ->
 
 
 @both_versions
-def test_how_it_ended_is_seen_in_its_control_file(server_folder: Path, major: int) -> None:
-    with new_server(server_folder / "it", major) as server:
+def test_how_it_ended_is_seen_in_its_control_file(server_folder: Path, runner_of: RunnerOf, major: int) -> None:
+    with new_server(server_folder / "it", runner_of(major)) as server:
         server.start()
         first = server.pid
         sql(server, "postgres", "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -283,9 +284,9 @@ def test_how_it_ended_is_seen_in_its_control_file(server_folder: Path, major: in
 
 
 @pytest.mark.rule(56)
-def test_one_that_ends_while_it_is_asked_says_nothing_wrong(server_folder: Path) -> None:
+def test_one_that_ends_while_it_is_asked_says_nothing_wrong(server_folder: Path, runner_of: RunnerOf) -> None:
     """A recovery that ended just then was told as "is not running", with another exit code than its reason has."""
-    with new_server(server_folder, 18) as server:
+    with new_server(server_folder, runner_of(18)) as server:
         server.start()
         path = server.data / "postmaster.pid"
         said = path.read_bytes()
@@ -305,12 +306,12 @@ def test_one_that_ends_while_it_is_asked_says_nothing_wrong(server_folder: Path)
 
 
 @both_versions
-def test_kill9_leaves_no_process(server_folder: Path, major: int) -> None:
+def test_kill9_leaves_no_process(server_folder: Path, runner_of: RunnerOf, major: int) -> None:
     begun = server_folder / "begun"
     os.mkfifo(begun)
     begun.chmod(0o666)
     with new_server(
-        server_folder / "it", major, archive_mode="on", archive_command=f"echo %p > {begun}; exec sleep 9000"
+        server_folder / "it", runner_of(major), archive_mode="on", archive_command=f"echo %p > {begun}; exec sleep 9000"
     ) as server:
         server.start()
         with connect(server) as client:
@@ -323,8 +324,8 @@ def test_kill9_leaves_no_process(server_folder: Path, major: int) -> None:
                 client.execute("SELECT 1")
 
 
-def test_a_server_that_does_not_stop_is_killed(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 15) as server:
+def test_a_server_that_does_not_stop_is_killed(server_folder: Path, runner_of: RunnerOf) -> None:
+    with new_server(server_folder / "it", runner_of(15)) as server:
         server.start()
         process = psutil.Process(server.pid)
         process.suspend()
@@ -362,7 +363,7 @@ signal.pause()
 
 
 def test_it_outlives_the_thread_that_started_it(server_folder: Path) -> None:
-    with new_server(server_folder / "it", 15) as server:
+    with new_server(server_folder / "it", server_binaries(15)) as server:
         thread = threading.Thread(target=server.start)
         thread.start()
         thread.join()
@@ -489,9 +490,9 @@ def test_a_wheel_that_runs_nowhere_is_an_error(server_folder: Path) -> None:
         server.initdb()
 
 
-def test_a_data_folder_out_of_reach_is_explained(server_folder: Path) -> None:
+def test_a_data_folder_out_of_reach_is_explained(server_folder: Path, runner_of: RunnerOf) -> None:
     (server_folder / "file").touch()
-    server = PrivateServer(server_folder / "it", server_binaries(15), data=server_folder / "file" / "data", environment={})
+    server = PrivateServer(server_folder / "it", runner_of(15), data=server_folder / "file" / "data", environment={})
     with pytest.raises(ToolError, match=r"could not access directory .*Not a directory") as caught:
         server.initdb()
     name = server_account().name

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from clipper_backup.cli import show_restore
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import IncompleteError, MissingError, UsageError
 from clipper_backup.ops.restore.left_wal import make_plan
+from clipper_backup.ops.restore.plan import Plan
 from clipper_backup.ops.restore.request import Request
 from clipper_backup.ops.restore.restore import restore as carry_out
 from clipper_backup.ops.restore.start import check_port
@@ -18,6 +20,7 @@ from clipper_backup.ops.restore.target_dir import check_account
 from clipper_backup.ops.restore.targets import choose_target
 from clipper_backup.ops.work import open_work
 from clipper_backup.postgres.account import Account
+from clipper_backup.postgres.folder_runner import FolderRunner
 from clipper_backup.values import BackupId, Timeline
 
 
@@ -56,6 +59,12 @@ def restore(
     dry_run: Annotated[bool, Parameter(help="only say what would be done: backup, WAL, loss, sizes")] = False,
     start: Annotated[bool, Parameter(help="start a private server, recover to the end, and leave it running")] = False,
     port: Annotated[int | None, Parameter(help="with --start: the port in its socket's name; else a free one")] = None,
+    server_folder: Annotated[
+        Path | None,
+        Parameter(
+            help="with --start: the server runs in another container, where obey.sh obeys this folder, and is stopped at the end"
+        ),
+    ] = None,
     unsigned: Annotated[bool, Parameter(help="take a backup and WAL that no trusted key has signed")] = False,
     yes: Annotated[bool, Parameter(help="do not ask")] = False,
     context: Context,
@@ -68,8 +77,11 @@ def restore(
         context.clock.now(), time=to_time, lsn=to_lsn, xid=to_xid, name=to_name, immediate=immediate, exclusive=exclusive
     )
     check_port(port)
-    if port is not None and not start:
-        raise UsageError("--port needs --start")
+    for flag, given in (("--port", port), ("--server-folder", server_folder)):
+        if given is not None and not start:
+            raise UsageError(f"{flag} needs --start")
+    if port is not None and server_folder is not None:
+        raise UsageError("--port does not go with --server-folder", hints=["that server is stopped at the end: nobody connects"])
     if standby and start:
         raise UsageError("--standby does not go with --start", hints=["it recovers for ever: whoever runs it starts it"])
     if accept_gap and target.kind != "latest":
@@ -92,19 +104,20 @@ def restore(
     work = open_work(
         context.settings, context.clock, context.emit, read_only=dry_run or not (start or replace), unsigned=unsigned
     )
-    plan = make_plan(work, request)
     if dry_run:
+        plan = make_plan(work, request)
         context.answer(
             {"schema": 1, **show_restore.plan_document(request, plan), "dry_run": True, "restored": None},
             show_restore.plan_text(request, plan),
         )
         return
-    if plan.found.state == "cluster":
-        also = "".join(f", and the tablespace in {folder}" for folder in plan.emptied)
-        context.confirm(
-            f"Remove all that lies in {request.data}, but for WAL that was not archived and its configuration{also}?", yes=yes
-        )
-    restored = carry_out(work, request, plan, start=start, port=port)
+    with ExitStack() as stack:
+        runner = None
+        if server_folder is not None:
+            runner = stack.enter_context(FolderRunner(server_folder, context.clock, account=request.account))
+        plan = make_plan(work, request)
+        _confirm(context, request, plan, yes=yes)
+        restored = carry_out(work, request, plan, start=start, port=port, runner=runner)
     document = {"dry_run": False, "restored": show_restore.restored_document(restored)}
     context.answer(
         {"schema": 1, **show_restore.plan_document(request, restored.plan), **document},
@@ -114,6 +127,15 @@ def restore(
         raise IncompleteError(
             f"the server recovered, and {restored.started.history.name} is not archived: another one may take its number",
             hints=[f"before archiving is switched on: `clipper-backup wal push {restored.started.history}`"],
+        )
+
+
+def _confirm(context: Context, request: Request, plan: Plan, *, yes: bool) -> None:
+    """Ask before a cluster's data is removed."""
+    if plan.found.state == "cluster":
+        also = "".join(f", and the tablespace in {folder}" for folder in plan.emptied)
+        context.confirm(
+            f"Remove all that lies in {request.data}, but for WAL that was not archived and its configuration{also}?", yes=yes
         )
 
 

@@ -197,13 +197,15 @@ def restored_document(restored: Restored) -> Document:
 
 
 def _started_document(started: Started) -> Document:
+    runs = started.server is None
     return {
         "stopped_at_lsn": str(started.stopped_at),
         "last_commit_at": None if started.last_commit_at is None else json_time(started.last_commit_at),
         "timeline": int(started.timeline),
-        "socket_dir": str(started.socket_folder),
-        "port": started.port,
-        "pid": started.pid,
+        "running": runs,
+        "socket_dir": str(started.socket_folder) if runs else None,
+        "port": started.port if runs else None,
+        "pid": started.pid if runs else None,
         "log": str(started.log),
         "recovery_seconds": round(started.seconds, 3),
         "consistent_seconds": None if started.consistent_seconds is None else round(started.consistent_seconds, 3),
@@ -231,11 +233,19 @@ def restored_text(request: Request, restored: Restored) -> str:
             ("stopped at", f"LSN {started.stopped_at}" + (f": {started.stopping}" if started.stopping else "")),
             ("last commit", commit),
             ("timeline", f"{int(started.timeline)}, its history " + ("archived" if restored.archived else "NOT archived")),
-            ("server", f"process {started.pid}, no network; log {started.log}"),
-            ("connect", f"psql -h {shlex.quote(str(started.socket_folder))} -p {started.port} -d postgres -U ROLE"),
-            ("stop", f"pg_ctl -D {shlex.quote(str(restored.data))} stop"),
         ]
+        items += _server(restored, started)
     return pairs(items) + _next(request, restored)
+
+
+def _server(restored: Restored, started: Started) -> list[tuple[str, str]]:
+    if started.server is not None:
+        return [("server", f"stopped in order, in its own container; log {started.log}")]
+    return [
+        ("server", f"process {started.pid}, no network; log {started.log}"),
+        ("connect", f"psql -h {shlex.quote(str(started.socket_folder))} -p {started.port} -d postgres -U ROLE"),
+        ("stop", f"pg_ctl -D {shlex.quote(str(restored.data))} stop"),
+    ]
 
 
 def _took(restored: Restored) -> str:
@@ -263,6 +273,8 @@ def _next(request: Request, restored: Restored) -> str:
         ]
     elif not restored.archived:
         lines.append(f"archive the history: clipper-backup wal push {shlex.quote(str(restored.started.history))}")
+    if restored.started is not None and restored.started.server is not None:
+        lines.append(f"start it in the database's own image, on {data}")
     if restored.started is None:
         lines.append(
             "take the settings of this recovery away, which a standby of it would follow: for name in "

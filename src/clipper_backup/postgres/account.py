@@ -73,7 +73,6 @@ def spawn(
     means for the server is ours to say. Variables of libpq (PG…) do not reach it: the postmaster would obey PGPORT
     and PGDATA. A program that cannot be run at all exits with 126 and says why in *output*.
     """
-    kept = {name: value for name, value in environment.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
     return _SPAWNER.submit(
         subprocess.Popen,
         [*tied.launcher(death_signal, account.uid, account.gid), *map(str, command)],
@@ -81,9 +80,14 @@ def spawn(
         stdout=output,
         stderr=subprocess.STDOUT,
         cwd="/",  # the account may have no access to our own
-        env=kept,
+        env=variables_of_server(environment),
         start_new_session=True,
     ).result()
+
+
+def variables_of_server(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of *environment*, what a program of the server gets to see."""
+    return {name: value for name, value in environment.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
 def run(command: Sequence[str | Path], account: Account, *, environment: Mapping[str, str]) -> tuple[int, str]:

@@ -1,29 +1,28 @@
 """A private PostgreSQL server: made, started, stopped and killed by us, for tests, the demo and proofs of a restore.
 
 It lives in one folder, is reached through a Unix socket that only its account may use (and 127.0.0.1 where asked
-for), takes its settings from its command line alone, and dies with this process unless it is to last.
+for), takes its settings from its command line alone. Who runs it is a `Runner`: this machine, or another container.
 """
 
 import contextlib
 import os
-import select
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from clipper_backup.clock import Clock, SystemClock
 from clipper_backup.errors import ServerError, ToolError, UsageError
-from clipper_backup.postgres.account import Account, run, runnable_binaries, server_account, spawn
+from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.binaries import Binaries
+from clipper_backup.postgres.runner import LocalRunner, Runner, Running, run_to_end
 from clipper_backup.values import Secret
 
 _POLL_SECONDS = 0.02
+_KILL_SECONDS = 60.0
 _LOG_TAIL_LINES = 20
 _DEFAULT_PORT = 5432
 _SOCKET_PATH_BYTES = 100
@@ -31,24 +30,25 @@ _SOCKET_PATH_BYTES = 100
 _ACCEPTING = "ready"
 """What the postmaster writes into postmaster.pid once it lets clients in (PM_STATUS_READY in PostgreSQL's
 src/include/utils/pidfile.h). `standby` stands there when it recovers with hot_standby off, and lets nobody in."""
-_STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
 class PrivateServer:
     """One server in *directory*; not safe to use from several threads at once.
 
+    `Binaries` as *runner* are run on this machine, and the server dies with this process.
+
     *data* is its data folder (`directory/data`); its log is `directory/server.log`. *port* None listens on the socket
     only, 0 on a free port of 127.0.0.1 as well, which stays the same until `close`. *settings* go on the command line
     of every start; the data folder's own files are never written. *environment* is what the server's own commands
-    (archive_command, restore_command) will see. As root everything runs as *account* (else see `server_account`), who
+    (archive_command, restore_command) will see. As root everything runs as another user (the runner's account), who
     becomes the owner of *directory* and must be able to enter the folders above it. Without *listens* the port only names
-    the socket. One that is *lasting* outlives this process; `leave` ends our part in it.
+    the socket.
     """
 
     def __init__(
         self,
         directory: Path,
-        binaries: Binaries,
+        runner: Binaries | Runner,
         *,
         environment: Mapping[str, str],
         data: Path | None = None,
@@ -57,25 +57,21 @@ class PrivateServer:
         settings: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         listens: bool = True,
-        lasting: bool = False,
-        account: Account | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self.data = (data or directory / "data").absolute()
         self.log = self.directory / "server.log"
         self.superuser = superuser
         self.settings = dict(settings or {})
-        self._installed = binaries
-        self._runnable: Binaries | None = None
+        self._runner: Runner = LocalRunner(runner) if isinstance(runner, Binaries) else runner
         self._environment = environment
-        self._account = account or server_account()
+        self._account = self._runner.account
         self._clock = clock or SystemClock()
         self._wanted_port = port
         self._listens = listens and port is not None
-        self._lasting = lasting
         self._reserved: socket.socket | None = None
         self._socket_folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Running | None = None
         self._log_start = 0
 
     # -- making the data folder
@@ -98,16 +94,17 @@ class PrivateServer:
         options = ["--username", self.superuser, "--encoding", encoding, "--locale", locale]
         options += ["--wal-segsize", str(wal_segment_mib), "--no-instructions"]
         options += ["--auth-local", "trust", "--auth-host", "scram-sha-256" if password else "reject"]
-        binaries = self._prepare()
+        runner = self._prepare()
         if data_checksums:
             options.append("--data-checksums")
-        elif binaries.major >= 18:  # where they are the default
+        elif runner.major >= 18:  # where they are the default
             options.append("--no-data-checksums")
         if not sync:
             options.append("--no-sync")
         with _password_file(self.directory, self._account, password) as password_options:
-            command: list[str | Path] = [binaries.program("initdb"), *options, *password_options, "--pgdata", self.data]
-            code, printed = run(command, self._account, environment=self._environment)
+            words = [runner.program("initdb"), *options, *password_options, "--pgdata", str(self.data)]
+            log = self.directory / "initdb.log"
+            code, printed = run_to_end(runner, words, log=log, environment=self._environment)
         if code != 0:
             raise ToolError(f"initdb could not make {self.data}: {printed}", hints=[self._account_hint()])
 
@@ -119,36 +116,36 @@ class PrivateServer:
         ServerError with the tail of its log when it ends instead, or has not come so far within *timeout_seconds*;
         it is not running then.
         """
-        process = self.launch()
+        process = self._launched()
         deadline = self._clock.monotonic() + timeout_seconds
         while not self.is_ready:
-            if process.poll() is not None:
-                raise self.failure(f"ended with code {process.returncode} while starting")
+            status = process.poll()
+            if status is not None:
+                raise self.failure(f"ended with code {status} while starting")
             if self._clock.monotonic() >= deadline:
-                status = self.status()
+                said = f"its status: {self.status() or 'none yet'}"
                 self.kill9()
-                said = f"its status: {status or 'none yet'}"
                 raise self.failure(f"did not accept connections within {timeout_seconds:g} s ({said}), and was killed")
             self._clock.sleep(_POLL_SECONDS)
 
-    def launch(self) -> "subprocess.Popen[bytes]":
+    def launch(self) -> None:
         """Start it and wait for nothing: `status` and its log say how far it is."""
+        self._launched()
+
+    def _launched(self) -> Running:
         if self.is_running:
             raise UsageError(f"the server in {self.directory} runs already")
-        binaries = self._prepare()
-        command: list[str | Path] = [binaries.program("postgres"), "-D", self.data]
+        runner = self._prepare()
+        words = [runner.program("postgres"), "-D", str(self.data)]
         for name, value in (self.settings | self._private_settings()).items():
-            command += ["-c", f"{name}={value}"]
-        death_signal = None if self._lasting else signal.SIGQUIT
-        with self.log.open("ab") as log:
-            self._log_start = log.tell()
-            self._process = spawn(command, self._account, output=log, environment=self._environment, death_signal=death_signal)
+            words += ["-c", f"{name}={value}"]
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        self._process = runner.launch(words, log=self.log, environment=self._environment)
         return self._process
 
     def leave(self) -> None:
         """Let it run without us: nothing here stops it or removes its socket folder any more."""
-        process = self._running()
-        process.returncode = 0  # else Popen warns of a process that still runs
+        self._running().leave()
         self._process = self._socket_folder = None
         if self._reserved is not None:
             self._reserved.close()
@@ -163,10 +160,10 @@ class PrivateServer:
         process = self._process
         if process is None:
             return
-        process.send_signal(_STOP_SIGNALS[mode])  # does nothing to a process that has ended
+        process.signal(mode)
         try:
             process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             self.kill9()
             raise self.failure(f"did not stop within {timeout_seconds:g} s, and was killed") from None
 
@@ -178,16 +175,8 @@ class PrivateServer:
         process = self._process
         if process is None or process.poll() is not None:
             return
-        # Stopped first: a postmaster that forks while it is looked at would leave a child that nobody knows of.
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        # It has a session of its own (see `spawn`), so has each of its children, and their commands stay in theirs.
-        sessions = {process.pid} | {entry.pid for entry in _processes() if entry.parent == process.pid}
-        process.kill()
-        while family := [entry.pid for entry in _processes() if entry.session in sessions]:
-            for pid in family:
-                _kill_and_wait(pid)
-        process.wait()
+        process.signal("kill")
+        process.wait(_KILL_SECONDS)
 
     def restart(self, mode: Literal["fast", "immediate"] = "fast", *, timeout_seconds: float = 60.0) -> None:
         """Stop it, then start it."""
@@ -263,7 +252,7 @@ class PrivateServer:
 
     # -- inside
 
-    def _running(self) -> "subprocess.Popen[bytes]":
+    def _running(self) -> Running:
         if self._process is None or self._process.poll() is not None:
             raise self.failure("is not running")
         return self._process
@@ -272,8 +261,8 @@ class PrivateServer:
     def _port(self) -> int:
         return self._reserved.getsockname()[1] if self._reserved is not None else _DEFAULT_PORT
 
-    def _prepare(self) -> Binaries:
-        """Make what has to be there before any of its programs runs; return the programs its account can run."""
+    def _prepare(self) -> Runner:
+        """Make what has to be there before any of its programs runs; return who runs them."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._account.own(self.directory)
         if self._socket_folder is None:
@@ -281,11 +270,8 @@ class PrivateServer:
             self._account.own(self._socket_folder)
         if self._reserved is None and self._wanted_port is not None:
             self._reserved = _reserve_port(self._wanted_port)
-        if self._runnable is None:
-            self._runnable = runnable_binaries(
-                self._installed, self._account, self.directory / "programs", environment=self._environment
-            )
-        return self._runnable
+        self._runner.prepare(self.directory)
+        return self._runner
 
     def _private_settings(self) -> dict[str, str]:
         """What makes it private; stronger than anything the data folder's files or the caller's settings say."""
@@ -303,8 +289,9 @@ class PrivateServer:
     def failure(self, what: str) -> ServerError:
         """An error that says *what* happened to it, with the end of its log."""
         tail = self.log_tail()
+        note = "" if self._process is None else self._process.note()
         return ServerError(
-            f"PostgreSQL {self._installed.version} in {self.directory} {what}" + (f"; its log ends:\n{tail}" if tail else ""),
+            f"{self._runner.name} in {self.directory} {what}{note}" + (f"; its log ends:\n{tail}" if tail else ""),
             hints=[f"its whole log: {self.log}", self._account_hint()],
         )
 
@@ -356,34 +343,3 @@ def _reserve_port(wanted: int) -> socket.socket:
         problem = f"cannot listen on 127.0.0.1:{wanted}: {error.strerror}"
         raise ServerError(problem, hints=["choose another port, or 0"]) from error
     return reserved
-
-
-class _ProcessEntry(NamedTuple):
-    """What the kernel says of a process."""
-
-    pid: int
-    parent: int
-    session: int
-
-
-def _processes() -> Iterator[_ProcessEntry]:
-    """All processes that have not ended; those that only wait to be reaped have."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            # `pid (name) state parent group session …`; the name may hold anything, parentheses included
-            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-            if state not in {"Z", "X"}:
-                yield _ProcessEntry(int(stat.parent.name), int(parent), int(session))
-
-
-def _kill_and_wait(pid: int) -> None:
-    """Kill a process that is no child of ours, and return when it is gone; no matter if it is already."""
-    with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            gone = select.poll()
-            gone.register(handle, select.POLLIN)
-            gone.poll()
-        finally:
-            os.close(handle)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipper_backup.config import DECLARED
-from clipper_backup.errors import ClipperError, IntegrityError
+from clipper_backup.errors import ClipperError, IntegrityError, UsageError
 from clipper_backup.kinds import show_url
 from clipper_backup.ops.events import Warned, ignore
 from clipper_backup.ops.keys import check_may_sign, opener_of
@@ -40,6 +40,7 @@ from clipper_backup.ops.wal.shims import RESTORE_SHIM
 from clipper_backup.ops.work import SOFTWARE, Work, step
 from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.postgres.data_folder import WAL_FOLDER
+from clipper_backup.postgres.runner import Runner
 from clipper_backup.repository.base_backups import part_of, plain_part, read_entries, recorded_line
 from clipper_backup.repository.data_keys import DataKeys
 from clipper_backup.repository.kept_wal import chunks_of_kept
@@ -49,6 +50,8 @@ from clipper_backup.repository.wal_range import own_links
 from clipper_backup.values import BackupId, Lsn, show_bytes, show_count
 from clipper_backup.wal_names import Segment
 
+_STOP_SECONDS = 600.0
+"""How long the checkpoint of a server's end may take."""
 _OUTSIDE = "outside"
 _HANDSHAKE = "handshake"
 _NEEDED_SECTIONS = ("Where backups go", "Who can read it, and who vouches for it")
@@ -93,8 +96,13 @@ class Restored:
     archived: bool = False
 
 
-def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, port: int | None = None) -> Restored:
-    """Carry out *plan*. Errors of the store, of damage and of the file system leave an unfinished folder behind."""
+def restore(
+    work: Work, request: Request, plan: Plan, *, start: bool = False, port: int | None = None, runner: Runner | None = None
+) -> Restored:
+    """Carry out *plan*. Errors of the store, of damage and of the file system leave an unfinished folder behind.
+
+    With *start* a server recovers and is left running; one that a *runner* runs is stopped at the end, in order.
+    """
     began = work.clock.monotonic()
     plan = archive_left(work, request, plan)
     used = list(plan.tablespaces.values())
@@ -106,8 +114,7 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         check_tablespaces(request.data, plan.tablespaces, found, request.account, version=plan.version_folder)
         _tell(work, request, plan, found)
         if start:
-            major = plan.summary.versions.server_major
-            find_binaries(tools=("postgres",), exactly=major, bindir=work.settings.pg_bindir, environment=os.environ)
+            _look_for_server(work, request, plan.summary.versions.server_major, runner)
         stamp = f"{work.clock.now():%Y%m%d-%H%M%S}"
         saved_in, settings_in = request.folder / f"{SAVED}-{stamp}", request.folder / f"{SAVED_SETTINGS}-{stamp}"
         kept_at = _kept_at(request, plan, saved_in)
@@ -142,12 +149,41 @@ def restore(work: Work, request: Request, plan: Plan, *, start: bool = False, po
         )
         if not start:
             return result
-        started = _start(work, request, plan, port)
-        passing = _settle(work, request, recovery)
-        archived = _archive_history(work, started, plan.summary.signed_by)
-        tell_collations(work, started.socket_folder, started.port)
+        started = _start(work, request, plan, port, runner)
+        with _stopped_at_last(work, started):
+            passing = _settle(work, request, recovery)
+            archived = _archive_history(work, started, plan.summary.signed_by)
+            tell_collations(work, started.socket_folder, started.port)
         seconds = work.clock.monotonic() - began
         return replace(result, started=started, passing=passing, archived=archived, seconds=seconds)
+
+
+def _look_for_server(work: Work, request: Request, major: int, runner: Runner | None) -> None:
+    """UsageError, before anything is removed, when what is to run the server is of another version; or there is none."""
+    if runner is None:
+        find_binaries(tools=("postgres",), exactly=major, bindir=work.settings.pg_bindir, environment=os.environ)
+        return
+    with step(work, "server", "wait for the server's container") as running:
+        runner.prepare(request.folder)
+        if runner.major != major:
+            raise UsageError(
+                f"the backup is of PostgreSQL {major}, and the container that is to run it has {runner.name}",
+                hints=["its image must be the database's own"],
+            )
+        running.done = f"the server's container is there: {runner.name}"
+
+
+@contextmanager
+def _stopped_at_last(work: Work, started: Started) -> Iterator[None]:
+    """Stop the server in another container behind all that is asked of it: its files are then as a clean shutdown leaves them."""
+    if started.server is None:
+        yield
+        return
+    with started.server as server:
+        yield
+        with step(work, "stop", "stop the server") as running:
+            server.stop("fast", timeout_seconds=_STOP_SECONDS)
+            running.done = "the server is stopped, in order"
 
 
 def _begin(request: Request, plan: Plan, found: Found, saved_in: Path | None) -> Begun:
@@ -375,7 +411,7 @@ def _recovery(request: Request, plan: Plan, plan_id: str) -> Recovery:
 # -- the server
 
 
-def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Started:
+def _start(work: Work, request: Request, plan: Plan, port: int | None, runner: Runner | None) -> Started:
     handshake = request.folder / _HANDSHAKE
     _remove_folder(handshake)
     handshake.mkdir(mode=0o700)
@@ -396,6 +432,7 @@ def _start(work: Work, request: Request, plan: Plan, port: int | None) -> Starte
             command=restore_command(["sh", shim, handshake]),
             refused=lambda: refused[-1] if refused else None,
             port=port,
+            runner=runner,
         )
         return start_recovered(work, starting)
 

@@ -7,7 +7,7 @@ restored configuration says.
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from clipper_backup.postgres.account import Account
 from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.postgres.history import parse_history
 from clipper_backup.postgres.recovery_log import RecoveryLog
+from clipper_backup.postgres.runner import LocalRunner, Runner
 from clipper_backup.postgres.server import PrivateServer
 from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import history_name
@@ -38,7 +39,7 @@ class Starting:
     Of the latest, `must_reach` is where the last record ends; None where that is not known, and for other targets.
 
     `command` is the restore_command for this start alone; `refused` says why WAL was refused, when it was. Without a *port*
-    a free one is taken.
+    a free one is taken. Without a *runner* the server runs on this machine, and is left running.
     """
 
     data: Path
@@ -52,6 +53,7 @@ class Starting:
     command: str | None = None
     refused: Callable[[], ClipperError | None] = lambda: None
     port: int | None = None
+    runner: Runner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class Started:
 
     `last_commit_at` is the source's clock, None when nothing was committed behind the backup's start. `history` is the file
     that must be archived before any WAL of the new timeline. `seconds` is the whole of recovery, WAL fetched while it is
-    replayed; `consistent_seconds` of those were over when it was consistent, None when its log does not say.
+    replayed; `consistent_seconds` of those were over when it was consistent, None when its log does not say. `server` is one that
+    a runner other than this machine's runs, for the caller to stop.
     """
 
     stopped_at: Lsn
@@ -74,6 +77,7 @@ class Started:
     log: Path
     seconds: float
     consistent_seconds: float | None
+    server: PrivateServer | None = None
 
 
 def start_recovered(work: Work, starting: Starting) -> Started:
@@ -82,18 +86,17 @@ def start_recovered(work: Work, starting: Starting) -> Started:
     WalGapError, IntegrityError or AccessError when WAL was refused, by the reason; IntegrityError when recovery ended elsewhere
     than it should (rule 68); ServerError with the end of its log for all else.
     """
-    binaries = find_binaries(tools=("postgres",), exactly=starting.major, bindir=work.settings.pg_bindir, environment=os.environ)
+    runner = starting.runner or _local_runner(work, starting)
     server = PrivateServer(
         starting.folder,
-        binaries,
-        environment=os.environ,
+        runner,
+        # Another container has an environment of its own, and is not told of ours, where secrets may be.
+        environment=os.environ if starting.runner is None else {},
         data=starting.data,
         port=starting.port or 0,
         settings=_settings(starting),
         clock=work.clock,
         listens=False,
-        lasting=True,
-        account=starting.account,
     )
     server.log.unlink(missing_ok=True)  # of an earlier restore
     try:
@@ -109,8 +112,16 @@ def start_recovered(work: Work, starting: Starting) -> Started:
             server.stop("immediate", timeout_seconds=_STOP_SECONDS)
         server.close()
         raise
+    if starting.runner is not None:
+        return replace(started, server=server)
     server.leave()
     return started
+
+
+def _local_runner(work: Work, starting: Starting) -> LocalRunner:
+    bindir = work.settings.pg_bindir
+    binaries = find_binaries(tools=("postgres",), exactly=starting.major, bindir=bindir, environment=os.environ)
+    return LocalRunner(binaries, lasting=True, account=starting.account)
 
 
 def _settings(starting: Starting) -> dict[str, str]:
