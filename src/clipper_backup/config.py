@@ -267,6 +267,13 @@ class Settings:
         "within how many days `verify` reads every stored byte once, in turn; it is run daily for that",
         "what the window of seven days needs is read while it is needed; each run reads a seventh of all",
     )
+    rto_target_seconds: int = setting(
+        3600,
+        integer(1, 604800, "seconds"),
+        "how long a restore may take: `job restore-test` warns when its own took longer",
+        "the source document's target of an hour",
+        section="How fast it must come back",
+    )
     prometheus_pushgateway: str | None = setting(
         None,
         URL,

@@ -24,6 +24,7 @@ from clipper_backup.format.documents import (
     LeaseHolder,
     QueryRecord,
     Repository,
+    RestoreTestReport,
     RetentionMark,
     SequenceRecord,
     StoredObject,
@@ -45,6 +46,7 @@ KINDS: dict[str, type[Document]] = {
     "holder.json": LeaseHolder,
     "key-check.json": KeyCheck,
     "verify-report.json": VerifyReport,
+    "restore-test.json": RestoreTestReport,
 }
 """One document of each kind as format 1 first wrote it. They are in people's buckets: never write these files anew."""
 

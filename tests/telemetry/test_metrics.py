@@ -5,7 +5,16 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from clipper_backup.telemetry.metrics import METRICS, DatabaseFigures, Metric, Sample, dump_failed, dump_succeeded
+from clipper_backup.telemetry.metrics import (
+    METRICS,
+    DatabaseFigures,
+    Metric,
+    Sample,
+    dump_failed,
+    dump_succeeded,
+    restore_test_failed,
+    restore_test_succeeded,
+)
 from clipper_backup.telemetry.pushgateway import render
 from fixtures.monitoring import program
 
@@ -46,6 +55,14 @@ def test_a_failed_run_says_nothing_about_the_last_good_dump() -> None:
     }
 
 
+def test_a_restore_test_reports_a_duration_only_when_it_passed() -> None:
+    assert rendered(restore_test_succeeded(duration_seconds=41.5)) == {
+        ("postgres_restore_test_success", None): 1,
+        ("postgres_restore_test_duration_seconds", None): 41.5,
+    }
+    assert rendered(restore_test_failed()) == {("postgres_restore_test_success", None): 0}
+
+
 def test_rows_that_were_not_counted_are_not_zero() -> None:
     samples = dump_succeeded(
         finished_at=FINISHED_AT, duration_seconds=1, stored_bytes=1, databases=[DatabaseFigures("clipper", 1, None)]
@@ -54,13 +71,13 @@ def test_rows_that_were_not_counted_are_not_zero() -> None:
 
 
 def test_every_defined_metric_is_reported_and_the_other_way_round() -> None:
-    assert {sample.metric for sample in good_dump()} == set(METRICS)
+    assert {sample.metric for sample in [*good_dump(), *restore_test_succeeded(duration_seconds=1)]} == set(METRICS)
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_name_ends_with_its_unit(metric: Metric) -> None:
-    kept_from_the_source = {"postgres_backup_success", "postgres_backup_timestamp"}
+    kept_from_the_source = {"postgres_backup_success", "postgres_backup_timestamp", "postgres_restore_test_success"}
     assert metric.name in kept_from_the_source or metric.name.endswith(f"_{metric.unit}")
 
 

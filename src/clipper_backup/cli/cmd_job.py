@@ -1,9 +1,10 @@
 """`job …`: what the CronJobs run, each the whole of its task."""
 
-from clipper_backup.cli import show_base, show_dump
+from clipper_backup.cli import show_base, show_dump, show_restore_test
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.ops.job_backup import run_postgres_backup
+from clipper_backup.ops.job_restore_test import run_restore_test
 from clipper_backup.ops.work import open_work
 from clipper_backup.values import show_count
 
@@ -27,3 +28,15 @@ def postgres_backup(*, context: Context) -> None:
         backups = sum(item.kind == "base backup" for item in pruned)
         text += f"\n{show_base.summary_text(base.summary)}pruned: {show_count(backups, 'base backup')}\n"
     context.answer(document, text)
+
+
+@app.command
+def restore_test(*, context: Context) -> None:
+    """Restore the newest good dump into a private server, compare it with what was recorded, report how long it took.
+
+    The server is made on this machine, in SCRATCH_DIR, and removed with all its files. PGHOST and the like are not asked.
+    """
+    test = run_restore_test(open_work(context.settings, context.clock, context.emit, read_only=False))
+    context.answer({"schema": 1, **show_restore_test.document(test)}, show_restore_test.text(test))
+    if test.error is not None:
+        raise test.error

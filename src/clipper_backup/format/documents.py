@@ -366,6 +366,35 @@ class VerifyReport(Document, kw_only=True, frozen=True):
     damage: list[VerifyDamage]
 
 
+class StepTime(Document, kw_only=True, frozen=True):
+    """One step of a restore test that was begun, by its name, and how long it took."""
+
+    name: str
+    seconds: float
+
+
+class RestoreTestReport(Document, kw_only=True, frozen=True):
+    """`restore-tests/<id>/report.json`: what a restore test did; no name, count or word of an error, for it is not sealed.
+
+    `seconds` is from the download until the data was validated, None when it failed; `failed_step` is the name of the step at
+    which it did, with that `exit_code`.
+    """
+
+    schema: int = SCHEMA
+    kind: Literal["restore-test"] = "restore-test"
+    id: str
+    tested: str = "dump"
+    dump: str | None
+    begun_at: Time
+    software: str
+    result: Literal["passed", "failed"]
+    failed_step: str | None
+    exit_code: int
+    seconds: float | None
+    target_seconds: int
+    steps: list[StepTime]
+
+
 class NewerError(StoreError):
     """Something that a newer version wrote, and this one cannot read: it may be good all the same, and is no damage."""
 

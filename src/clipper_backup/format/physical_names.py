@@ -159,6 +159,11 @@ def parse_prune_key(key: str) -> BackupId | None:
     return _backup_id(match[1]) if match else None
 
 
+def restore_test_key(test_id: BackupId) -> str:
+    """`restore-tests/<id>/report.json`."""
+    return f"{RESTORE_TESTS_FOLDER}{test_id}/report.json"
+
+
 def histories_folder(system_id: str) -> str:
     """Where the histories of a system lie, with its `/`."""
     return f"{WAL_FOLDER}{system_id}/histories/"

@@ -1,5 +1,6 @@
 """The dump of `job postgres-backup`, the whole of it: dump, prune, metrics, under one lease."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def run_postgres_dump(work: Work) -> Done:
     stands, is reported as good, and IncompleteError says what is left to do. LockedError is reported by nobody: the other
     job is at work.
     """
-    gateway = _gateway(work.settings)
+    gateway = gateway_of(work.settings)
     began = work.clock.monotonic()
     written = None
     try:
@@ -39,7 +40,7 @@ def run_postgres_dump(work: Work) -> Done:
         repository = repository_of(work)
         with take_dump_lease(work, "job postgres-backup", work.clock) as lease:
             written = write_dump(work, repository, lease, source)
-            _report(work, gateway, _good(written, work.clock.monotonic() - began))
+            report_metrics(work, gateway, metrics.DUMP_JOB, _good(written, work.clock.monotonic() - began))
             try:
                 plan = execute_prune(work, plan_prune(work), lease)
             except ClipperError as error:
@@ -51,7 +52,7 @@ def run_postgres_dump(work: Work) -> Done:
         raise
     except BaseException:
         if written is None:
-            _report(work, gateway, metrics.dump_failed(duration_seconds=work.clock.monotonic() - began))
+            report_metrics(work, gateway, metrics.DUMP_JOB, metrics.dump_failed(duration_seconds=work.clock.monotonic() - began))
         raise
     return Done(written, plan)
 
@@ -67,7 +68,7 @@ def _good(written: Written, seconds: float) -> list[metrics.Sample]:
     )
 
 
-def _gateway(settings: Settings) -> "Pushgateway | None":
+def gateway_of(settings: Settings) -> "Pushgateway | None":
     """Whom to report to; UsageError for a bad URL, before any work."""
     if settings.prometheus_pushgateway is None:
         return None
@@ -76,13 +77,13 @@ def _gateway(settings: Settings) -> "Pushgateway | None":
     return Pushgateway.parse(settings.prometheus_pushgateway)
 
 
-def _report(work: Work, gateway: "Pushgateway | None", samples: list[metrics.Sample]) -> None:
-    """Tell the Pushgateway; one that cannot be reached is a warning, the work stands."""
+def report_metrics(work: Work, gateway: "Pushgateway | None", group: str, samples: Sequence[metrics.Sample]) -> None:
+    """Tell the Pushgateway the values of a *group*; one that cannot be reached is a warning, the work stands."""
     if gateway is None:
         return
     try:
         with step(work, "metrics", "report to the Pushgateway") as running:
-            gateway.push(metrics.DUMP_JOB, samples)
+            gateway.push(group, samples)
             running.done = f"{len(samples)} values reported"
     except ClipperError as error:
         work.emit(Warned(str(error), error.hints))

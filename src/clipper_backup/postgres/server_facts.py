@@ -157,6 +157,12 @@ def installed_extensions(connection: Connection) -> list[tuple[str, str, str]]:
         ]
 
 
+def available_extensions(connection: Connection) -> set[str]:
+    """Names of the extensions that CREATE EXTENSION would find on this server."""
+    with translated("listing the extensions that are there"):
+        return {name for (name,) in connection.execute("SELECT name::text FROM pg_available_extensions").fetchall()}
+
+
 def used_collations(connection: Connection) -> list[str]:
     """The versioned collations that columns of this database use, as `name provider version`."""
     with translated("listing the collations"):

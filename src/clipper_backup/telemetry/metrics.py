@@ -57,7 +57,30 @@ DUMP_ROWS = Metric(
     ("database",),
 )
 
-METRICS = (BACKUP_SUCCESS, BACKUP_TIMESTAMP, DUMP_DURATION, DUMP_STORED_BYTES, DUMP_SIZE_BYTES, DUMP_ROWS)
+RESTORE_TEST_JOB = "restore-test"
+"""The Pushgateway's group for everything that the job `restore-test` reports."""
+
+RESTORE_TEST_SUCCESS = Metric(
+    "postgres_restore_test_success",
+    "Whether the last restore test restored a backup that is what was recorded: 1 it did, 0 it did not.",
+    "1 or 0",
+)
+RESTORE_TEST_DURATION = Metric(
+    "postgres_restore_test_duration_seconds",
+    "How long the last good restore test took, from the download until the data was validated; a failed one leaves it as it is.",
+    "seconds",
+)
+
+METRICS = (
+    BACKUP_SUCCESS,
+    BACKUP_TIMESTAMP,
+    DUMP_DURATION,
+    DUMP_STORED_BYTES,
+    DUMP_SIZE_BYTES,
+    DUMP_ROWS,
+    RESTORE_TEST_SUCCESS,
+    RESTORE_TEST_DURATION,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +110,13 @@ def dump_succeeded(
 def dump_failed(*, duration_seconds: float) -> list[Sample]:
     """What a run reports that made no good dump: nothing that would overwrite the last good one's time and figures."""
     return [Sample(BACKUP_SUCCESS, 0), Sample(DUMP_DURATION, duration_seconds)]
+
+
+def restore_test_succeeded(*, duration_seconds: float) -> list[Sample]:
+    """What a restore test reports that passed, also one that took longer than its target."""
+    return [Sample(RESTORE_TEST_SUCCESS, 1), Sample(RESTORE_TEST_DURATION, duration_seconds)]
+
+
+def restore_test_failed() -> list[Sample]:
+    """What one reports that did not: no duration, which would tell of a restore that did not take place."""
+    return [Sample(RESTORE_TEST_SUCCESS, 0)]

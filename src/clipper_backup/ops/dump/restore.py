@@ -91,10 +91,10 @@ def restore_dump(work: Work, request: Request) -> Restored:
             environment=login.environment(),
         )
         replaces = _look_at_target(maintenance, login, request)
-        created = _restore_roles(work, maintenance, summary) if request.roles else ()
+        created = restore_roles(work, maintenance, summary) if request.roles else ()
         with _target(work, maintenance, login, request, record, replaces=replaces) as target:
             filling = Filling(
-                summary, stored, record.name, _as_properties(record.properties), binaries, jobs=request.jobs, roles=request.roles
+                summary, stored, record.name, as_properties(record.properties), binaries, jobs=request.jobs, roles=request.roles
             )
             fill(work, login, target.name, filling)
             comparison = _prove(work, target, record)
@@ -165,7 +165,7 @@ def _target(
             raise type(error)(error.message, hints=[*error.hints, f"database {request.into!r} holds a part: drop it"]) from error
         return
     name = _working_name(request, record.name)
-    properties = _as_properties(record.properties)
+    properties = as_properties(record.properties)
     roles = server_facts.role_names(maintenance)
     oid = None
     try:
@@ -219,7 +219,7 @@ def _give_name(work: Work, maintenance: Connection, target: _Target, request: Re
 # -- what goes in
 
 
-def _restore_roles(work: Work, maintenance: Connection, summary: DumpSummary) -> tuple[str, ...]:
+def restore_roles(work: Work, maintenance: Connection, summary: DumpSummary) -> tuple[str, ...]:
     """Create the roles that are missing, with their memberships; present ones are not touched: their passwords may be newer."""
     stored = summary.part("globals")
     if stored is None:
@@ -253,7 +253,8 @@ def _difference_error(target: _Target, request: Request, comparison: Comparison)
     return IntegrityError(f"the restored database is not equal to the dump {request.dump_id}: {shown}{tail}", hints=hints)
 
 
-def _as_properties(document: DatabaseProperties) -> server_facts.Properties:
+def as_properties(document: DatabaseProperties) -> server_facts.Properties:
+    """The properties of a database, as they were recorded."""
     return server_facts.Properties(
         owner=document.owner,
         encoding=document.encoding,
