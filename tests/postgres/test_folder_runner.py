@@ -96,6 +96,10 @@ def test_a_stop_hits_only_its_own_run(place: Path, control: Path, shell: str) ->
         (control / "stop.new").rename(control / "stop")
         while (control / "stop").exists():
             time.sleep(0.01)
+        for _ in range(2):  # rounds of the loop, each of which writes it anew: it has done what it was told by then
+            round_ = (control / "alive").stat().st_ino
+            while (control / "alive").stat().st_ino == round_:
+                time.sleep(0.01)
         assert run_of(second) == "sleep"
         assert second.poll() is None
         second.signal("kill")
