@@ -19,8 +19,9 @@ _WRITE = 2
 def keep_freed_memory() -> None:
     """From now on memory that is freed is used again, and not given back to the kernel; pieces of 8 MiB and more still are.
 
-    For what allocates frames and packs all day: each piece above 128 kB would else be new pages, zeroed by the kernel. Of a base
-    backup that is 60 % of the page faults and 0.4 s of CPU a gigabyte, a sixteenth of all. Packs are not among it: what is left between them fits none, and the peak would grow with the backup.
+    For what allocates frames all day: each piece above 128 kB would else be new pages, zeroed by the kernel. Of a base backup
+    that is 60 % of the page faults and 0.4 s of CPU a gigabyte, a sixteenth of all. Packs are not among it: what is left between
+    them fits none, and the peak would grow with the backup.
     """
     if (mallopt := _function("mallopt")) is not None:
         mallopt(_MALLOC_ARENA_MAX, 1)  # else each thread keeps its own
