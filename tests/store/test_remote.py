@@ -63,8 +63,8 @@ def unwrapped(server: S3Server, prefix: str, reach: Reach, cloud: Cloud = S3) ->
 
 @pytest.fixture
 def adapter(s3_server: S3Server, s3_prefix: str, proxy: TcpProxy) -> ObstoreStore:
-    """The store behind the proxy without the wrapper that retries."""
-    reach = Reach(endpoint=f"http://127.0.0.1:{proxy.port}", timeout_seconds=1, retry_seconds=20)
+    """The store behind the proxy without the wrapper that retries: nothing here stalls, so it may take its time."""
+    reach = Reach(endpoint=f"http://127.0.0.1:{proxy.port}", timeout_seconds=30, retry_seconds=20)
     return unwrapped(s3_server, s3_prefix, reach)
 
 
