@@ -11,7 +11,7 @@ from typing import Any
 _MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD, _MALLOC_ARENA_MAX = -1, -3, -8
 """Of mallopt(3) of glibc; other C libraries have no such function."""
 _KEPT_BYTES, _OWN_PAGES_BYTES = 1 << 30, 8 << 20
-"""The second is at most 32 MiB: glibc does not take more. Below it are frames; packs and stretches lie above."""
+"""Below the second are frames; packs and stretches lie above."""
 _WRITE = 2
 """SYNC_FILE_RANGE_WRITE."""
 

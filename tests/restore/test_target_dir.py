@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -249,7 +248,11 @@ def test_a_replacement_that_is_killed_while_it_empties_is_unfinished(tmp_path: P
     """pg_control goes first, so that what is left of a cluster is never taken for one."""
     data = make_cluster(tmp_path / "data")
     (data / "base").mkdir(exist_ok=True)
-    with pytest.raises(KeyboardInterrupt), just_before(os.rmdir, lambda _: signal.raise_signal(signal.SIGINT)):
+
+    def interrupts(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), just_before(os.rmdir, interrupts):
         start(data, replace=True)
     assert not (data / "global/pg_control").exists()
     assert (data / "global").is_dir()

@@ -129,6 +129,7 @@ class FolderRunner:
                     hints=["the other container runs `sh obey.sh` with this folder; its log says what became of it"],
                 )
             self._clock.sleep(_POLL_SECONDS)
+        self._heard.answered()
         running.pid = int(said)
         return running
 
@@ -230,6 +231,10 @@ class _Heard:
         self._said = self._read()
         self._at = clock.monotonic()
         self.ever = self.ended = False
+
+    def answered(self) -> None:
+        """They did what they were told: what falls silent from here on was there."""
+        self._at, self.ever = self._clock.monotonic(), True
 
     def silent_seconds(self) -> float:
         """For how long it has been as it is; for ever, once it has `ended`."""
