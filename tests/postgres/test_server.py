@@ -41,15 +41,19 @@ def new_server(
 
 
 class ClockOfStatus(SystemClock):
-    """Its time stands still until *server* says that it is in *status*, and then every deadline has passed."""
+    """Its time stands still until *server* says that it is in *status*, and then every deadline has passed.
+
+    Not for who asks first, and makes a deadline of it: what another container launches may be in *status* by then.
+    """
 
     server: PrivateServer
 
     def __init__(self, status: str) -> None:
-        self.status = status
+        self.status, self.asked = status, False
 
     def monotonic(self) -> float:
-        return 1e9 if self.server.status() == self.status else 0.0
+        first, self.asked = not self.asked, True
+        return 1e9 if not first and self.server.status() == self.status else 0.0
 
 
 def begin_recovery(server: PrivateServer, signal_file: str) -> None:
