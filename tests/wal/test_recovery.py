@@ -23,6 +23,7 @@ from clipper_backup.wal_names import Segment
 from fixtures.cli import DEADLINE_SECONDS, StartCli
 from fixtures.dump import FAULTS
 from fixtures.postgres import private_folder
+from fixtures.server_program import server_program
 from fixtures.wal_server import until
 from fixtures.wal_world import CHILD_ROWS, ROWS, Recovery, World, fetching, hastening, recovering
 
@@ -157,7 +158,9 @@ def without_python(folder: Path) -> str:
 
 
 def without_package(folder: Path) -> str:
-    return f"PYTHONPATH=; {fetching(folder)}"
+    python, *words = server_program()
+    fetch = restore_command([python, "-S", *words, "wal", "fetch", "--restore-folder", folder])  # no site-packages either
+    return f"PYTHONPATH=; {fetch}"
 
 
 def killed(folder: Path) -> str:
