@@ -46,6 +46,7 @@ def test_what_is_so_already_needs_no_watch(cluster: Cluster) -> None:
     assert {call.verb for call in cluster.served.calls} == {"list"}
 
 
+@pytest.mark.soak(over=["seed"])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_wait_survives_drawn_cuts_of_the_stream(cluster: Cluster, seed: int) -> None:
     """Streams cut, forgotten, refused and frozen lists between the steps: the condition is seen all the same."""
@@ -109,6 +110,7 @@ def test_a_410_within_the_stream_lists_anew(cluster: Cluster) -> None:
     assert [call.verb for call in cluster.served.calls].count("list") == 2
 
 
+@pytest.mark.soak(over=["harm"])
 @pytest.mark.parametrize("harm", ["nothing", "freeze list", "freeze watch", "down", "forgets"])
 def test_a_wait_ends_soon_after_its_time_out(cluster: Cluster, harm: str) -> None:
     cluster.create(config_map("state"))

@@ -36,6 +36,7 @@ def test_the_rules_pass_their_tests() -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+@pytest.mark.soak(over=["right", "wrong"])
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

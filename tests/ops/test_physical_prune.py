@@ -393,6 +393,7 @@ class Dying(WrapperStore):
 
 
 @pytest.mark.rule(75)
+@pytest.mark.no_cover
 def test_killed_at_every_call_that_changes_something(store: MemoryStore, clock: SteppedClock) -> None:
     """Whenever it dies, every committed backup has its packs and WAL; a rerun comes to the same end."""
 

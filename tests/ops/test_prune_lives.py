@@ -31,6 +31,8 @@ from fixtures.clocks import SteppedClock
 from fixtures.newer import change_summary
 from fixtures.sweeps import Part, chosen, in_parts
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and others pass its lines
+
 LIVES = range(600)
 NEWER = b'{"schema": 99}'
 

@@ -26,7 +26,7 @@ QUICK = 5
 
 
 @pytest.fixture(params=SHELLS)
-def shell(request: pytest.FixtureRequest) -> str:
+def either_shell(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
@@ -73,8 +73,8 @@ def launch(runner: FolderRunner, place: Path, *words: str) -> Running:
 # -- K11
 
 
-def test_each_run_has_its_own_end_and_log(place: Path, server_folder: Path, shell: str) -> None:
-    with driven(server_folder, 15, shell) as runner:
+def test_each_run_has_its_own_end_and_log(place: Path, server_folder: Path, either_shell: str) -> None:
+    with driven(server_folder, 15, either_shell) as runner:
         script = 'echo "$1" "$0" "$GIVEN"; exit "$1"'
         for status in (0, 3, 126):
             log = place / f"log {status}"
@@ -87,8 +87,8 @@ def test_each_run_has_its_own_end_and_log(place: Path, server_folder: Path, shel
         assert run_to_end(runner, ["nonsense"], log=place / "log", environment={})[0] == 127
 
 
-def test_a_stop_hits_only_its_own_run(place: Path, control: Path, shell: str) -> None:
-    with obeying(control, 15, shell, patience=QUICK), runner_in(control) as runner:
+def test_a_stop_hits_only_its_own_run(place: Path, control: Path, either_shell: str) -> None:
+    with obeying(control, 15, either_shell, patience=QUICK), runner_in(control) as runner:
         first = launch(runner, place, "sleep", "9000")
         first.signal("kill")
         first.wait(DEADLINE_SECONDS)
@@ -111,17 +111,17 @@ def run_of(running: Running) -> str:
     return psutil.Process(running.pid).name()
 
 
-def test_what_was_taken_is_never_taken_again(place: Path, control: Path, shell: str) -> None:
+def test_what_was_taken_is_never_taken_again(place: Path, control: Path, either_shell: str) -> None:
     """Not by a container that is started again, after the first was killed at any point."""
     with runner_in(control) as runner:
-        with obeying(control, 15, shell, patience=QUICK) as loop:
+        with obeying(control, 15, either_shell, patience=QUICK) as loop:
             running = launch(runner, place, "sh", "-c", "echo begun; exec sleep 9000")
             while (place / "log").read_text() != "begun\n":
                 time.sleep(0.01)
             loop.kill()
             loop.wait()
             psutil.Process(running.pid).kill()
-        with obeying(control, 15, shell, patience=QUICK):
+        with obeying(control, 15, either_shell, patience=QUICK):
             again = launch(runner, place, "sh", "-c", "echo again")
             assert again.wait(DEADLINE_SECONDS) == 0
         assert (place / "log").read_text() == "begun\nagain\n"
@@ -130,8 +130,8 @@ def test_what_was_taken_is_never_taken_again(place: Path, control: Path, shell: 
 # -- K12
 
 
-def test_at_the_end_the_server_is_shut_down_and_both_leave(place: Path, control: Path, shell: str) -> None:
-    with obeying(control, 15, shell, patience=QUICK) as loop:
+def test_at_the_end_the_server_is_shut_down_and_both_leave(place: Path, control: Path, either_shell: str) -> None:
+    with obeying(control, 15, either_shell, patience=QUICK) as loop:
         with runner_in(control) as runner:
             server = PrivateServer(place / "it", runner, environment={}, settings=FAST)
             server.initdb(sync=False)
@@ -142,9 +142,9 @@ def test_at_the_end_the_server_is_shut_down_and_both_leave(place: Path, control:
     assert state_of(server) == "shut down"
 
 
-def test_told_to_terminate_it_shuts_the_server_down(place: Path, control: Path, shell: str) -> None:
+def test_told_to_terminate_it_shuts_the_server_down(place: Path, control: Path, either_shell: str) -> None:
     with (
-        obeying(control, 15, shell, patience=QUICK) as loop,
+        obeying(control, 15, either_shell, patience=QUICK) as loop,
         runner_in(control) as runner,
         running_in(runner, place / "it") as it,
     ):
@@ -154,9 +154,9 @@ def test_told_to_terminate_it_shuts_the_server_down(place: Path, control: Path, 
         assert not it.is_running
 
 
-def test_without_its_driver_it_stops_the_server_and_fails(place: Path, control: Path, shell: str) -> None:
+def test_without_its_driver_it_stops_the_server_and_fails(place: Path, control: Path, either_shell: str) -> None:
     """So the Job does not wait for its deadline."""
-    with obeying(control, 15, shell, patience=QUICK) as loop:
+    with obeying(control, 15, either_shell, patience=QUICK) as loop:
         runner = runner_in(control).open()
         with running_in(runner, place / "it") as server:
             pid = server.pid
@@ -167,10 +167,11 @@ def test_without_its_driver_it_stops_the_server_and_fails(place: Path, control: 
         runner.close()
 
 
+@pytest.mark.soak(over=["how"])
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_without_its_container_a_server_has_ended(place: Path, control: Path, shell: str, how: str) -> None:
+def test_without_its_container_a_server_has_ended(place: Path, control: Path, either_shell: str, how: str) -> None:
     with (
-        obeying(control, 15, shell, patience=QUICK) as loop,
+        obeying(control, 15, either_shell, patience=QUICK) as loop,
         runner_in(control) as runner,
         running_in(runner, place / "it") as server,
     ):
@@ -225,29 +226,29 @@ def test_nobody_obeys(control: Path, place: Path) -> None:
     assert (control / "end").exists(), "one that comes later leaves at once"
 
 
-def test_what_an_earlier_one_left_is_no_order(control: Path, place: Path, shell: str) -> None:
+def test_what_an_earlier_one_left_is_no_order(control: Path, place: Path, either_shell: str) -> None:
     for name, content in (("end", ""), ("run", f"x\n{place / 'log'}\ntouch\n{place / 'touched'}\n"), ("driver", "x\n")):
         (control / name).write_text(content)
-    with runner_in(control) as runner, obeying(control, 15, shell, patience=QUICK):
+    with runner_in(control) as runner, obeying(control, 15, either_shell, patience=QUICK):
         runner.prepare(place)
         assert runner.name.startswith("PostgreSQL 15.")
         assert runner.major == 15
     assert not (place / "touched").exists()
 
 
-def test_an_image_without_postgresql_is_told(control: Path, place: Path, shell: str) -> None:
-    with obeying(control, 15, shell, patience=QUICK, environment={"PATH": "/usr/bin:/bin"}), runner_in(control) as runner:
+def test_an_image_without_postgresql_is_told(control: Path, place: Path, either_shell: str) -> None:
+    with obeying(control, 15, either_shell, patience=QUICK, environment={"PATH": "/usr/bin:/bin"}), runner_in(control) as runner:
         with pytest.raises(ToolMissingError, match=r"has no PostgreSQL: .*postgres.*(No such file|not found)"):
             runner.prepare(place)
         with pytest.raises(UsageError, match="nobody has asked yet"):
             _ = runner.major
 
 
-def test_variables_of_libpq_in_the_image_do_not_reach_the_server(control: Path, place: Path, shell: str) -> None:
+def test_variables_of_libpq_in_the_image_do_not_reach_the_server(control: Path, place: Path, either_shell: str) -> None:
     """The official image sets PGDATA."""
     theirs = {"PGDATA": "/nowhere", "PGPORT": "1", "PG_MAJOR": "15", "PGTWO": "a\nb=c"}
     with (
-        obeying(control, 15, shell, patience=QUICK, environment=theirs),
+        obeying(control, 15, either_shell, patience=QUICK, environment=theirs),
         runner_in(control) as runner,
         running_in(runner, place / "it") as server,
     ):
@@ -267,10 +268,10 @@ def test_a_folder_that_is_not_there(server_folder: Path) -> None:
     assert "one user id" in told.value.hints[0]
 
 
-def test_the_loop_of_another_user_says_so(server_folder: Path, shell: str) -> None:
+def test_the_loop_of_another_user_says_so(server_folder: Path, either_shell: str) -> None:
     folder = server_folder / "control-theirs"
     folder.mkdir(mode=0o755 if os.geteuid() == 0 else 0o555)
-    with obeying(folder, 15, shell, patience=QUICK, stderr=subprocess.PIPE) as loop:
+    with obeying(folder, 15, either_shell, patience=QUICK, stderr=subprocess.PIPE) as loop:
         assert loop.wait(DEADLINE_SECONDS) == 1
         assert loop.stderr is not None
         assert f"cannot write to {folder} as user {server_account().uid}" in loop.stderr.read().decode()

@@ -12,6 +12,8 @@ from fixtures.base_repository import days
 from fixtures.long_run import Cluster, LongRun
 from fixtures.sweeps import SOAK
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and others pass its lines
+
 AMPLIFICATION_MAX = 2.5
 
 

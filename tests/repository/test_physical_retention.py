@@ -30,6 +30,7 @@ from fixtures.sweeps import SOAK
 @pytest.mark.rule(78)
 @settings(max_examples=3000 if SOAK else 60)
 @given(chapters)
+@pytest.mark.no_cover
 def test_prune_after_pitr(history: list[Chapter]) -> None:
     assert World(product).live_through(history) is None
 

@@ -25,6 +25,8 @@ from fixtures.clocks import START
 from fixtures.histories import MUTANTS, SIZE, WINDOW, Chapter, World, by_age, by_names, chapters, product
 from fixtures.sweeps import SOAK
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and others pass its lines
+
 EXAMPLES = 300 if SOAK else 30
 EMPTY = MemoryStore(VirtualClock(START))
 TEMPLATE = summary_of(EMPTY, BackupId.make(START), [])

@@ -27,6 +27,8 @@ from fixtures.base_repository import PARTS, WithoutIntents, days, keys_below, pu
 from fixtures.clocks import START
 from fixtures.sweeps import chosen
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and others pass its lines
+
 GRACE_DAYS = 1.25
 
 

@@ -129,7 +129,7 @@ def test_a_create_whose_answer_got_lost_is_ours(far: Far, proxy: TcpProxy, how: 
     assert proxy.struck == 1
 
 
-@pytest.mark.soak(over=["far"])
+@pytest.mark.soak(over=["far", "name"])
 @pytest.mark.parametrize("name", CALLS)
 def test_every_call_outlives_an_outage(far: Far, proxy: TcpProxy, name: str) -> None:
     far.direct.put("k", b"x")
@@ -200,7 +200,7 @@ UNWILLING = {
 }
 
 
-@pytest.mark.soak(over=["any_far"])
+@pytest.mark.soak(over=["any_far", "name"])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_store_that_is_unwilling_now_and_then_is_asked_again(any_far: Far, name: str) -> None:
     any_far.direct.put("k", b"x")
@@ -248,7 +248,7 @@ def denied_from(number_of_writes: int) -> Judge:
     return judge
 
 
-@pytest.mark.soak(over=["any_far"])
+@pytest.mark.soak(over=["any_far", "number"])
 @pytest.mark.parametrize("number", [1, 2, 4, 6])
 def test_a_right_that_is_lost_half_way_leaves_what_was_there(any_far: Far, number: int) -> None:
     any_far.direct.put("k", b"before")
@@ -264,7 +264,7 @@ def test_a_right_that_is_lost_half_way_leaves_what_was_there(any_far: Far, numbe
 READS: dict[str, Callable[[Store], object]] = {name: CALLS[name] for name in ("get", "get_stream", "get_ranges", "head", "list")}
 
 
-@pytest.mark.soak(over=["any_far"])
+@pytest.mark.soak(over=["any_far", "name"])
 @pytest.mark.parametrize("name", READS)
 def test_a_right_to_read_that_is_lost_is_said(any_far: Far, name: str) -> None:
     any_far.direct.put("k", b"x")

@@ -197,6 +197,7 @@ def test_the_parts_of_a_written_stream_are_sent_again(proxy: TcpProxy, proxied: 
     assert proxy.struck == 2
 
 
+@pytest.mark.soak(over=["how", "passing_bytes"])
 @pytest.mark.parametrize("how", ["reset", "close", "stall"])
 @pytest.mark.parametrize("passing_bytes", [0, 300])
 @pytest.mark.parametrize("before", [None, b"another"])
@@ -253,6 +254,7 @@ def test_a_create_whose_answer_got_lost_is_ours(proxy: TcpProxy, proxied: Store,
     assert proxy.struck == 1
 
 
+@pytest.mark.soak(over=["name"])
 @pytest.mark.parametrize("name", CALLS)
 def test_every_call_outlives_an_outage(proxy: TcpProxy, proxied: Store, direct: Store, name: str) -> None:
     direct.put("k", b"x")
