@@ -212,7 +212,7 @@ def note_check(case: Case, recipient: str, *, days_ago: int) -> None:
     (case.folder / "key-checks" / recipient).write_bytes(encode(mark))
 
 
-@breaks("key check", YELLOW, "opened a dump 31 d")
+@breaks("key check", YELLOW, "opened the newest backups 31 d")
 def the_key_was_tried_a_month_ago(case: Case) -> Mapping[str, str]:
     ours = Identity.make().recipient
     settings = seal_newest(case, ours)

@@ -253,7 +253,7 @@ def _key_check(here: Surroundings) -> Finding:
     if never:
         return yellow(f"no check of {never[0]} is recorded")
     recipient, moment = min(moments.items(), key=lambda each: each[1])
-    text = f"{recipient} opened the newest {show_seconds(max(0.0, (status.now - moment).total_seconds()))} ago"
+    text = f"{recipient} opened the newest backups {show_seconds(max(0.0, (status.now - moment).total_seconds()))} ago"
     return yellow(text) if status.now - moment > _CHECKED_LONG_AGO else green(text)
 
 
