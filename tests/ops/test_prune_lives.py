@@ -34,6 +34,8 @@ from fixtures.sweeps import Part, chosen, in_parts
 pytestmark = pytest.mark.no_cover  # measuring doubles its time, and others pass its lines
 
 LIVES = range(600)
+FOUND = (314,)
+"""Lives that once ended in an error. Of 314: what was handed on to a backup before it could not be handed on by it."""
 NEWER = b'{"schema": 99}'
 
 
@@ -124,7 +126,7 @@ class Life:
 @in_parts(3)
 def test_no_plan_contradicts_its_proof_whatever_was_lost(part: Part) -> None:
     shrunk = 0
-    for seed in chosen(LIVES, 6, part):
+    for seed in [*FOUND, *chosen(LIVES, 6, part)]:
         life = Life(seed)
         life.live()
         life.lose()

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from clipper_backup.errors import ClipperError
 from clipper_backup.format.base_documents import PruneRecord
+from clipper_backup.format.documents import NewerError
 from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
 from clipper_backup.ops.physical_plan import (
     WHY_ANNOUNCED,
@@ -122,10 +123,14 @@ def _remove_backups(work: Work, lease: Lease, state: PackState, planned: Physica
     """Remove what the plan lets go, and no other; returned is what became of each."""
     proven, items = permitting(work, removal), []
     for item in planned.items:
-        committed = state.base.intents.folders[item.backup_id].committed
-        rest = item.backup_id in removal.backups
-        held = not item.keep and committed and not base_prune.remove_backup(proven, item.backup_id, lease.check, rest=rest)
-        items.append(replace(item, keep=True, reason="held") if held else item)
+        why = None
+        if not item.keep and state.base.intents.folders[item.backup_id].committed:
+            rest = item.backup_id in removal.backups
+            try:
+                why = None if base_prune.remove_backup(proven, item.backup_id, lease.check, rest=rest) else "held"
+            except NewerError as error:  # its mark says more since one that was removed before it handed on what it knew
+                why = error.message
+        items.append(item if why is None else replace(item, keep=True, reason=why))
     removed = set(base_prune.remove_unfinished(proven, lease.check, removal.backups))
     return [_as_it_went(item, removed) for item in items]
 
