@@ -1,5 +1,6 @@
 """Files of a base backup as they are written: in what order they become durable, and what is refused."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from clipper_backup.postgres.account import Account
 from clipper_backup.values import BackupId
 from fixtures.moments import just_before
 
+PAGE_BYTES = mmap.PAGESIZE
 US = Account("us", os.geteuid(), os.getegid())
 RUN = BackupId.parse("20261122-020000-7f3a9c2e")
 HOW = {"mode": 0o600, "uid": 0, "gid": 0, "mtime_ns": 0}
@@ -133,6 +135,51 @@ def test_the_marker_of_an_earlier_restore_in_a_backup_is_left_out(places: Places
     backed_up = [File(path=MARKER, size_bytes=3, **HOW, **small(7)), *entries()]  # type: ignore[arg-type] # a mapping of fields
     FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES).write(backed_up)
     assert (places.data / MARKER).read_bytes() == b""
+
+
+def is_cached(path: Path) -> bool:
+    """Whether its first page lies in the page cache: it would be read without waiting for the disk."""
+    with path.open("rb") as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(PAGE_BYTES)], 0, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False
+
+
+def goes_past_it(folder: Path) -> bool:
+    """Whether the file system of *folder* writes past the page cache: some (tmpfs) have nothing else, some say so with EINVAL."""
+    path, block = folder / "tried", mmap.mmap(-1, PAGE_BYTES)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_DIRECT)
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, block)
+    finally:
+        os.close(descriptor)
+    return not is_cached(path)
+
+
+def test_what_is_large_goes_past_the_page_cache(places: Places, tmp_path: Path) -> None:
+    FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES).write(entries())
+    assert is_cached(places.data / "base/1") != goes_past_it(tmp_path)
+    assert is_cached(places.data / "pg_tblspc/16384/PG_15_1/2"), "what is small does not"
+
+
+class OffBlocks(Stored):
+    """Its stretches lie in memory as O_DIRECT does not take it."""
+
+    def stretch(self, reference: Reference, size_bytes: int, room: memoryview) -> memoryview:
+        content = memoryview(bytearray(size_bytes + 1))[1:]
+        content[:] = super().stretch(reference, size_bytes, room)
+        return content
+
+
+def test_what_direct_writes_refuse_goes_through_it(places: Places) -> None:
+    FileWriter(places, OffBlocks(), lambda _: None, STRETCH_BYTES).write(entries())
+    content = (places.data / "base/1").read_bytes()
+    assert (content.count(b"\1"), content[STRETCH_BYTES:]) == (STRETCH_BYTES, b"\2" * 10)
+    assert is_cached(places.data / "base/1")
 
 
 def test_damage_ends_it_without_pg_control(places: Places) -> None:
