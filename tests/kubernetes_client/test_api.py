@@ -90,6 +90,13 @@ def test_a_log_is_read(cluster: Cluster) -> None:
         api.log("q")
 
 
+@pytest.mark.parametrize("said", ['{"level": "info"}\n', "42\n", "null\n", "true"])
+def test_a_log_that_is_json_stays_a_text(cluster: Cluster, said: str) -> None:
+    cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}})
+    cluster.served.logs[NAMESPACE, "p", "c"] = said
+    assert cluster.api().log("p", container="c") == said
+
+
 def test_version_and_rights_are_asked(cluster: Cluster) -> None:
     api = cluster.api()
     assert api.version()[:2] == (1, 36)

@@ -51,6 +51,41 @@ def test_an_object_of_an_earlier_run_is_ours_only_where_that_is_said(cluster: Cl
             api.create(CONFIG_MAPS, ours(run), resumed=resumed)
 
 
+def test_an_object_of_ours_that_is_being_deleted_is_not_taken_for_made(cluster: Cluster) -> None:
+    held = ours()
+    held["metadata"]["finalizers"] = ["example.com/held"]
+    api = cluster.api()
+    api.create(CONFIG_MAPS, held)
+    api.delete(CONFIG_MAPS, "state")
+    with pytest.raises(ObjectExistsError, match="exists already"):
+        api.create(CONFIG_MAPS, ours(), resumed=True)
+
+
+def test_what_the_server_leaves_out_of_ours_does_not_make_it_anothers(cluster: Cluster) -> None:
+    """The API server keeps no empty map and no null."""
+    api = cluster.api()
+    api.create(CONFIG_MAPS, ours())
+    sent = ours() | {"binaryData": {}, "immutable": None}
+    assert api.create(CONFIG_MAPS, sent, resumed=True)["data"] == {"step": "1"}
+    with pytest.raises(ObjectExistsError):
+        api.create(CONFIG_MAPS, ours() | {"data": {"step": "1", "more": "x"}}, resumed=True)
+
+
+@pytest.mark.parametrize("meddled", [False, True])
+def test_a_patch_of_a_version_whose_answer_was_lost_is_no_conflict_with_itself(cluster: Cluster, *, meddled: bool) -> None:
+    api = cluster.api()
+    seen = api.create(CONFIG_MAPS, ours())["metadata"]["resourceVersion"]
+    if meddled:
+        api.patch(CONFIG_MAPS, "state", {"data": {"step": "9"}})
+    cluster.fail("patch", CONFIG_MAPS, "lost")
+    patch: Object = {"metadata": {"resourceVersion": seen}, "data": {"step": "2", "gone": None}}
+    if meddled:
+        with pytest.raises(ConflictError, match="has been modified"):
+            api.patch(CONFIG_MAPS, "state", patch)
+    else:
+        assert api.patch(CONFIG_MAPS, "state", patch)["data"] == {"step": "2"}
+
+
 @pytest.mark.parametrize("answer", ["lost", "cut", 503], ids=str)
 def test_a_delete_and_a_patch_may_be_sent_twice(cluster: Cluster, answer: int | str) -> None:
     api = cluster.api()

@@ -1,8 +1,9 @@
 """The verbs of the Kubernetes API that our commands use, on objects as they are: dicts, of which nothing is dropped.
 
 Each call is tried again for RETRY_SECONDS while the server is away. That is safe for all of them: names are fixed before
-(K8), an update is a patch of named fields (K9), and a delete that is answered "not there" after an attempt without an answer
-has happened.
+(K8), an update is a patch of named fields (K9), and a refusal that an attempt without an answer may itself have brought about
+("exists", "changed meanwhile", "not there") is compared with what is there. A delete needs its uid for that where something
+makes the name anew.
 """
 
 import random
@@ -13,7 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 from clipper_backup.clock import Clock
-from clipper_backup.errors import ApiUnavailableError, KubernetesError, MissingError, ObjectExistsError
+from clipper_backup.errors import (
+    ApiUnavailableError,
+    ClipperError,
+    ConflictError,
+    KubernetesError,
+    MissingError,
+    ObjectExistsError,
+)
 from clipper_backup.kubernetes.errors import GoneError, error_of
 from clipper_backup.kubernetes.resources import ACCESS_REVIEWS, PODS, Resource, path_of
 
@@ -120,30 +128,19 @@ class Api:
 
         ObjectExistsError where the name is taken, by anything but this very object: after an attempt without an answer, or when
         *resumed* says that an earlier run may have made it, one that holds all of *body* is taken for ours. So *body* must have
-        something unique to the run, as its name or an annotation.
+        something unique to the run, as its name or an annotation. One that is being deleted is not taken for ours: it goes.
         """
         name = str(body["metadata"]["name"])
         stated = {"apiVersion": resource.api_version, "kind": resource.kind} | body
-        unanswered = resumed
 
         def attempt() -> Object:
-            nonlocal unanswered
-            try:
-                return self._object(
-                    self._once("POST", "create", resource, None, namespace=namespace, body=stated, told_name=name)
-                )
-            except ApiUnavailableError:
-                unanswered = True
-                raise
-            except ObjectExistsError:
-                if not unanswered:
-                    raise
-                found = self._object(self._once("GET", "get", resource, name, namespace=namespace))
-                if not _holds(found, body):
-                    raise
-                return found
+            return self._object(self._once("POST", "create", resource, None, namespace=namespace, body=stated, told_name=name))
 
-        return self._persist(attempt)
+        def made_before() -> Object | None:
+            found = self._object(self._once("GET", "get", resource, name, namespace=namespace))
+            return found if _holds(found, body) and "deletionTimestamp" not in found["metadata"] else None
+
+        return self._persist_once(attempt, ObjectExistsError, made_before, unanswered=resumed)
 
     def patch(
         self,
@@ -157,20 +154,30 @@ class Api:
     ) -> Object:
         """Change the fields that *body* names (K9), by merge patch (RFC 7386) or strategic merge (no custom resources).
 
-        With `metadata.resourceVersion` in *body*, ConflictError when the object was changed since.
+        With `metadata.resourceVersion` in *body*, ConflictError when the object was changed since, but by an attempt of this
+        very call that got no answer.
         """
-        return self._object(
-            self._call(
-                "PATCH",
-                "patch",
-                resource,
-                name,
-                namespace=namespace,
-                body=body,
-                content_type=_PATCHES[kind],
-                subresource=subresource,
+        about = {key: value for key, value in (body.get("metadata") or {}).items() if key != "resourceVersion"}
+
+        def attempt() -> Object:
+            return self._object(
+                self._once(
+                    "PATCH",
+                    "patch",
+                    resource,
+                    name,
+                    namespace=namespace,
+                    body=body,
+                    content_type=_PATCHES[kind],
+                    subresource=subresource,
+                )
             )
-        )
+
+        def changed_before() -> Object | None:
+            found = self._object(self._once("GET", "get", resource, name, namespace=namespace))
+            return found if _holds(found, body | {"metadata": about}) else None
+
+        return self._persist_once(attempt, ConflictError, changed_before)
 
     def delete(
         self,
@@ -183,39 +190,32 @@ class Api:
     ) -> None:
         """Ask for its end. It may live on until its finalizers are gone: wait for that.
 
-        With *uid*, ConflictError when the object of that name is another one. MissingError where there is none.
+        With *uid*, ConflictError when the object of that name is another one. MissingError where there is none. Without *uid*,
+        an attempt that is repeated for want of an answer deletes what was made under that name meanwhile.
         """
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if propagation is not None:
             options["propagationPolicy"] = propagation
         if uid is not None:
             options["preconditions"] = {"uid": uid}
-        unanswered = False
 
-        def attempt() -> None:
-            nonlocal unanswered
-            try:
-                self._once("DELETE", "delete", resource, name, namespace=namespace, body=options)
-            except ApiUnavailableError:
-                unanswered = True
-                raise
-            except MissingError:
-                if not unanswered:
-                    raise
+        def attempt() -> bool:
+            self._once("DELETE", "delete", resource, name, namespace=namespace, body=options)
+            return True
 
-        self._persist(attempt)
+        self._persist_once(attempt, MissingError, lambda: True)
 
     def log(self, pod: str, *, container: str | None = None, namespace: str | None = None, tail_lines: int | None = None) -> str:
         """What the container wrote so far, or its last *tail_lines*."""
         params = {} if container is None else {"container": container}
         if tail_lines is not None:
             params["tailLines"] = str(tail_lines)
-        said = self._call("GET", "get", PODS, pod, namespace=namespace, subresource="log", params=params).body
-        return said if isinstance(said, str) else str(said)
+        return str(self._call("GET", "get", PODS, pod, namespace=namespace, subresource="log", params=params).body)
 
     def version(self) -> Version:
         """Of the control plane."""
-        said = self._persist(lambda: self._answer(self._transport.request("GET", "/version"), "get", _VERSION, None, "")).body
+        answer = self._persist(lambda: self._answer(self._transport.request("GET", "/version"), "get", _VERSION, None, ""))
+        said = self._object(answer)
         numbers = [re.match(r"\d+", str(said.get(key, ""))) for key in ("major", "minor")]
         if not all(numbers):
             raise KubernetesError(f"the Kubernetes API says no version: {said}")
@@ -311,6 +311,29 @@ class Api:
             raise KubernetesError(f"the Kubernetes API says something that is no object: {str(answer.body)[:200]!r}")
         return answer.body
 
+    def _persist_once(
+        self,
+        attempt: Callable[[], Result],
+        refused: type[ClipperError],
+        done_before: Callable[[], Result | None],
+        *,
+        unanswered: bool = False,
+    ) -> Result:
+        # *refused* may be the doing of an attempt of ours that got no answer: done_before is its outcome, None when it is not
+        def judged() -> Result:
+            nonlocal unanswered
+            try:
+                return attempt()
+            except ApiUnavailableError:
+                unanswered = True
+                raise
+            except refused:
+                if not unanswered or (done := done_before()) is None:
+                    raise
+                return done
+
+        return self._persist(judged)
+
     def _persist(self, attempt: Callable[[], Result], within_seconds: float | None = None) -> Result:
         patience = self._retry_seconds if within_seconds is None else min(self._retry_seconds, within_seconds)
         begun = self.clock.monotonic()
@@ -328,7 +351,9 @@ class Api:
 
 
 def _holds(found: Any, sent: Any) -> bool:
-    """Whether *found* has all that was *sent*; the server adds defaults, and takes nothing away."""
+    """Whether *found* has all that was *sent*: the server adds defaults, and leaves out what is null or empty."""
+    if found is None:
+        return sent is None or sent in ("", [], {})
     if isinstance(sent, dict):
         return isinstance(found, dict) and all(_holds(found.get(key), value) for key, value in sent.items())
     if isinstance(sent, list):

@@ -9,7 +9,7 @@ import json
 import os
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ _EXEC_GROUP = "client.authentication.k8s.io/"
 
 
 class Answer(NamedTuple):
-    """What the server said; *body* is the JSON, or the text where it was none."""
+    """What the server said; *body* is the JSON, or the text where it is said to be none."""
 
     status: int
     body: Any
@@ -70,7 +70,7 @@ class Transport:
             answer = self._client.request(
                 method, path, params=dict(params or {}), content=content, headers=headers, timeout=_timeout(within_seconds)
             )
-        return Answer(answer.status_code, _said(answer.content))
+        return Answer(answer.status_code, _said(answer))
 
     @contextmanager
     def stream(
@@ -90,7 +90,8 @@ class Transport:
                 yield Answer(200, None), self._lines(answer)
             else:
                 with self._translated():
-                    said = _said(answer.read())
+                    answer.read()
+                    said = _said(answer)
                 yield Answer(answer.status_code, said), iter(())
         finally:
             answer.close()
@@ -202,11 +203,12 @@ def _timeout(within_seconds: float | None) -> httpx2.Timeout:
     return httpx2.Timeout(connect=connect, read=answer, write=WRITE_SECONDS, pool=CONNECT_SECONDS)
 
 
-def _said(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return content.decode(errors="replace")
+def _said(answer: httpx2.Response) -> Any:
+    # by what it says it is: a container's log may well be JSON, and is a text all the same
+    if answer.headers.get("Content-Type", "").partition(";")[0].strip() == "application/json":
+        with suppress(ValueError):
+            return json.loads(answer.content)
+    return answer.content.decode(errors="replace")
 
 
 def _is_certificate(error: BaseException) -> bool:
