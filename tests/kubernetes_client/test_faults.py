@@ -174,6 +174,8 @@ def test_what_makes_no_sense_is_told_with_its_causes(cluster: Cluster) -> None:
         (400, {"message": "no"}, UsageError),
         (401, {"message": "Unauthorized"}, AccessError),
         (403, {"message": "no"}, AccessError),
+        (403, {"reason": "Forbidden", "message": 'pods "p" is forbidden: User "u" cannot get resource "pods"'}, AccessError),
+        (403, {"reason": "Forbidden", "message": 'jobs.batch "j" is forbidden: exceeded quota: q'}, KubernetesError),
         (404, "404 page not found\n", MissingError),
         (404, {"message": "not found"}, MissingError),
         (409, {"reason": "AlreadyExists"}, ObjectExistsError),

@@ -46,6 +46,12 @@ def error_of(
             f"the Kubernetes API refuses the login: {who}: {said}",
             hints=["its token has expired or is another cluster's: log in anew, or mount the account's token"],
         )
+    if status == 403 and reason == "Forbidden" and " cannot " not in said:
+        # a lacking right is always told as `User "x" cannot …`: this is a quota, an admission policy, a namespace that ends
+        return KubernetesError(
+            f"Kubernetes refuses to {verb} {what}{where}: {said}",
+            hints=["no right is lacking: a quota, an admission policy or the namespace's own end refuses it"],
+        )
     if status == 403:
         return AccessError(
             f"Kubernetes refuses to {verb} {what}{where} as {who}: {said}",
