@@ -13,6 +13,7 @@ import pytest
 
 from clipper_backup.clock import VirtualClock
 from clipper_backup.errors import ClipperError, IntegrityError, UsageError
+from clipper_backup.ops.restore.recovery import write_synced
 from clipper_backup.ops.restore.saved_wal import save_wal
 from clipper_backup.ops.restore.target_dir import (
     MARKER,
@@ -378,3 +379,38 @@ def test_too_little_space_is_refused(tmp_path: Path) -> None:
     check_space({tmp_path / "not/there/yet": free, tmp_path: 1 << 30}, {tmp_path: 2 << 30})
     (tmp_path / "file").write_bytes(bytes(100_000))
     assert size_of([tmp_path])[tmp_path] >= 100_000
+
+
+# -- what the account put there while we, perhaps as root, work in its folders
+
+
+def test_what_is_written_goes_through_no_link_that_lies_there(tmp_path: Path) -> None:
+    data, victim = tmp_path / "data", tmp_path / "victim"
+    data.mkdir()
+    victim.write_text("another's")
+    for name in (f"{MARKER}.new", "backup_label"):
+        (data / name).symlink_to(victim)
+    write_synced(data / "backup_label", b"ours", US)
+    begin(data, US, Found("empty"), [], version=VERSION, backup="it", saved=None)
+    assert victim.read_text() == "another's"
+    assert (data / MARKER).is_file()
+    assert not (data / MARKER).is_symlink()
+
+
+def test_a_file_keeps_its_content_where_its_other_name_is_written_anew(tmp_path: Path) -> None:
+    """A hard link is no link to open(2): it is taken away, not written through."""
+    (tmp_path / "victim").write_text("another's")
+    (tmp_path / "backup_label").hardlink_to(tmp_path / "victim")
+    write_synced(tmp_path / "backup_label", b"ours", US)
+    assert ((tmp_path / "victim").read_text(), (tmp_path / "backup_label").read_text()) == ("another's", "ours")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another user")
+def test_a_link_is_given_away_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    account = Account("theirs", 12345, 12346)
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "socket").symlink_to(tmp_path / "victim")
+    account.own(tmp_path / "socket")
+    with account.create(tmp_path / "made"):
+        owners = [((tmp_path / name).lstat().st_uid, (tmp_path / name).lstat().st_gid) for name in ("victim", "socket", "made")]
+    assert owners == [(0, 0), (12345, 12346), (12345, 12346)]

@@ -37,10 +37,24 @@ class Account:
         """Whether it is the account this process runs under."""
         return self.uid == os.geteuid()
 
-    def own(self, path: Path) -> None:
-        """Make it the owner of *path*; nothing to do for our own account."""
-        if not self.is_ours:
-            os.chown(path, self.uid, self.gid)
+    def own(self, path: Path | int) -> None:
+        """Make it the owner of *path*, or of what is open as that descriptor; nothing to do for our own account.
+
+        Of a link, never of what it leads to: as root we work in folders where the account may have put one meanwhile.
+        """
+        if self.is_ours:
+            return
+        if isinstance(path, int):
+            os.fchown(path, self.uid, self.gid)
+        else:
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+    def create(self, path: Path) -> IO[bytes]:
+        """Open a new file of its own, for it alone, in place of what *path* names, and never through a link that is there."""
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.own(descriptor)
+        return os.fdopen(descriptor, "wb")
 
 
 def server_account() -> Account:

@@ -264,7 +264,7 @@ class PrivateServer:
     def _prepare(self) -> Runner:
         """Make what has to be there before any of its programs runs; return who runs them."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._account.own(self.directory)
+        self._account.own(self.directory.resolve())  # whoever named it may have named a link
         if self._socket_folder is None:
             self._socket_folder = _make_socket_folder(self.directory)
             self._account.own(self._socket_folder)
@@ -309,7 +309,7 @@ def _password_file(folder: Path, account: Account, password: Secret | None) -> I
     try:
         with os.fdopen(handle, "w") as file:
             file.write(password.reveal())
-        account.own(Path(name))
+            account.own(file.fileno())
         yield ["--pwfile", name]
     finally:
         Path(name).unlink()

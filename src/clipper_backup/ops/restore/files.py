@@ -131,8 +131,12 @@ class FileWriter:
                     path.mkdir()
                 except FileExistsError:  # PGDATA itself, or a volume that `clear` let stay: a file system of its own
                     self._mounted.add(path)
-                path.chmod(_mode(entry) | 0o100)
-                self._places.account.own(path)
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.fchmod(descriptor, _mode(entry) | 0o100)
+                    self._places.account.own(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def _begin_file(self, crew: Crew, entry: File) -> None:
         """Create it with its size, and give its content to the crew."""
@@ -146,9 +150,9 @@ class FileWriter:
             try:
                 os.truncate(descriptor, entry.size_bytes)
                 os.fchmod(descriptor, _mode(entry))
+                self._places.account.own(descriptor)
             finally:
                 os.close(descriptor)
-            self._places.account.own(path)
         if entry.small is not None:
             self._batch.append(entry)
             self._batch_bytes += entry.size_bytes

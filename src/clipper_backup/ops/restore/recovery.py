@@ -165,9 +165,8 @@ def _lines_of(tablespace_map: bytes) -> list[tuple[int, bytes]]:
 
 def write_synced(path: Path, content: bytes, account: Account, *, mode: int = 0o600) -> None:
     """Write a file durably but for its name: the caller syncs the folder."""
-    with path.open("wb") as file:
+    with account.create(path) as file:
         file.write(content)
         file.flush()
         os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
-    account.own(path)

@@ -37,6 +37,6 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """The restore folder: plan, links, log, what is saved; for its owner alone, outside PGDATA."""
+        """The restore folder: plan, links, log, what is saved; for its owner alone, outside PGDATA; by its real path."""
         data = self.data
-        return self.work_dir.expanduser().resolve() if self.work_dir else data.with_name(f"{data.name}.clipper-restore")
+        return (self.work_dir.expanduser() if self.work_dir else data.with_name(f"{data.name}.clipper-restore")).resolve()

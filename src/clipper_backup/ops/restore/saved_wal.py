@@ -225,8 +225,7 @@ def copy_synced(source: Path, target: Path, account: Account) -> None:
         read = source.open("rb")
     except OSError as error:
         raise UnreadableError.of(source, error) from error
-    with read, os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as written:
+    with read, account.create(target) as written:
         shutil.copyfileobj(_Source(source, read), written, _COPY_BYTES)
         written.flush()
         os.fsync(written.fileno())
-    account.own(target)

@@ -426,10 +426,10 @@ def begin(
 def _mark(folder: Path, text: str, account: Account) -> None:
     """Put a marker into *folder*, whole and durably."""
     temporary = folder / _NEW_MARKER
-    temporary.write_text(text)
-    with temporary.open("rb") as file:
+    with account.create(temporary) as file:
+        file.write(text.encode())
+        file.flush()
         os.fsync(file.fileno())
-    account.own(temporary)
     temporary.replace(folder / MARKER)
     sync_folder(folder)
 
