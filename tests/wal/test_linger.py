@@ -172,6 +172,28 @@ def test_what_is_wrong_is_told_once_and_cured_without_a_restart(
         assert (pod.handshake / "alive").exists()
 
 
+def test_what_was_mended_and_comes_back_is_told_again(pod: Pod) -> None:
+    """Days may lie between: who reads the log of today must find it."""
+    requests = pod.handshake / "requests"
+
+    def spoil() -> None:
+        if requests.is_dir():
+            requests.rename(pod.folder / "away")
+        requests.touch()  # a file, where the handshake needs a folder
+
+    spoil()
+    with pod.archiving():
+        for times in (1, 2):
+            pod.until(lambda times=times: len(pod.told()) == times)  # type: ignore[misc]
+            requests.unlink()
+            path = pod.server.write(times)
+            pod.until(lambda path=path: path.name in pod.segments())  # type: ignore[misc]
+            if times == 1:
+                spoil()
+    first, second = pod.told()
+    assert first == second
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to another user")
 def test_another_users_data_folder_is_told_with_both_numbers() -> None:
     with private_folder() as folder:

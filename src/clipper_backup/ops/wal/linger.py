@@ -15,7 +15,7 @@ from clipper_backup.clock import Clock
 from clipper_backup.config import Settings
 from clipper_backup.errors import AccessError, ClipperError, IncompleteError, MissingError
 from clipper_backup.ops.events import Emit, Warned
-from clipper_backup.ops.wal.archive import ready_files, run_archiver
+from clipper_backup.ops.wal.archive import Unstored, ready_files, run_archiver
 from clipper_backup.ops.wal.times import keeping_times
 from clipper_backup.ops.work import open_work
 from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder
@@ -73,12 +73,12 @@ def keep_archiving(
     archiver = _Archiver(read_settings, clock, emit, handshake, lingering)
     told, seconds = "", _AGAIN_SECONDS
     while not lingering.over.is_set():
+        archiver.works = False
         try:
             archiver.run()
-            told = ""
         except Exception as error:  # noqa: BLE001  whatever it is: ending would make the Pod unready, and archive no more
             known = error if isinstance(error, ClipperError) else ClipperError(f"internal error: {type(error).__name__}: {error}")
-            if known.message != told:
+            if archiver.works or known.message != told:  # what was mended and came back is told again
                 told = known.message
                 emit(Warned(f"nothing is archived, it is tried again: {told}", known.hints))
             seconds = _SOON_SECONDS if isinstance(known, MissingError) else _AGAIN_SECONDS
@@ -95,6 +95,8 @@ class _Archiver:
         self._read_settings, self._clock, self._emit = read_settings, clock, emit
         self._handshake, self._lingering = handshake, lingering
         self._pgdata: Path | None = None
+        self.works = False
+        """Whether it came so far as to look at what there is to archive."""
 
     def run(self) -> None:
         """Until it is over, or cannot work."""
@@ -116,8 +118,12 @@ class _Archiver:
                 pgdata,
                 self._handshake,
                 self._lingering.over,
-                looked=lambda unstored: self._lingering.look(pgdata, unstored),
+                looked=self._looked,
             )
+
+    def _looked(self, unstored: Unstored) -> None:
+        self.works = True
+        self._lingering.look(self._pgdata, unstored)
 
     def wait(self, seconds: int) -> None:
         """Before the next try."""
