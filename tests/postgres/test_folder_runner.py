@@ -244,6 +244,20 @@ def test_an_image_without_postgresql_is_told(control: Path, place: Path, either_
             _ = runner.major
 
 
+def test_a_log_that_the_other_container_cannot_write_is_told_and_ends_nothing(
+    control: Path, place: Path, either_shell: str
+) -> None:
+    with obeying(control, 15, either_shell, patience=QUICK, stderr=subprocess.PIPE) as loop:
+        with runner_in(control) as runner:
+            nowhere = place / "not there" / "log"
+            status, printed = run_to_end(runner, ["true"], log=nowhere, environment={})
+            assert (status, str(nowhere) in printed, "needs our user id" in printed) == (0, True, True)
+            assert run_to_end(runner, ["echo", "on"], log=place / "log", environment={}) == (0, "on")
+        assert loop.wait(DEADLINE_SECONDS) == 0
+        assert loop.stderr is not None
+        assert f"obey.sh: cannot write to {nowhere} as user {server_account().uid}" in loop.stderr.read().decode()
+
+
 def test_variables_of_libpq_in_the_image_do_not_reach_the_server(control: Path, place: Path, either_shell: str) -> None:
     """The official image sets PGDATA."""
     theirs = {"PGDATA": "/nowhere", "PGPORT": "1", "PG_MAJOR": "15", "PGTWO": "a\nb=c"}

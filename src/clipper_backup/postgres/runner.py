@@ -84,7 +84,11 @@ def run_to_end(runner: Runner, words: Sequence[str], *, log: Path, environment: 
     running = runner.launch(words, log=log, environment=environment)
     try:
         status = running.wait(math.inf)
-        return status, log.read_text(errors="replace").strip() + running.note()
+        try:
+            printed = log.read_text(errors="replace").strip()
+        except FileNotFoundError:  # only whoever runs it elsewhere may not find the place
+            printed = f"{log} could not be written by whoever ran it, who needs our user id, and the folder at this path"
+        return status, printed + running.note()
     except BaseException:
         running.signal("kill")
         raise
