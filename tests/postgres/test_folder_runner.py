@@ -236,6 +236,17 @@ def test_what_an_earlier_one_left_is_no_order(control: Path, place: Path, either
     assert not (place / "touched").exists()
 
 
+def test_what_an_earlier_driver_left_running_is_ended_first(control: Path, place: Path, either_shell: str) -> None:
+    """It was killed, and is started again before the loop has missed it: that server writes into the folder to be restored."""
+    with obeying(control, 15, either_shell, patience=60):
+        earlier = runner_in(control, 60).open()
+        left = launch(earlier, place, "sleep", "9000").pid
+        earlier._closing.set()  # as one that was killed: no `end`
+        with runner_in(control, 60) as runner:
+            until_gone(left)
+            assert run_to_end(runner, ["echo", "on"], log=place / "log", environment={}) == (0, "on")
+
+
 def test_an_image_without_postgresql_is_told(control: Path, place: Path, either_shell: str) -> None:
     with obeying(control, 15, either_shell, patience=QUICK, environment={"PATH": "/usr/bin:/bin"}), runner_in(control) as runner:
         with pytest.raises(ToolMissingError, match=r"has no PostgreSQL: .*postgres.*(No such file|not found)"):

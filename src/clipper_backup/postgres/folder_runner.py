@@ -40,10 +40,15 @@ class FolderRunner:
         self._closing = threading.Event()
         self._beating: threading.Thread | None = None
         self._heard = _Heard(self._folder / "alive", clock)
+        self._began = clock.monotonic()
 
     def open(self) -> Self:
-        """Let the other side know of us, and begin with nothing of an earlier one. UsageError when the folder cannot be used."""
+        """Let the other side know of us, and begin with nothing of an earlier one. UsageError when the folder cannot be used.
+
+        What an earlier driver left running is killed: it writes where we are about to. ServerError when it does not end.
+        """
         try:
+            self._end_earlier()
             for name in ("run", "taken", "pid", "stop", "stopping", "exited", "end"):
                 (self._folder / name).unlink(missing_ok=True)
             self._beat()
@@ -169,6 +174,19 @@ class FolderRunner:
         return status
 
     # -- inside
+
+    def _end_earlier(self) -> None:
+        with suppress(FileNotFoundError):
+            run_id, _, _ = (self._folder / "pid").read_text().partition(" ")
+            self._beat()  # it would leave while we wait, having heard of nobody
+            self.say_stop(run_id, "kill")
+            while self.read("exited", run_id) is None and self._heard.silent_seconds() <= self._patience:
+                if self._clock.monotonic() - self._began > _COMING * self._patience:
+                    raise ServerError(
+                        f"what an earlier restore runs by {self._folder} does not end",
+                        hints=["end its container, or give both another folder"],
+                    )
+                self._clock.sleep(_POLL_SECONDS)
 
     def _put(self, name: str, content: str) -> None:
         new = self._folder / f"{name}.ours"
