@@ -43,7 +43,7 @@ from fixtures.cli import RunCli
 from fixtures.keys import make_keys, opening, sealed_to
 from fixtures.verified import DAY, LaterClock, Taken, flip, report_of, taken_by
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.3)
 
 
 @pytest.fixture(scope="module")

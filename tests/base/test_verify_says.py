@@ -41,7 +41,7 @@ from fixtures.base import Cluster, backed_up, work_for
 from fixtures.keys import make_keys, opening
 from fixtures.verified import DAY, LaterClock, Taken, flip, report_of, taken_by
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.3)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 """Help pages as agreed (golden files), and what the program says to words it does not know."""
 
+import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +12,9 @@ import pytest
 
 from clipper_backup.cli.app import COMMANDS, make_app
 from clipper_backup.config import DECLARED
-from fixtures.cli import SAMPLE, Outcome, RunCli, RunOnTerminal
+from fixtures.cli import SAMPLE, Outcome, RunCli, RunOnTerminal, environment
 from fixtures.golden import Golden
+from fixtures.sweeps import chosen
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -25,12 +29,44 @@ def every_command(app: cyclopts.App, words: tuple[str, ...] = ()) -> Iterator[tu
 ALL = sorted(every_command(make_app()))
 
 
+PAGES = """
+import os, pkgutil, sys, tempfile
+from clipper_backup import cli
+for module in pkgutil.iter_modules(cli.__path__, "clipper_backup.cli."):
+    __import__(module.name)
+for line in sys.argv[1:]:
+    with tempfile.TemporaryFile() as said:
+        if (child := os.fork()) == 0:
+            os.dup2(said.fileno(), 1)
+            cli.main.main([*line.split(), "--help"])
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        print(repr((code, said.read().decode())))
+"""
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[tuple[str, ...], str]:
+    """The page of each command. One start for all: each is a process of its own, made when the program was imported."""
+    lines = [" ".join(words) for words in ALL]
+    printed = subprocess.run([sys.executable, "-c", PAGES, *lines], capture_output=True, text=True, check=True, env=environment())
+    assert printed.stderr == ""
+    outcomes = [ast.literal_eval(line) for line in printed.stdout.splitlines()]
+    assert {code for code, _ in outcomes} == {0}
+    return dict(zip(ALL, (page for _, page in outcomes), strict=True))
+
+
 @pytest.mark.parametrize("words", ALL, ids=lambda words: " ".join(words) or "alone")
-def test_help_is_as_agreed(words: tuple[str, ...], run_cli: RunCli, golden: Golden) -> None:
-    outcome = run_cli(*words, "--help", check=True)
-    assert outcome.stderr == ""
-    assert max(len(line) for line in outcome.stdout.splitlines()) <= 100
-    golden(GOLDEN / f"{'-'.join(('help', *words))}.txt", outcome.stdout)
+def test_help_is_as_agreed(words: tuple[str, ...], pages: dict[tuple[str, ...], str], golden: Golden) -> None:
+    assert max(len(line) for line in pages[words].splitlines()) <= 100
+    golden(GOLDEN / f"{'-'.join(('help', *words))}.txt", pages[words])
+
+
+@pytest.mark.soak
+def test_a_start_of_its_own_shows_the_same(pages: dict[tuple[str, ...], str], run_cli: RunCli) -> None:
+    for words in chosen(ALL, 1):
+        outcome = run_cli(*words, "--help", check=True)
+        assert (outcome.stdout, outcome.stderr) == (pages[words], "")
 
 
 def test_no_golden_page_is_left_of_a_command_that_is_gone(request: pytest.FixtureRequest) -> None:

@@ -64,7 +64,7 @@ def place(page: Path, request: pytest.FixtureRequest, local_place: StorePlace) -
     return place_in(request, BUCKETS[page.stem][0])
 
 
-@pytest.mark.soak(share=0.5)
+@pytest.mark.soak(share=0.3)
 @by_name
 def test_commands_do_what_the_page_says(page: Path, place: StorePlace, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if page.stem in BUCKETS:

@@ -14,7 +14,7 @@ from fixtures.dump import FAULTS, Site, check_told, ended, halted, let_time_pass
 from fixtures.gcs import GcsServer, owner
 from fixtures.stores import StorePlace
 
-pytestmark = pytest.mark.soak(share=0.25)
+pytestmark = pytest.mark.soak(share=0.15)
 
 QUICK = ("bucket", "check", "--objects", "20", "--size", "9MiB")
 PROVIDED = ("versioning", "encryption", "lifecycle rules")

@@ -17,7 +17,7 @@ from fixtures.keys import Key, opening
 from fixtures.oracle import content_now
 from fixtures.postgres import server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.25)
+pytestmark = pytest.mark.soak(share=0.15)
 
 PLAIN = ("backup.json", "backup.json.sig", "intent")
 

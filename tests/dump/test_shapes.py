@@ -24,7 +24,7 @@ from fixtures.oracle import content_now, settings_for, work_for
 from fixtures.postgres import client_environment, fresh_database, running_server, server_binaries, sql
 from fixtures.stores import StorePlace
 
-pytestmark = pytest.mark.soak(share=0.25)
+pytestmark = pytest.mark.soak(share=0.15)
 
 NASTY_NAMES = (
     "with space",

@@ -10,7 +10,7 @@ from clipper_backup.format.sealing import Identity
 from fixtures.dump import FAULTS, Site, begun_dumps, check_told, committed_dumps, ended
 from fixtures.postgres import server_binaries, sql
 
-pytestmark = pytest.mark.soak(share=0.25)
+pytestmark = pytest.mark.soak(share=0.15)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

@@ -25,7 +25,7 @@ from fixtures.sweeps import SOAK
 MIB = 1 << 20
 pytestmark = [
     pytest.mark.skipif(not can_run_our_program(), reason="the server's user may not read our Python"),
-    pytest.mark.soak(share=0.3),
+    pytest.mark.soak(share=0.2),
 ]
 
 

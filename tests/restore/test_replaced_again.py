@@ -23,7 +23,7 @@ from fixtures.postgres import connect, sql
 from fixtures.restore import switch
 from fixtures.wal_archive import MIB, MadeArchive
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.3)
 
 
 def numbers_of(connection: psycopg.Connection) -> list[int]:

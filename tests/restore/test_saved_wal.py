@@ -31,7 +31,7 @@ from fixtures.moments import just_before
 from fixtures.postgres import sql
 from fixtures.restore import switch
 
-pytestmark = pytest.mark.soak(share=0.5)
+pytestmark = pytest.mark.soak(share=0.3)
 
 
 @contextmanager
