@@ -127,6 +127,22 @@ def test_what_was_taken_is_never_taken_again(place: Path, control: Path, either_
         assert (place / "log").read_text() == "begun\nagain\n"
 
 
+def test_a_container_that_was_started_again_says_what_ended_with_it(place: Path, control: Path, either_shell: str) -> None:
+    """To the driver of then, and to one that begins anew."""
+    with runner_in(control) as runner:
+        with obeying(control, 15, either_shell, patience=QUICK) as loop:
+            running = launch(runner, place, "sleep", "9000")
+            loop.kill()
+            loop.wait()
+            psutil.Process(running.pid).kill()
+        with obeying(control, 15, either_shell, patience=QUICK), runner_in(control) as other:
+            assert launch(other, place, "true").wait(DEADLINE_SECONDS) == 0
+        (control / "exited").unlink()
+        (control / "pid").write_text(f"{running._id} 1\n")  # type: ignore[attr-defined] # of a FolderRunning
+        with obeying(control, 15, either_shell, patience=QUICK):
+            assert running.wait(DEADLINE_SECONDS) == 128 + 9
+
+
 # -- K12
 
 

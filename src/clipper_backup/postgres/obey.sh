@@ -86,6 +86,13 @@ report() {
     id='' child=''
 }
 
+# What ran when this container was last killed ended with it, and nobody else would say so.
+report_earlier() {
+    { read -r earlier _ <"$folder/pid"; } 2>/dev/null || return 0
+    { read -r ended _ <"$folder/exited"; } 2>/dev/null || ended=''
+    [ "$ended" = "$earlier" ] || put exited "$earlier 137"
+}
+
 # All at once, as a power loss would. A postmaster is stopped first: one that forks while it is looked at would leave a
 # child that nobody knows of. Each of its children has a session, in which the commands that it runs stay. It is the last
 # to go, so that nothing is left once its end is seen.
@@ -145,6 +152,7 @@ trap 'ending=yes' TERM INT
 tell_time
 beaten=$((now - patience)) seen='' seen_at=$now allowed=$coming
 if [ -e "$folder/driver" ]; then read -r seen <"$folder/driver"; fi
+report_earlier
 while :; do
     beat
     if [ -n "$ending" ] || [ -e "$folder/end" ]; then leave 0; fi
