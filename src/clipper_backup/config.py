@@ -243,6 +243,12 @@ class Settings:
         "how many of the newest good dumps of each database are kept however old they are",
         "age alone must never delete the last good ones",
     )
+    snapshot_retention_days: int = setting(
+        14,
+        integer(1, 36500, "days"),
+        "how many days a volume snapshot is kept; the newest good one stays however old it is",
+        "the source document's two weeks; older ones are what the dumps and base backups are for",
+    )
     pitr_window_days: int = setting(
         7,
         integer(1, 36500, "days"),
@@ -283,8 +289,21 @@ class Settings:
     volume_snapshot_class: str | None = setting(
         None,
         TEXT,
-        "the VolumeSnapshotClass for volume snapshots; this version takes none, so nothing reads it yet",
+        "the VolumeSnapshotClass that volume snapshots are taken with; unset means the cluster's default one",
+        "the classes of infrastructure/k8s/overlays are none's default, for that would decide for other tools too",
         section="Kubernetes",
+    )
+    snapshot_taken_seconds: int = setting(
+        600,
+        integer(1, 86400, "seconds"),
+        "how long to wait until all volume snapshots are taken, which holds a backup open on the server",
+        "a driver takes one in seconds; what takes minutes is a queue or an error",
+    )
+    snapshot_ready_seconds: int = setting(
+        5400,
+        integer(1, 604800, "seconds"),
+        "how long to wait until they are ready to be restored from; the server is not held up by that",
+        "clouds upload a snapshot first; the job's deadline is two hours",
     )
     pghost: str | None = setting(
         None, TEXT, "PostgreSQL's host or socket folder", section="PostgreSQL, with libpq's own names and meaning"

@@ -15,6 +15,7 @@ from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import load
 from clipper_backup.ops.events import ignore
 from clipper_backup.ops.restore.targets import Target
+from clipper_backup.ops.snapshot.verbs import ACCOUNT
 from clipper_backup.ops.work import Work, open_work
 from clipper_backup.postgres.account import server_account
 from clipper_backup.postgres.server import PrivateServer
@@ -26,8 +27,10 @@ from fixtures.base_repository import copy_into, days, make_repository, put_backu
 from fixtures.cli import Outcome, RunCli
 from fixtures.clipper import clipper_database
 from fixtures.docs import ROOT, every_command
+from fixtures.kube_cluster import Cluster as FakeCluster
 from fixtures.postgres import sql
 from fixtures.restore import World, end_left_running, planned, restoring
+from fixtures.snapshots import CLASS, as_account, run_database
 from fixtures.stores import StorePlace
 from fixtures.wal import MadeServer, Pushing
 from fixtures.wal_archive import MIB, segment_name
@@ -152,7 +155,7 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
     found = {command: set().union(*(answered(o.document) for o in outcomes)) for command, outcomes in answers.items()}
     without = {command: {field for field in documented(command) if not field.startswith(PHYSICAL)} for command in found}
     assert found == without, "those of base backups and WAL are asked below"
-    below = {command for command in COMMANDS if command.startswith(("base ", "wal "))}
+    below = {command for command in COMMANDS if command.startswith(("base ", "wal ", "snapshot "))}
     below |= {"settings", "version", "demo", "restore", *ANSWERLESS}
     assert set(COMMANDS) - set(found) == below, "they are asked below"
     told = [line for outcomes in answers.values() for outcome in outcomes for line in outcome.lines]
@@ -214,6 +217,32 @@ def test_the_tables_are_what_base_commands_answer(run_cli: RunCli, archived15: C
     for command, fields in found.items():
         assert fields == documented(command), command
     assert {command for command in COMMANDS if command.startswith("base ")} <= found.keys()
+
+
+def test_the_tables_are_what_snapshot_commands_answer(
+    run_cli: RunCli, archived18: Cluster, local_place: StorePlace, cluster: FakeCluster, tmp_path: Path
+) -> None:
+    run_database(cluster, {"postgres-data": str(archived18.server.data.parent)})
+    as_account(cluster, tmp_path)
+    settings = archived18.settings(**local_place.environment, VOLUME_SNAPSHOT_CLASS=CLASS)
+    found: dict[str, set[str]] = {}
+
+    def ask(command: str, *words: str) -> Any:
+        where = ("--kubeconfig", str(cluster.kubeconfig(ACCOUNT)), "--json")
+        document = run_cli(*command.split(), *words, *where, env=settings, check=True).document
+        found.setdefault(command, set()).update(answered(document))
+        return document
+
+    with archived18.archiving(work_of(settings)):
+        made = ask("snapshot create")
+    run_cli("hold", made["id"], env=settings, check=True)
+    (shown,) = ask("snapshot list")["items"]
+    assert (shown["id"], shown["state"], shown["label"], shown["held"]) == (made["id"], "ready", "needs-wal", True)
+    (kept,) = ask("snapshot prune", "--yes")["items"]
+    assert (kept["keep"], kept["reason"]) == (True, "held")
+    for command, fields in found.items():
+        assert fields == documented(command), command
+    assert {command for command in COMMANDS if command.startswith("snapshot ")} == found.keys()
 
 
 def test_the_table_of_prune_is_what_it_answers(run_cli: RunCli, local_place: StorePlace) -> None:

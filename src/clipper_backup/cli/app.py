@@ -49,6 +49,7 @@ COMMANDS = {
     "dump": "clipper_backup.cli.cmd_dump:app",
     "base": "clipper_backup.cli.cmd_base:app",
     "wal": "clipper_backup.cli.cmd_wal:app",
+    "snapshot": "clipper_backup.cli.cmd_snapshot:app",
     "restore": "clipper_backup.cli.cmd_restore:restore",
     "status": "clipper_backup.cli.cmd_status:status",
     "doctor": "clipper_backup.cli.cmd_doctor:doctor",

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from clipper_backup.cli import show_prune
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import IntegrityError, MissingError, UsageError
+from clipper_backup.format.documents import HoldMark
 from clipper_backup.ops.base_hold import hold_base, parse_wal_to, release_base
 from clipper_backup.ops.dump import prune as pruning
 from clipper_backup.ops.dump.create import take_dump_lease
@@ -15,15 +16,19 @@ from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
 from clipper_backup.ops.physical_plan import PhysicalPrune, plan_physical_prune
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.prune_proof import prove_removal
-from clipper_backup.ops.work import Work, open_work
+from clipper_backup.ops.work import Work, open_work, this_process
 from clipper_backup.repository.dumps import find_dump, list_dumps
 from clipper_backup.repository.proof.removal import Removal
 from clipper_backup.repository.root import open_repository
+from clipper_backup.repository.snapshots import hold_snapshot, is_snapshot
 from clipper_backup.values import BackupId, DumpId
 
 Id = Annotated[
     str,
-    Parameter(help="a dump, like postgres-backup-20261122-020000, or latest; or a base backup, like 20261122-020000-7f3a9c2e"),
+    Parameter(
+        help="a dump, like postgres-backup-20261122-020000, or latest; or a base backup or a volume snapshot, like"
+        " 20261122-020000-7f3a9c2e"
+    ),
 ]
 
 
@@ -73,14 +78,20 @@ def hold(
     ] = None,
     context: Context,
 ) -> None:
-    """Keep a dump or a base backup, whatever its age, until it is released.
+    """Keep a dump, a base backup or a volume snapshot, whatever its age, until it is released.
 
     Exit 3 when a base backup is held of which something is not there.
     """
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     open_repository(work.store)
     found: BackupId | DumpId
-    if (backup_id := _base_id(kept)) is not None:
+    if (backup_id := _base_id(kept)) is not None and is_snapshot(work.store, backup_id):
+        if wal_to is not None:
+            raise UsageError("--wal-to goes with a base backup: of a volume snapshot the WAL from its start to its stop stays")
+        found = backup_id
+        mark = HoldMark(reason=reason, held_by=this_process(), held_at=work.clock.now())
+        hold_snapshot(work.store, backup_id, mark)
+    elif backup_id is not None:
         found = backup_id
         hold_base(work, backup_id, reason, None if wal_to is None else parse_wal_to(wal_to))
     elif wal_to is not None:

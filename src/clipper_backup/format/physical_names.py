@@ -44,6 +44,8 @@ TABLESPACE_MAP = "tablespace_map.zst"
 SERVER_MANIFEST = "backup_manifest.zst"
 BASE_SUMMARY = "backup.json"
 BASE_SIGNATURE = "backup.json.sig"
+TAKING = "taking.json"
+"""Of a volume snapshot: its run lives."""
 SEALABLE = (LABEL, TABLESPACE_MAP, SERVER_MANIFEST, MANIFEST, BASE_DETAILS)
 """Objects of a base backup whose name ends with SEALED when recipients are configured."""
 UNCOMMITTED = frozenset({BASE_INTENT, STARTED, VERIFY, BASE_SUMMARY, BASE_SIGNATURE})
@@ -61,6 +63,7 @@ _KEY_KEY = rf"keys/({_ID})\.age"
 _PRUNE_KEY = rf"prune/({_ID})\.json"
 _SYSTEM_KEY = r"systems/([0-9]{4})\.json"
 _SNAPSHOT_KEY = r"snapshots/([^/]+)\.json"
+_SNAPSHOT_OBJECT = rf"snapshots/({_ID})(?:\.json|\.json\.sig|/([a-z0-9_][a-z0-9_.-]*))"
 _SYSTEM = "[1-9][0-9]{0,19}"
 _HISTORY_KEY = rf"wal/({_SYSTEM})/histories/([0-9A-F]{{8}}\.history)(\.claim|\.zst|\.zst\.age)"
 _WAL_KEY = rf"wal/({_SYSTEM})/([0-9A-F]{{8}})/([0-9A-F]{{16}})/(.+?)(\.claim|\.link|\.zst|\.zst\.age)"
@@ -182,6 +185,28 @@ def times_folder(system_id: str, timeline: Timeline) -> str:
 def is_snapshot_key(key: str) -> bool:
     """Whether it is the record of a volume snapshot."""
     return re.fullmatch(_SNAPSHOT_KEY, key) is not None
+
+
+def snapshot_key(snapshot_id: BackupId) -> str:
+    """The record of a volume snapshot."""
+    return f"{SNAPSHOTS_FOLDER}{snapshot_id}.json"
+
+
+def snapshot_signature_key(snapshot_id: BackupId) -> str:
+    """The signature of that record."""
+    return f"{snapshot_key(snapshot_id)}.sig"
+
+
+def snapshot_part_key(snapshot_id: BackupId, part: str) -> str:
+    """Another object of it: TAKING, LABEL or TABLESPACE_MAP, the last two perhaps with SEALED behind it."""
+    return f"{SNAPSHOTS_FOLDER}{snapshot_id}/{part}"
+
+
+def parse_snapshot_key(key: str) -> tuple[BackupId, str | None] | None:
+    """The snapshot of a key below `snapshots/`, and its part: None for the record and its signature. None for others' keys."""
+    match = re.fullmatch(_SNAPSHOT_OBJECT, key)
+    snapshot_id = _backup_id(match[1]) if match else None
+    return (snapshot_id, match[2]) if match and snapshot_id else None
 
 
 def segment_folder(system_id: str, segment: Segment) -> str:

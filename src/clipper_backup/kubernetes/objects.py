@@ -20,11 +20,17 @@ _OF_SERVER = (
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
 )
+_PROVISIONERS = ("volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner")
+_RESTORING = "provisioner.storage.kubernetes.io/volumesnapshot-as-source-protection"
+"""A finalizer: a volume is being filled from that snapshot."""
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 class Claim(NamedTuple):
-    """A PersistentVolumeClaim. *size* as asked for (`1Gi`); *volume* is None until it is bound."""
+    """A PersistentVolumeClaim. *size* as asked for (`1Gi`); *volume* is None until it is bound.
+
+    *provisioner* is the CSI driver that made its volume; None where nobody says so.
+    """
 
     name: str
     uid: str
@@ -32,10 +38,14 @@ class Claim(NamedTuple):
     volume: str | None
     storage_class: str | None
     size: str
+    provisioner: str | None = None
 
 
 class Snapshot(NamedTuple):
-    """A VolumeSnapshot. *created_at* is when it was taken, to the second; it may be ready much later."""
+    """A VolumeSnapshot. *created_at* is when it was taken, to the second; it may be ready much later.
+
+    *is_read*: a volume is being filled from it.
+    """
 
     name: str
     uid: str
@@ -49,6 +59,8 @@ class Snapshot(NamedTuple):
     deleting: bool
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    is_read: bool = False
+    made_at: datetime | None = None
 
 
 class SnapshotContent(NamedTuple):
@@ -102,6 +114,7 @@ class JobState(NamedTuple):
 def claim_of(found: Object) -> Claim:
     """Read a PersistentVolumeClaim."""
     spec, about = found.get("spec") or {}, found["metadata"]
+    said = about.get("annotations") or {}
     return Claim(
         name=about["name"],
         uid=about["uid"],
@@ -109,6 +122,7 @@ def claim_of(found: Object) -> Claim:
         volume=spec.get("volumeName"),
         storage_class=spec.get("storageClassName"),
         size=str(((spec.get("resources") or {}).get("requests") or {}).get("storage", "")),
+        provisioner=next((said[key] for key in _PROVISIONERS if key in said), None),
     )
 
 
@@ -129,6 +143,8 @@ def snapshot_of(found: Object) -> Snapshot:
         deleting="deletionTimestamp" in about,
         labels=about.get("labels") or {},
         annotations=about.get("annotations") or {},
+        is_read=_RESTORING in (about.get("finalizers") or ()),
+        made_at=None if "creationTimestamp" not in about else datetime.fromisoformat(about["creationTimestamp"]),
     )
 
 

@@ -7,6 +7,8 @@ from clipper_backup.repository.leases import Lease, acquire_lease
 
 BASE_LEASE = "base"
 """Of whoever makes a base backup: two runs would only load the server twice."""
+SNAPSHOT_LEASE = "snapshot"
+"""Of whoever takes or deletes volume snapshots."""
 PRUNE_LEASE = "prune"
 """Of whoever deletes or rewrites in base/, packs/, keys/ and wal/."""
 

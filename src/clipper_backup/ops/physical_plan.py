@@ -55,7 +55,7 @@ class KeptWal:
 
 @dataclass(frozen=True, slots=True)
 class KeptRecord:
-    """An object of a kind that this version does not remove: the record of a volume snapshot, or the report of a restore test."""
+    """An object of a kind that `prune` does not remove: the record of a volume snapshot, or the report of a restore test."""
 
     key: str
     kind: Literal["snapshot", "restore test"]
@@ -270,7 +270,7 @@ def _kept_wal(looked: Look) -> Iterator[KeptWal]:
 def _kept_records(store: Store) -> Iterator[KeptRecord]:
     for info in store.list(names.SNAPSHOTS_FOLDER):
         if names.is_snapshot_key(info.key):
-            why = "this version removes no volume snapshot: the WAL that it needs stays with it"
+            why = "`clipper-backup snapshot prune` removes volume snapshots: the WAL that it needs stays with it"
             yield KeptRecord(info.key, "snapshot", info.size_bytes, why)
     for info in store.list(names.RESTORE_TESTS_FOLDER):
         yield KeptRecord(info.key, "restore test", info.size_bytes, "this version removes no report")

@@ -153,6 +153,13 @@ def server_now(login: Login) -> datetime:
     return moment.astimezone(UTC)
 
 
+def server_address(login: Login) -> str | None:
+    """The address at which the server takes our connection; None on a socket."""
+    with closing(connect(login)) as connection, translated("asking the server for its address"):
+        ((address,),) = rows(connection, "SELECT host(inet_server_addr())")
+    return None if address is None else str(address)
+
+
 def _of_server(connection: Connection) -> ClusterFacts:
     basic = server_facts.server_facts(connection)
     left_out: list[str] = []

@@ -17,7 +17,7 @@ from clipper_backup.errors import (
     StoreUnavailableError,
 )
 from clipper_backup.format import physical_names as names
-from clipper_backup.format.base_documents import BaseIntent, BaseObject, BaseSummary, PacksDocument, PruneRecord, Started
+from clipper_backup.format.base_documents import BaseIntent, BaseObject, BaseSummary, PacksDocument, PruneRecord, Role, Started
 from clipper_backup.format.compression import Counter, Meter, compress, decompress
 from clipper_backup.format.documents import decode, encode
 from clipper_backup.format.names import SEALED
@@ -95,6 +95,34 @@ def read_prune_records(store: Store) -> list[PruneRecord]:
     return found
 
 
+def keep_object(store: Store, key: str, role: Role, plain: Iterable[bytes], sealer: Sealer | None) -> BaseObject:
+    """Write an object that a summary will commit, compressed, sealed where there is a *sealer*, and read it back.
+
+    StoreError when the store gives back other bytes, or they do not open to what they were.
+    """
+    counter, meter = Counter(), Meter()
+    packed = compress(counter.pass_through(plain), level=_LEVEL)
+    store.put_stream(key, meter.pass_through(packed if sealer is None else sealer.seal(packed)))
+    _read_back(store, key, meter, counter.size_bytes, sealer)
+    return BaseObject(key=key, role=role, size_bytes=meter.size_bytes, plain_bytes=counter.size_bytes, sha256=meter.sha256)
+
+
+def _read_back(store: Store, key: str, written: Meter, plain_bytes: int, sealer: Sealer | None) -> None:
+    meter = Meter()
+    chunks = meter.pass_through(store.get_stream(key))
+    try:
+        opened = decompress(chunks if sealer is None else sealer.unseal(chunks, key), key)
+        found_bytes = sum(len(piece) for piece in opened)
+    except IntegrityError as error:
+        for _ in chunks:
+            pass
+        if (meter.size_bytes, meter.sha256) != (written.size_bytes, written.sha256):
+            raise other_bytes(key) from error
+        raise StoreError(f"{key}: what was written cannot be read again: {error}") from error
+    if (meter.size_bytes, meter.sha256, found_bytes) != (written.size_bytes, written.sha256, plain_bytes):
+        raise other_bytes(key)
+
+
 class BaseRun:
     """A run whose intent is there. What raises before `commit` leaves garbage, never a backup."""
 
@@ -114,28 +142,7 @@ class BaseRun:
         """
         sealer = None if part == names.PACKS else self._sealer
         key = names.base_key(self.backup_id, part if sealer is None else part + SEALED)
-        counter, meter = Counter(), Meter()
-        packed = compress(counter.pass_through(plain), level=_LEVEL)
-        self._store.put_stream(key, meter.pass_through(packed if sealer is None else sealer.seal(packed)))
-        self._read_back(key, meter, counter.size_bytes, sealer)
-        return BaseObject(
-            key=key, role=role_of(part), size_bytes=meter.size_bytes, plain_bytes=counter.size_bytes, sha256=meter.sha256
-        )
-
-    def _read_back(self, key: str, written: Meter, plain_bytes: int, sealer: Sealer | None) -> None:
-        meter = Meter()
-        chunks = meter.pass_through(self._store.get_stream(key))
-        try:
-            opened = decompress(chunks if sealer is None else sealer.unseal(chunks, key), key)
-            found_bytes = sum(len(piece) for piece in opened)
-        except IntegrityError as error:
-            for _ in chunks:
-                pass
-            if (meter.size_bytes, meter.sha256) != (written.size_bytes, written.sha256):
-                raise other_bytes(key) from error
-            raise StoreError(f"{key}: what was written cannot be read again: {error}") from error
-        if (meter.size_bytes, meter.sha256, found_bytes) != (written.size_bytes, written.sha256, plain_bytes):
-            raise other_bytes(key)
+        return keep_object(self._store, key, role_of(part), plain, sealer)
 
     def commit(self, summary: BaseSummary, packs: PacksDocument, sign: Callable[[bytes], bytes] | None = None) -> None:
         """Steps 8 to 10: look that all it needs is there, make it exist, look again.

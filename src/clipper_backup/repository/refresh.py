@@ -79,7 +79,7 @@ def _lasting(store: Store, state: PackState, seen: Seen, catalogs: Mapping[int, 
     yield from state.keys.values()
     yield from (info for info in store.list(names.SYSTEMS_FOLDER) if names.parse_system_key(info.key) is not None)
     yield from store.list(HOLDS_FOLDER)
-    yield from (info for info in store.list(names.SNAPSHOTS_FOLDER) if names.is_snapshot_key(info.key))
+    yield from (info for info in store.list(names.SNAPSHOTS_FOLDER) if not info.key.endswith(f"/{names.TAKING}"))
     for catalog in catalogs.values():
         yield from _objects(catalog.histories().values())
         for timeline in catalog.timelines():

@@ -107,7 +107,7 @@ def write_base(work: Work, repository: Repository, lease: Lease, source: BaseSou
     catalog = BaseCatalog(work.store, repository.id, work.trusted)
     entries = catalog.entries()
     check_meant(work.settings, source.sealer, source.signing, "base backup", lambda: last_base_backup(work.store))
-    system = _accepted(work, source, new_system=new_system)
+    system = accepted_system(work, source, new_system=new_system)
     tables = [part.plain_bytes for entry in entries if entry.summary and (part := entry.summary.part("manifest"))]
     needed_bytes = _SCRATCH_BYTES + 2 * max(tables, default=0)
     with ExitStack() as until_done:
@@ -136,7 +136,7 @@ def refuse_damaged(summary: BaseSummary) -> None:
         )
 
 
-def _accepted(work: Work, source: BaseSource, *, new_system: bool) -> SystemEntry:
+def accepted_system(work: Work, source: BaseSource, *, new_system: bool = False) -> SystemEntry:
     """The repository's entry for this server, which must be the newest one (R2)."""
     here = SystemEntry(
         number=1,
@@ -150,7 +150,7 @@ def _accepted(work: Work, source: BaseSource, *, new_system: bool) -> SystemEntr
     newest = list_systems(work.store)[-1]
     if newest.number != system.number:
         raise IntegrityError(
-            f"the system {system.system_id} was succeeded by {newest.system_id} in this repository: it begins no base backup",
+            f"the system {system.system_id} was succeeded by {newest.system_id} in this repository: it is backed up no more",
             hints=["back up the new server; the old one's backups can still be restored"],
         )
     return system

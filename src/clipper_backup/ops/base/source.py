@@ -48,12 +48,12 @@ class BaseSource:
         return "protocol" if self.folder is None else "files"
 
 
-def look_at_base_source(settings: Settings, clock: Clock) -> BaseSource:
+def look_at_base_source(settings: Settings, clock: Clock, *, must_archive: bool = True) -> BaseSource:
     """Everything that can be wrong before anything is written: keys, login, archiving, and whose data folder it is."""
     sealer, signing = sealer_of(settings), signer_of(settings)
     login = login_of(settings)
     facts = cluster_facts(login)
-    if not facts.archiving and not facts.in_recovery:
+    if must_archive and not facts.archiving and not facts.in_recovery:
         raise ServerError(
             "the server does not archive its WAL (archive_mode is off): a base backup of it could not be restored",
             hints=[

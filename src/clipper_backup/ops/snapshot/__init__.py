@@ -1,0 +1,1 @@
+"""Volume snapshots of a database in Kubernetes (docs/design/snapshots.md)."""
