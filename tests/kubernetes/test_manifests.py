@@ -1,26 +1,43 @@
-"""The manifests, read as the cluster would read them. Most tests look at every Pod of every file, also at those to come."""
+"""The manifests of base, read as the cluster would read them. Most tests look at every Pod of every file."""
 
 import re
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped] # it ships no types
 import pytest
 import yaml
+from lightkube.config.kubeconfig import SERVICE_ACCOUNT
 
 from clipper_backup import __version__
+from clipper_backup.cli.app import make_app
+from clipper_backup.cli.arguments import split
 from clipper_backup.config import CONFIG_VARIABLE, DECLARED, Loaded, load
 from clipper_backup.errors import UsageError, every_error
+from clipper_backup.ops.wal.shims import RESTORE_SHIM
+from clipper_backup.postgres import folder_runner
+from clipper_backup.telemetry.metrics import RESTORE_TEST_JOB, restore_test_failed
+from clipper_backup.telemetry.pushgateway import Pushgateway
 from clipper_backup.values import parse_bytes
+from fixtures.kube_cluster import KUBECTL
+from fixtures.monitoring import running_pushgateway
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "infrastructure" / "k8s" / "base"
 MANIFESTS = sorted(path for path in BASE.glob("*.yaml") if path.name != "kustomization.yaml")
 VERSIONS = ("1.28", kubernetes_validate.latest_version())
 MIB = 2**20
+CRON_JOBS = {
+    "postgres-backup": ("0 2 * * *", "backup-operator", 6 * 3600),
+    "volume-snapshot": ("0 3 * * *", "backup-snapshots", 2 * 3600),
+    "restore-test": ("0 4 1 * *", "backup-restore-test", 4 * 3600 + 1800),
+}
+"""By name: when, as whom, within how many seconds."""
+UNKNOWN_YET = {"volume-snapshot"}
+"""Jobs that the CLI does not know: must become empty."""
 
 Object = dict[str, Any]
 
@@ -95,7 +112,8 @@ def test_the_schema_is_strict() -> None:
 
 @pytest.mark.parametrize("o", OBJECTS)
 def test_everything_says_its_namespace_and_whose_it_is(o: Object) -> None:
-    assert o["metadata"]["namespace"] == "clipper-production"
+    of_no_namespace = o["kind"] in {"ClusterRole", "ClusterRoleBinding"}
+    assert o["metadata"].get("namespace") in ({None} if of_no_namespace else {"clipper-production", "clipper-monitoring"})
     # What deletes by our label must never delete a database.
     ours = o["kind"] != "StatefulSet"
     assert (o["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "clipper-backup") is ours
@@ -103,32 +121,24 @@ def test_everything_says_its_namespace_and_whose_it_is(o: Object) -> None:
 
 def test_nothing_that_is_the_users_is_in_our_files() -> None:
     kinds = {o["kind"] for o in EVERY_OBJECT}
-    assert not kinds & {"Namespace", "Secret", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+    assert not kinds & {"Namespace", "Secret"}
     assert "backup-config" not in {o["metadata"]["name"] for o in EVERY_OBJECT}
-
-
-def listed() -> list[Object]:
-    kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text())
-    assert set(kustomization) == {"apiVersion", "kind", "resources"}, "a transformer needs kubectl to be understood"
-    return [o for name in kustomization["resources"] for o in read(BASE / name)]
-
-
-def built() -> list[Object]:
-    answer = subprocess.run(["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True, timeout=60)
-    return list(yaml.safe_load_all(answer.stdout))
-
-
-# kubectl is no Debian package, so not every machine has it; what it would build is then read from the list alone.
-BUILDERS: dict[str, Callable[[], list[Object]]] = {"listed": listed} | ({"kubectl": built} if shutil.which("kubectl") else {})
 
 
 def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
     return {(o["kind"], o["metadata"]["name"]): o for o in objects}
 
 
-@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
-def test_kustomize_builds_exactly_what_the_files_hold(build: Callable[[], list[Object]]) -> None:
-    assert by_name(build()) == by_name(EVERY_OBJECT)
+def test_kustomize_builds_exactly_what_the_files_hold() -> None:
+    answer = subprocess.run([KUBECTL, "kustomize", str(BASE)], capture_output=True, text=True, check=True, timeout=60)
+    assert by_name(list(yaml.safe_load_all(answer.stdout))) == by_name(EVERY_OBJECT)
+
+
+def test_scripts_in_configmaps_are_copies_of_ours() -> None:
+    assert by_name(EVERY_OBJECT)["ConfigMap", "clipper-backup-obey"]["data"] == {
+        "obey.sh": Path(folder_runner.__file__).with_name("obey.sh").read_text(),
+        "restore.sh": RESTORE_SHIM.read_text(),
+    }
 
 
 # -- every Pod
@@ -155,8 +165,24 @@ def test_a_pod_is_within_the_restricted_profile(pod: Object) -> None:
 def test_a_pod_gets_nothing_it_did_not_ask_for(pod: Object) -> None:
     assert pod["enableServiceLinks"] is False
     assert pod["automountServiceAccountToken"] is False
-    account = by_name(EVERY_OBJECT)["ServiceAccount", pod["serviceAccountName"]]
-    assert account["automountServiceAccountToken"] is False
+    if "serviceAccountName" in pod:  # the Pushgateway is nobody
+        account = by_name(EVERY_OBJECT)["ServiceAccount", pod["serviceAccountName"]]
+        assert account["automountServiceAccountToken"] is False
+
+
+def tokens(pod: Object) -> list[Object]:
+    sources = [source for volume in pod["volumes"] for source in volume.get("projected", {}).get("sources", [])]
+    return [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
+
+
+@pytest.mark.rule(93)
+def test_one_job_has_a_token_of_the_api_for_an_hour_where_the_client_looks_for_it() -> None:
+    pods = [template["spec"] for o in EVERY_OBJECT if (template := pod_template(o)) is not None]
+    having = {pod["serviceAccountName"]: tokens(pod) for pod in pods if tokens(pod)}
+    assert having == {"backup-snapshots": [{"path": "token", "expirationSeconds": 3600}]}
+    (container,) = job("volume-snapshot")["template"]["spec"]["containers"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "api")
+    assert mount["mountPath"] == SERVICE_ACCOUNT
 
 
 @pytest.mark.parametrize("pod", PODS)
@@ -164,7 +190,8 @@ def test_memory_and_scratch_are_bounded(pod: Object) -> None:
     for container in containers(pod):
         resources = container["resources"]
         limit = parse_bytes(resources["limits"]["memory"] + "B")
-        assert parse_bytes(resources["requests"]["memory"] + "B") <= limit <= 512 * MIB
+        own_server = pod.get("serviceAccountName") == "backup-restore-test"  # runs a PostgreSQL besides
+        assert parse_bytes(resources["requests"]["memory"] + "B") <= limit <= (2 if own_server else 1) * 512 * MIB
         assert "cpu" not in resources["limits"]
     scratch = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
     requested = [parse_bytes(c["resources"]["requests"]["ephemeral-storage"] + "B") for c in containers(pod)]
@@ -197,7 +224,7 @@ def test_what_a_container_mounts_exists(pod: Object) -> None:
 
 def test_there_is_one_image_and_it_is_this_version() -> None:
     images = {c["image"] for o in EVERY_OBJECT if (template := pod_template(o)) for c in containers(template["spec"])}
-    assert images == {f"clipper-backup:{__version__}"}
+    assert images == {f"clipper-backup:{__version__}", "prom/pushgateway:v1.6.2"}
 
 
 # -- every CronJob
@@ -231,12 +258,104 @@ def test_what_trying_again_cannot_change_is_not_tried_again(name: str) -> None:
     assert job(name)["backoffLimit"] > 0
 
 
+@pytest.mark.parametrize("name", CRON_JOBS)
+def test_a_cronjob_runs_its_own_command_at_its_hour(name: str) -> None:
+    schedule, account, deadline = CRON_JOBS[name]
+    assert cronjob(name)["spec"]["schedule"] == schedule
+    assert job(name)["activeDeadlineSeconds"] == deadline
+    pod = job(name)["template"]["spec"]
+    assert pod["serviceAccountName"] == account
+    (container,) = pod["containers"]
+    assert container["command"] == ["clipper-backup"]
+    words = list(split(container["args"]).words)
+    assert words == ["job", name]
+    if name not in UNKNOWN_YET:
+        make_app().parse_args(words, exit_on_error=False, print_error=False)  # raises on a word too many
+
+
+def test_what_the_cli_does_not_know_yet_is_not_longer_than_it_says() -> None:
+    known = set(make_app()["job"])
+    assert {name for name in CRON_JOBS if name not in known} == UNKNOWN_YET
+
+
+@pytest.mark.parametrize("name", CRON_JOBS)
+def test_labels_are_on_the_cronjob_its_jobs_and_their_pods(name: str) -> None:
+    ours = {"app.kubernetes.io/name": "clipper-backup", "app.kubernetes.io/component": name}
+    for about in (cronjob(name), cronjob(name)["spec"]["jobTemplate"], job(name)["template"]):
+        assert ours.items() <= about["metadata"]["labels"].items()
+
+
+def test_a_restore_test_may_take_four_times_its_target() -> None:
+    target = next(declared.default for declared in DECLARED if declared.name == "RTO_TARGET_SECONDS")
+    assert job("restore-test")["activeDeadlineSeconds"] >= 4 * int(str(target))
+
+
+@pytest.mark.rule(94)
+def test_the_restore_tests_scratch_is_bounded_and_asked_for() -> None:
+    pod = job("restore-test")["template"]["spec"]
+    (container,) = pod["containers"]
+    (scratch,) = (volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume)
+    assert scratch["sizeLimit"] == container["resources"]["requests"]["ephemeral-storage"] == "10Gi"
+    assert {variable["name"] for variable in container["env"]}.isdisjoint({"PGUSER", "PGPASSWORD", "PGHOST_DEFAULT"})
+
+
+# -- the network
+
+
+def test_jobs_are_reached_by_nobody_and_only_those_that_ask_the_api_reach_its_port() -> None:
+    policies = {o["metadata"]["name"]: o["spec"] for o in EVERY_OBJECT if o["kind"] == "NetworkPolicy"}
+    ours = policies["clipper-backup"]
+    assert (ours["policyTypes"], ours["ingress"]) == (["Ingress", "Egress"], [])
+    (asking,) = policies["clipper-backup-api"]["podSelector"]["matchExpressions"]
+    assert "volume-snapshot" in asking["values"]
+    assert not {"postgres-backup", "restore-test"} & set(asking["values"])
+    ports = [{(port["protocol"], port["port"]) for port in rule["ports"]} for rule in ours["egress"]]
+    assert {("UDP", 53), ("TCP", 53)} in ports
+    assert {port for each in ports for port in each} == {("UDP", 53)} | {("TCP", n) for n in (53, 80, 443, 988, 5432, 9091)}
+    database = pod_labels("StatefulSet", "postgres")
+    selector = ours["podSelector"]["matchLabels"].items()
+    assert not selector <= database.items(), "the database is not ours to restrict"
+    (to_database,) = (rule["to"] for rule in ours["egress"] if {"protocol": "TCP", "port": 5432} in rule["ports"])
+    assert to_database[0]["podSelector"]["matchLabels"].items() <= database.items()
+    for name in CRON_JOBS:
+        assert selector <= job(name)["template"]["metadata"]["labels"].items()
+
+
+def pod_labels(kind: str, name: str) -> dict[str, str]:
+    labels: dict[str, str] = by_name(EVERY_OBJECT)[kind, name]["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def test_the_pushgateway_is_where_jobs_look_for_it() -> None:
+    objects = by_name(EVERY_OBJECT)
+    service, labels = objects["Service", "prometheus-pushgateway"], pod_labels("Deployment", "prometheus-pushgateway")
+    (port,) = service["spec"]["ports"]
+    where = f"http://{service['metadata']['name']}.{service['metadata']['namespace']}:{port['port']}"
+    for name in CRON_JOBS:
+        (container,) = job(name)["template"]["spec"]["containers"]
+        assert {"name": "PROMETHEUS_PUSHGATEWAY_DEFAULT", "value": where} in container["env"]
+    policy = objects["NetworkPolicy", "prometheus-pushgateway"]["spec"]
+    for selector in (service["spec"]["selector"], policy["podSelector"]["matchLabels"]):
+        assert selector == labels == objects["Deployment", "prometheus-pushgateway"]["spec"]["selector"]["matchLabels"]
+    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["targetPort"]}]
+
+
+def test_what_was_pushed_survives_a_restart_of_the_pushgateway(tmp_path: Path) -> None:
+    pod = by_name(EVERY_OBJECT)["Deployment", "prometheus-pushgateway"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = container["volumeMounts"]
+    flags = [word.replace(mount["mountPath"], str(tmp_path)).replace("=1m", "=100ms") for word in container["args"]]
+    with running_pushgateway(*flags) as running:
+        Pushgateway.parse(running.url).push(RESTORE_TEST_JOB, restore_test_failed())
+        pushed = running.metrics()["postgres_restore_test_success"]
+        until = time.monotonic() + 30
+        while not (tmp_path / "metrics").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+    with running_pushgateway(*flags) as again:
+        assert again.metrics()["postgres_restore_test_success"] == pushed
+
+
 # -- the dump
-
-
-def test_the_dump_runs_at_two_oclock_by_its_own_command(dump_container: Object) -> None:
-    assert cronjob("postgres-backup")["spec"]["schedule"] == "0 2 * * *"
-    assert [*dump_container["command"], *dump_container["args"]] == ["clipper-backup", "job", "postgres-backup"]
 
 
 def test_the_dump_may_use_what_it_promises_to_need(dump_container: Object) -> None:

@@ -19,6 +19,7 @@ from clipper_backup.config import CONFIG_VARIABLE, DECLARED
 from clipper_backup.ops.wal.shims import ARCHIVE_SHIM, HBA_FILE, START_SHIM
 from clipper_backup.values import parse_bytes
 from fixtures.docs import ROOT
+from fixtures.kube_cluster import KUBECTL
 from fixtures.pod import documents
 from fixtures.strategic_merge import Object, merged
 
@@ -160,7 +161,7 @@ def by_kubectl(stateful_set: Object, component: str, folder: Path) -> Object:
         "-o",
         "json",
     ]
-    done = subprocess.run(["kubectl", *words], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([KUBECTL, *words], capture_output=True, text=True, check=True, timeout=60)
     document = json.loads(done.stdout)
     assert isinstance(document, dict)
     return document
@@ -191,7 +192,6 @@ def test_a_command_of_the_users_own_is_replaced() -> None:
     assert container(merged(theirs, PLAIN), "postgres")["command"] == ["sh", "/clipper-backup/pitr/start.sh"]
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is no Debian package")
 @pytest.mark.parametrize("component", COMPONENT_NAMES)
 @pytest.mark.parametrize("name", THEIRS)
 def test_kubectl_merges_as_we_do(name: str, component: str, tmp_path: Path) -> None:
@@ -256,14 +256,13 @@ def test_a_component_is_its_patch(component: str) -> None:
     assert kustomization["patches"] == [{"path": "statefulset.yaml"}]
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is no Debian package")
 @pytest.mark.parametrize("components", [["wal-sidecar"], ["wal-sidecar-native"], ["wal-sidecar-native", "debian-image-native"]])
 def test_kustomize_builds_base_with_components(components: list[str], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "infrastructure/k8s", tmp_path / "k8s")
     (tmp_path / "kustomization.yaml").write_text(
         json.dumps({"resources": ["k8s/base"], "components": [f"k8s/components/{name}" for name in components]})
     )
-    done = subprocess.run(["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([KUBECTL, "kustomize", str(tmp_path)], capture_output=True, text=True, check=True, timeout=60)
     (built,) = (each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "StatefulSet")
     expected = STATEFUL_SET
     for name in components:

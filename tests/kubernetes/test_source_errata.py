@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from clipper_backup.buckets import gcs, s3
 from clipper_backup.ops.bucket_check import judge_rules
 
@@ -49,11 +51,13 @@ def test_bucket_check_wants_no_more_than_the_corrected_rules() -> None:
         assert "neither holds nor RETENTION_MIN_DUMPS" in finding.text
 
 
-def test_the_trust_is_for_our_service_account_alone() -> None:
+def test_the_trust_is_for_our_service_accounts_alone() -> None:
     (statement,) = having("Principal")["Statement"]
-    assert (
-        statement["Condition"]["StringEquals"]["OIDC_PROVIDER:sub"] == "system:serviceaccount:clipper-production:backup-operator"
-    )
+    rbac = yaml.safe_load_all((ROOT / "infrastructure/k8s/base/rbac.yaml").read_text())
+    ours = [o["metadata"]["name"] for o in rbac if o["kind"] == "ServiceAccount"]
+    trusted = statement["Condition"]["StringEquals"]["OIDC_PROVIDER:sub"]
+    assert trusted == [f"system:serviceaccount:clipper-production:{name}" for name in ours]
+    assert re.findall(r"^for account in (.+); do$", TEXT, re.MULTILINE) == [" ".join(ours)] * 3
 
 
 def test_the_annotations_are_those_of_rbac_yaml() -> None:

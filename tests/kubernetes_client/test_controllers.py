@@ -225,18 +225,18 @@ rules:
 kind: RoleBinding
 metadata: {name: r, namespace: clipper-production}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}
-subjects: [{kind: ServiceAccount, name: backup-snapshots, namespace: clipper-production}]
+subjects: [{kind: ServiceAccount, name: backup-restore-test, namespace: clipper-production}]
 """
 
 
 def test_rights_are_those_of_the_manifest(database: Cluster, tmp_path: Path) -> None:
     manifest = tmp_path / "rbac.yaml"
     manifest.write_text(RIGHTS)
-    api = database.api("backup-snapshots")
+    api = database.api("backup-restore-test")  # rbac.yaml grants it nothing
     with pytest.raises(AccessError, match="refuses to list pods in namespace clipper-production"):
         api.list(PODS)
     database.grant(manifest)
-    account = f"system:serviceaccount:{NAMESPACE}:backup-snapshots"
+    account = f"system:serviceaccount:{NAMESPACE}:backup-restore-test"
     database.served.calls.clear()
     assert len(api.list(PODS)) == 1
     assert api.get(STATEFUL_SETS, "postgres")["kind"] == "StatefulSet"

@@ -23,7 +23,7 @@ from clipper_backup.ops.wal.archive import run_archiver
 from clipper_backup.ops.wal.flights import Flights
 from clipper_backup.ops.wal.open_archive import open_archive
 from clipper_backup.ops.wal.push import Pusher
-from clipper_backup.ops.wal.shims import ARCHIVE_SHIM, RESTORE_SHIM
+from clipper_backup.ops.wal.shims import ARCHIVE_SHIM
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.data_folder import DataFolder
 from clipper_backup.repository.root import open_or_create_repository
@@ -33,7 +33,6 @@ from clipper_backup.store.memory import MemoryStore
 from clipper_backup.store.protocol import Store
 from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.wal_names import Kind
-from fixtures.docs import ROOT
 from fixtures.keys import Key, sealed_to
 from fixtures.wal import MadeServer, Pushing, segment_bytes
 
@@ -484,7 +483,3 @@ def test_any_speed_of_reading_leaves_the_claims_in_order(store: MemoryStore, ser
     assert claimed == names == segments(store)
     pushing = Pushing(store)
     assert pushing(server.write(101)).state == "archived"
-
-
-def test_the_restore_shim_is_the_one_of_its_manifest() -> None:
-    assert RESTORE_SHIM.read_bytes() == (ROOT / "infrastructure/k8s/components/wal-restore" / RESTORE_SHIM.name).read_bytes()

@@ -17,12 +17,12 @@ from clipper_backup.ops.wal.handshake import Handshake
 from clipper_backup.ops.wal.open_restore import Restore, open_restore
 from clipper_backup.ops.wal.restore_command import restore_command
 from clipper_backup.ops.wal.serve import Desk, serve
-from fixtures.docs import ROOT
+from clipper_backup.ops.wal.shims import RESTORE_SHIM
 from fixtures.postgres import private_folder
 from fixtures.wal_restore import Restoring, make_plan
 from fixtures.wal_world import ROWS, World, hastening, recovering
 
-SHIM = ROOT / "infrastructure/k8s/components/wal-restore/restore.sh"
+SHIM = RESTORE_SHIM
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 _SECONDS = 30
 SEGMENT = "000000010000000000000003"
