@@ -240,6 +240,9 @@ def test_the_tables_are_what_snapshot_commands_answer(
     assert (shown["id"], shown["state"], shown["label"], shown["held"]) == (made["id"], "ready", "needs-wal", True)
     (kept,) = ask("snapshot prune", "--yes")["items"]
     assert (kept["keep"], kept["reason"]) == (True, "held")
+    with archived18.archiving(work_of(settings)):
+        assert ask("job volume-snapshot")["pruned"] == []
+    assert found.pop("job volume-snapshot") == documented("job volume-snapshot") | found["snapshot create"]
     for command, fields in found.items():
         assert fields == documented(command), command
     assert {command for command in COMMANDS if command.startswith("snapshot ")} == found.keys()

@@ -5,6 +5,7 @@ import re
 import yaml
 
 from clipper_backup.cli.app import make_app
+from clipper_backup.ops.snapshot.verbs import ACCOUNT, VERBS
 from fixtures.kube_access import Access
 from fixtures.kube_cluster import NAMESPACE, RBAC
 
@@ -13,15 +14,6 @@ _VERB = re.compile(r"^ +- ([a-z]+)( # .+)?$")
 Verb = tuple[str, str, str]
 
 NOT_USED_YET = {
-    "backup-snapshots": {
-        "events": "list",
-        "persistentvolumeclaims": "get",
-        "pods": "get",
-        "statefulsets.apps": "get",
-        "volumesnapshotclasses.snapshot.storage.k8s.io": "get",
-        "volumesnapshotcontents.snapshot.storage.k8s.io": "get patch delete",
-        "volumesnapshots.snapshot.storage.k8s.io": "get list watch create patch delete",
-    },
     "backup-restore": {
         "configmaps": "get create patch delete",
         "cronjobs.batch": "get patch",
@@ -84,6 +76,12 @@ def test_what_no_command_uses_yet_is_on_the_list_and_no_more() -> None:
     }
     assert waiting == listed
     assert is_there("job postgres-backup"), "else all would seem to wait"
+
+
+def test_the_account_of_snapshots_has_what_its_commands_need_and_no_more() -> None:
+    needed = {(ACCOUNT, f"{verb.resource.plural}.{verb.resource.group}".rstrip("."), verb.name) for verb in VERBS}
+    of_messages = {(ACCOUNT, "events", "list")}
+    assert {verb for verb in granted() if verb[0] == ACCOUNT} == needed | of_messages
 
 
 def test_the_bindings_grant_each_role_to_its_own_account_and_to_nobody_else() -> None:

@@ -29,10 +29,12 @@ from clipper_backup.kubernetes.resources import (
     VOLUME_SNAPSHOT_CONTENTS,
     VOLUME_SNAPSHOTS,
 )
+from clipper_backup.ops.job_snapshot import Done, run_volume_snapshot
 from clipper_backup.ops.snapshot.create import SnapshotMade, create_snapshot
 from clipper_backup.ops.snapshot.database import look_at_database
 from clipper_backup.ops.snapshot.labels import Labels
 from clipper_backup.ops.snapshot.leftovers import clear_leftovers
+from clipper_backup.ops.snapshot.prune import prune_snapshots
 from clipper_backup.ops.snapshot.verbs import VERBS, Verb
 from clipper_backup.ops.work import Work, login_of
 from clipper_backup.postgres.cluster_facts import cluster_facts
@@ -41,6 +43,8 @@ from clipper_backup.values import BackupId, Lsn
 from clipper_backup.wal_names import Segment
 from fixtures.base import Cluster, archived_cluster, fill, work_for
 from fixtures.kube_cluster import Cluster as FakeCluster
+from fixtures.moments import just_before
+from fixtures.monitoring import RunningPushgateway
 from fixtures.postgres import sql
 from fixtures.snapshots import CLASS, RETAIN, as_account, run_database
 
@@ -307,3 +311,41 @@ def test_a_server_in_recovery_is_refused(here: Here) -> None:
     facts = replace(cluster_facts(login_of(here.work.settings)), in_recovery=True)
     with pytest.raises(ServerError, match="the server is in recovery"):
         look_at_database(here.work, here.api, "postgres", facts, None)
+
+
+# -- `job volume-snapshot`
+
+
+def run_job(here: Here) -> Done:
+    with here.server.archiving(here.work):
+        return run_volume_snapshot(here.work, lambda: here.api, "postgres")
+
+
+@pytest.fixture
+def reporting(server: Cluster, cluster: FakeCluster, tmp_path: Path, pushgateway: RunningPushgateway) -> Here:
+    return make_here(server, cluster, tmp_path, PROMETHEUS_PUSHGATEWAY=pushgateway.url)
+
+
+def test_the_job_reports_a_good_one_and_a_failure_leaves_its_time(reporting: Here, pushgateway: RunningPushgateway) -> None:
+    done = run_job(reporting)
+    assert done.incomplete is None
+    assert [(str(decision.snapshot_id), decision.keep) for decision in done.pruned] == [(done.made.record.id, True)]
+    told = pushgateway.metrics()
+    assert told["clipper_backup_snapshot_success"] == {(): 1}
+    assert told["clipper_backup_snapshot_timestamp_seconds"] == {(): pytest.approx(done.made.record.taken_at.timestamp())}
+    reporting.cluster.revoke("create", VOLUME_SNAPSHOTS)
+    with pytest.raises(AccessError, match="create volumesnapshots"):
+        run_job(reporting)
+    after = pushgateway.metrics()
+    assert after["clipper_backup_snapshot_success"] == {(): 0}
+    assert after["clipper_backup_snapshot_timestamp_seconds"] == told["clipper_backup_snapshot_timestamp_seconds"]
+
+
+def test_a_good_one_stands_when_only_pruning_failed(reporting: Here, pushgateway: RunningPushgateway) -> None:
+    with just_before(prune_snapshots, lambda _: reporting.cluster.revoke("list", VOLUME_SNAPSHOTS)):
+        done = run_job(reporting)
+    assert isinstance(done.incomplete, IncompleteError)
+    assert f"{done.made.record.id} is good, but old ones were not removed" in done.incomplete.message
+    assert "list volumesnapshots" in done.incomplete.message
+    assert pushgateway.metrics()["clipper_backup_snapshot_success"] == {(): 1}
+    assert read_snapshot(reporting.work.store, BackupId.parse(done.made.record.id)) == done.made.record

@@ -14,6 +14,8 @@ from clipper_backup.telemetry.metrics import (
     dump_succeeded,
     restore_test_failed,
     restore_test_succeeded,
+    snapshot_failed,
+    snapshot_succeeded,
 )
 from clipper_backup.telemetry.pushgateway import render
 from fixtures.monitoring import program
@@ -63,6 +65,14 @@ def test_a_restore_test_reports_a_duration_only_when_it_passed() -> None:
     assert rendered(restore_test_failed()) == {("postgres_restore_test_success", None): 0}
 
 
+def test_a_snapshot_reports_its_time_only_when_it_was_taken() -> None:
+    assert rendered(snapshot_succeeded(taken_at=FINISHED_AT)) == {
+        ("clipper_backup_snapshot_success", None): 1,
+        ("clipper_backup_snapshot_timestamp_seconds", None): FINISHED_AT.timestamp(),
+    }
+    assert rendered(snapshot_failed()) == {("clipper_backup_snapshot_success", None): 0}
+
+
 def test_rows_that_were_not_counted_are_not_zero() -> None:
     samples = dump_succeeded(
         finished_at=FINISHED_AT, duration_seconds=1, stored_bytes=1, databases=[DatabaseFigures("clipper", 1, None)]
@@ -71,14 +81,15 @@ def test_rows_that_were_not_counted_are_not_zero() -> None:
 
 
 def test_every_defined_metric_is_reported_and_the_other_way_round() -> None:
-    assert {sample.metric for sample in [*good_dump(), *restore_test_succeeded(duration_seconds=1)]} == set(METRICS)
+    reported = [*good_dump(), *restore_test_succeeded(duration_seconds=1), *snapshot_succeeded(taken_at=FINISHED_AT)]
+    assert {sample.metric for sample in reported} == set(METRICS)
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_name_ends_with_its_unit(metric: Metric) -> None:
-    kept_from_the_source = {"postgres_backup_success", "postgres_backup_timestamp", "postgres_restore_test_success"}
-    assert metric.name in kept_from_the_source or metric.name.endswith(f"_{metric.unit}")
+    if metric.name != "postgres_backup_timestamp":  # kept from the source
+        assert metric.name.endswith("_success" if metric.unit == "1 or 0" else f"_{metric.unit}")
 
 
 def test_promtool_finds_no_fault_with_names_types_and_help() -> None:

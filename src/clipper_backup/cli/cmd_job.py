@@ -1,10 +1,13 @@
 """`job …`: what the CronJobs run, each the whole of its task."""
 
-from clipper_backup.cli import show_base, show_dump, show_restore_test
+from clipper_backup.cli import show_base, show_dump, show_restore_test, show_snapshot
 from clipper_backup.cli.app import group
+from clipper_backup.cli.cluster_arguments import Kubeconfig, Namespace, StatefulSet
 from clipper_backup.cli.context import Context
 from clipper_backup.ops.job_backup import run_postgres_backup
 from clipper_backup.ops.job_restore_test import run_restore_test
+from clipper_backup.ops.job_snapshot import run_volume_snapshot
+from clipper_backup.ops.snapshot.cluster import open_cluster
 from clipper_backup.ops.work import open_work
 from clipper_backup.values import show_count
 
@@ -40,3 +43,28 @@ def restore_test(*, context: Context) -> None:
     context.answer({"schema": 1, **show_restore_test.document(test)}, show_restore_test.text(test))
     if test.error is not None:
         raise test.error
+
+
+@app.command
+def volume_snapshot(
+    *,
+    stateful_set: StatefulSet = "postgres",
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context,
+) -> None:
+    """Take a volume snapshot of the database, report to the Pushgateway, delete old ones.
+
+    Exit 3 when it is good, but its WAL did not reach the archive, or an old one could not be deleted.
+    """
+    work = open_work(context.settings, context.clock, context.emit, read_only=False)
+    done = run_volume_snapshot(
+        work, lambda: open_cluster(context.clock, context.emit, kubeconfig=kubeconfig, namespace=namespace), stateful_set
+    )
+    pruned = [str(decision.snapshot_id) for decision in done.pruned if not decision.keep]
+    context.answer(
+        {"schema": 1, **show_snapshot.made_document(done.made), "pruned": pruned},
+        show_snapshot.made_text(done.made) + f"pruned: {show_count(len(pruned), 'volume snapshot')}\n",
+    )
+    if done.incomplete is not None:
+        raise done.incomplete

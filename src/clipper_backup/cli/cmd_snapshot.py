@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from clipper_backup.cli import show_snapshot
 from clipper_backup.cli.app import group
+from clipper_backup.cli.cluster_arguments import Kubeconfig, Namespace, StatefulSet
 from clipper_backup.cli.context import Context
 from clipper_backup.kubernetes.api import Api
 from clipper_backup.ops.snapshot import create as creating
@@ -16,10 +17,6 @@ from clipper_backup.ops.snapshot.cluster import open_cluster
 from clipper_backup.ops.work import Work, open_work
 
 app = group("snapshot", "Volume snapshots of a database in Kubernetes: fast to take, and no off-site backup.")
-
-StatefulSet = Annotated[str, Parameter(help="the StatefulSet whose first Pod runs the database")]
-Namespace = Annotated[str | None, Parameter(help="where it is; unset: the Pod's own, or the kubeconfig's")]
-Kubeconfig = Annotated[Path | None, Parameter(help="the cluster; unset: the Pod's account, then KUBECONFIG, then ~/.kube/config")]
 
 
 def _work(context: Context, *, read_only: bool = True) -> Work:

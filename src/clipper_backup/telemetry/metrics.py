@@ -71,6 +71,20 @@ RESTORE_TEST_DURATION = Metric(
     "seconds",
 )
 
+SNAPSHOT_JOB = "volume-snapshot"
+"""The Pushgateway's group for everything that the job `volume-snapshot` reports."""
+
+SNAPSHOT_SUCCESS = Metric(
+    "clipper_backup_snapshot_success",
+    "Whether the last run of the snapshot job took a volume snapshot that is ready and restores: 1 it did, 0 it did not.",
+    "1 or 0",
+)
+SNAPSHOT_TIMESTAMP = Metric(
+    "clipper_backup_snapshot_timestamp_seconds",
+    "When the last good volume snapshot was taken; a failed run leaves it as it is; Unix time.",
+    "seconds",
+)
+
 METRICS = (
     BACKUP_SUCCESS,
     BACKUP_TIMESTAMP,
@@ -80,6 +94,8 @@ METRICS = (
     DUMP_ROWS,
     RESTORE_TEST_SUCCESS,
     RESTORE_TEST_DURATION,
+    SNAPSHOT_SUCCESS,
+    SNAPSHOT_TIMESTAMP,
 )
 
 
@@ -120,3 +136,13 @@ def restore_test_succeeded(*, duration_seconds: float) -> list[Sample]:
 def restore_test_failed() -> list[Sample]:
     """What one reports that did not: no duration, which would tell of a restore that did not take place."""
     return [Sample(RESTORE_TEST_SUCCESS, 0)]
+
+
+def snapshot_succeeded(*, taken_at: datetime) -> list[Sample]:
+    """What a run reports that took a good volume snapshot; *taken_at* is the storage's time of it, not that of the report."""
+    return [Sample(SNAPSHOT_SUCCESS, 1), Sample(SNAPSHOT_TIMESTAMP, taken_at.timestamp())]
+
+
+def snapshot_failed() -> list[Sample]:
+    """What a run reports that took none: not when, which is the last good one's."""
+    return [Sample(SNAPSHOT_SUCCESS, 0)]
