@@ -11,6 +11,7 @@ from clipper_backup.kubernetes.watch import wait_for
 from clipper_backup.ops.snapshot.take import SELECTOR
 
 GONE_SECONDS = 300.0
+_LOOK_SECONDS = 0.5
 """A storage that takes longer to delete a snapshot is looked at again by the next prune."""
 
 
@@ -96,10 +97,12 @@ def _wait(api: Api, contents: Mapping[str, str]) -> dict[str, ClipperError]:
             wait_for(api, VOLUME_SNAPSHOTS, pending[-1], gone, timeout_seconds=max(1.0, end - api.clock.monotonic()))
     except ClipperError as error:
         left = dict.fromkeys(pending, error)
-    for name in contents.keys() - left.keys():
+    for name in sorted(contents.keys() - left.keys()):
         try:
-            if content_of(api.get(VOLUME_SNAPSHOT_CONTENTS, contents[name])).deletion_policy != "Delete":
-                _begin_orphan(api, Doomed(name, content=contents[name]))  # made while its snapshot was going
+            while api.clock.monotonic() < end:
+                if content_of(api.get(VOLUME_SNAPSHOT_CONTENTS, contents[name])).deletion_policy != "Delete":
+                    _begin_orphan(api, Doomed(name, content=contents[name]))  # made while its snapshot was going
+                api.clock.sleep(_LOOK_SECONDS)  # the storage takes its time, and nobody may watch contents
         except MissingError:
             continue
         except ClipperError as error:
