@@ -156,7 +156,7 @@ def test_the_tables_are_what_commands_answer(answers: dict[str, list[Outcome]]) 
     without = {command: {field for field in documented(command) if not field.startswith(PHYSICAL)} for command in found}
     assert found == without, "those of base backups and WAL are asked below"
     below = {command for command in COMMANDS if command.startswith(("base ", "wal ", "snapshot "))}
-    below |= {"settings", "version", "demo", "restore", *ANSWERLESS}
+    below |= {"settings", "version", "demo", "restore", "job volume-snapshot", *ANSWERLESS}
     assert set(COMMANDS) - set(found) == below, "they are asked below"
     told = [line for outcomes in answers.values() for outcome in outcomes for line in outcome.lines]
     assert {line["type"] for line in told} == {"warning"}, "only warnings and errors belong on stderr"
