@@ -9,7 +9,7 @@ import pytest
 
 from clipper_backup.clock import SystemClock
 from clipper_backup.config import load
-from clipper_backup.errors import AccessError, IncompleteError
+from clipper_backup.errors import AccessError, ClipperError
 from clipper_backup.format import physical_names as names
 from clipper_backup.format.documents import HoldMark, encode
 from clipper_backup.format.snapshot_documents import (
@@ -135,6 +135,10 @@ class Here:
 
 @pytest.fixture
 def here(cluster: FakeCluster, tmp_path: Path) -> Here:
+    return make_here(cluster, tmp_path)
+
+
+def make_here(cluster: FakeCluster, tmp_path: Path) -> Here:
     run_database(cluster, {"postgres-data": "/var/lib/postgresql/data"})
     clock = SystemClock()
     store = MemoryStore(clock)
@@ -207,9 +211,24 @@ def test_of_one_whose_snapshot_is_gone_the_retained_content_goes_too(here: Here)
     here.cluster.run_controllers()
     (gone, _) = snapshot_catalog(here.work, here.api)
     assert gone.state == "gone"
-    with pytest.raises(IncompleteError, match=r"VolumeSnapshotContent .* is still there"):
+    prune_snapshots(here.work, here.api)
+    assert here.left() == [new]
+
+
+@pytest.mark.parametrize("namespace_is_gone", [False, True])
+def test_what_the_storage_does_not_let_go_is_named_and_looked_at_again(
+    patient_cluster: FakeCluster, tmp_path: Path, namespace_is_gone: bool
+) -> None:
+    here = make_here(patient_cluster, tmp_path)
+    old, new = here.add(15, RETAIN), here.add(1, RETAIN)
+    if namespace_is_gone:
+        patient_cluster.store.delete(VOLUME_SNAPSHOTS, patient_cluster.namespace, f"postgres-data-{old}")
+        patient_cluster.run_controllers()
+    patient_cluster.controllers.stopped.add("snapshots")
+    with pytest.raises(ClipperError, match="still there" if namespace_is_gone else f"postgres-data-{old}"):
         prune_snapshots(here.work, here.api)
-    here.cluster.run_controllers()
+    assert [str(listed.snapshot_id) for listed in list_snapshots(here.work.store)] == [old, new]
+    patient_cluster.controllers.stopped.clear()
     prune_snapshots(here.work, here.api)
     assert here.left() == [new]
 
@@ -264,9 +283,6 @@ def test_each_verb_that_is_missing_is_named_and_the_record_stays(here: Here, ver
         prune_snapshots(here.work, here.api)
     here.cluster.access.without.clear()
     assert new in [str(listed.snapshot_id) for listed in list_snapshots(here.work.store)]
-    here.cluster.run_controllers()
-    prune_snapshots(here.work, here.api)
-    here.cluster.run_controllers()
     prune_snapshots(here.work, here.api)
     assert here.left() == [new]
     assert old != new

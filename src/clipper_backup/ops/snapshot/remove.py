@@ -11,8 +11,8 @@ from clipper_backup.kubernetes.watch import wait_for
 from clipper_backup.ops.snapshot.take import SELECTOR
 
 GONE_SECONDS = 300.0
-_LOOK_SECONDS = 0.5
 """A storage that takes longer to delete a snapshot is looked at again by the next prune."""
+_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.5, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,13 @@ def _wait(api: Api, contents: Mapping[str, str]) -> dict[str, ClipperError]:
     except ClipperError as error:
         left = dict.fromkeys(pending, error)
     for name in sorted(contents.keys() - left.keys()):
+        pause = _LOOK_SECONDS
         try:
             while api.clock.monotonic() < end:
                 if content_of(api.get(VOLUME_SNAPSHOT_CONTENTS, contents[name])).deletion_policy != "Delete":
                     _begin_orphan(api, Doomed(name, content=contents[name]))  # made while its snapshot was going
-                api.clock.sleep(_LOOK_SECONDS)  # the storage takes its time, and nobody may watch contents
+                api.clock.sleep(pause)  # the storage takes its time, and nobody may watch contents
+                pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
         except MissingError:
             continue
         except ClipperError as error:
