@@ -281,6 +281,18 @@ def test_told_to_end_it_takes_what_the_ending_server_hands_over(pod: Pod, start_
     assert not (pod.handshake / "alive").exists()
 
 
+def test_once_its_server_has_ended_a_backlog_of_any_length_is_stored(pod: Pod, start_cli: StartCli) -> None:
+    """While it runs it is asked to take each file, and only so many are stored before that."""
+    (pod.server.path / "postmaster.pid").touch()
+    names = [pod.server.write(number).name for number in range(1, 151)]
+    process = started(pod, start_cli, 60)
+    pod.until(lambda: len(pod.segments()) == 64)
+    (pod.server.path / "postmaster.pid").unlink()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, pod.segments()) == (0, names), said
+
+
 def test_what_is_left_behind_is_named(pod: Pod, start_cli: StartCli) -> None:
     names = [pod.server.write(number).name for number in range(1, 6)]
     pod.store.delete(["repository.json"])

@@ -1,5 +1,6 @@
 """What a postmaster says of itself in postmaster.pid (pidfile.h of PostgreSQL 15 to 18)."""
 
+import os
 from pathlib import Path
 
 _STATUS = 7
@@ -15,3 +16,8 @@ def is_up(data: Path) -> bool:
     except OSError:
         return False
     return len(lines) > _STATUS and lines[_STATUS].strip() in _UP
+
+
+def is_served(data: Path) -> bool:
+    """Whether a server may run on this data folder; a killed one left its postmaster.pid. No error where we may not read."""
+    return os.path.exists(data / "postmaster.pid")  # noqa: PTH110  Path.exists raises PermissionError

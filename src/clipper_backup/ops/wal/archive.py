@@ -24,12 +24,13 @@ from clipper_backup.ops.wal.open_archive import accept, open_archive
 from clipper_backup.ops.wal.push import Pusher
 from clipper_backup.ops.work import Work
 from clipper_backup.postgres.data_folder import DataFolder
+from clipper_backup.postgres.postmaster import is_served
 from clipper_backup.postgres.wal_files import identify
 from clipper_backup.repository.wal_archive import CLAIM_SECONDS
 from clipper_backup.wal_names import Kind, classify
 
 _AHEAD = 64
-"""So many files are stored or under way beyond what PostgreSQL has asked for."""
+"""So many files are stored or under way beyond what PostgreSQL has asked for; once it has ended, so many are under way."""
 _SCAN_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
 """After a failure that nobody asks about, so long until the next attempt."""
@@ -209,7 +210,7 @@ class _Coordinator:
             self._let_go.discard(request.words[0])
             self._forget_failures(request.words[0][:8])  # what failed before it was asked may work now
         asked = {request.words[0] for request in requests}
-        room = self._left_over and len(self._known) <= _AHEAD // 2
+        room = self._left_over and self._count_ahead() <= _AHEAD // 2
         if room or now - self._scanned_at >= _SCAN_SECONDS or not asked <= self._known.keys():
             self._scanned_at = now
             self._scan(asked)
@@ -245,11 +246,19 @@ class _Coordinator:
                 self._forget_failures(name[:8])
         blocked = {name[:8] for name, flight in self._known.items() if flight.state == "failed"}
         self._left_over = False
+        room = _AHEAD - self._count_ahead()
         for name in sorted(wanted - self._let_go - self._known.keys(), key=lambda name: (not name.endswith(_HISTORY), name)):
-            if len(self._known) >= _AHEAD and name not in asked:
+            if room <= 0 and name not in asked:
                 self._left_over = True
             elif name[:8] not in blocked and (kind := classify(name)) is not None:
                 self._known[name] = self._flights.begin(name, kind)
+                room -= 1
+
+    def _count_ahead(self) -> int:
+        """How many files take room. Stored ones take none once the server has ended: nobody will ask for them."""
+        if is_served(self._folder.path):
+            return len(self._known)
+        return sum(flight.state != "stored" for flight in self._known.values())
 
     def _forget_failures(self, timeline: str) -> None:
         """Let the failed ones of *timeline* begin anew; only when nothing of it is under way, so that claims stay in order."""

@@ -19,6 +19,7 @@ from clipper_backup.ops.wal.archive import Unstored, ready_files, run_archiver
 from clipper_backup.ops.wal.times import keeping_times
 from clipper_backup.ops.work import open_work
 from clipper_backup.postgres.data_folder import WAL_FOLDER, DataFolder
+from clipper_backup.postgres.postmaster import is_served
 from clipper_backup.values import show_count, show_names
 
 SAID_FILE = "pgdata"
@@ -56,7 +57,7 @@ class Lingering:
             return
         now = self._clock.monotonic()
         self._since = now if self._since is None else self._since
-        self.server_runs = pgdata is not None and os.path.exists(pgdata / "postmaster.pid")  # noqa: PTH110  no error where it may not look
+        self.server_runs = pgdata is not None and is_served(pgdata)
         self.left = tuple(unstored())
         if now - self._since >= self._seconds or not (self.server_runs or self.left):
             self.over.set()
