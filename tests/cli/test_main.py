@@ -51,6 +51,15 @@ def test_nothing_heavy_is_imported_before_a_command_needs_it(run_cli: RunCli) ->
     assert modules & HEAVY == set()
 
 
+@pytest.mark.parametrize("words", ["base --help", "base list", "wal status --help", "settings"])
+def test_what_asks_no_database_starts_without_its_libraries(run_cli: RunCli, words: str, local_place: StorePlace) -> None:
+    told = f"import os; os.environ['BACKUP_URL'] = {local_place.url!r}"
+    code = f"{told}; from clipper_backup.cli.main import main; sys.exit = print"
+    modules = modules_after(run_cli, f"{code}; main({words.split()!r})")
+    assert "clipper_backup.cli.context" in modules
+    assert modules & {"numpy", "psycopg", "kubernetes"} == set()
+
+
 def test_a_fast_command_runs_without_the_parser(run_cli: RunCli) -> None:
     modules = modules_after(run_cli, "from clipper_backup.cli.main import main; sys.exit = print; main(['--version'])")
     assert "clipper_backup.cli.fast_version" in modules

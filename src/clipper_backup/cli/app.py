@@ -10,6 +10,9 @@ To add a command, write a function in `cmd_<name>.py` and name it in COMMANDS:
         dump = find(context.settings, DumpId.parse(dump_id), context.emit)
         context.answer({"schema": 1, **as_document(dump)}, as_text(dump))
 
+Work that loads psycopg or numpy (a quarter of a second) is imported by the function that does it: help, and the commands
+beside it, start without. tests/cli/test_main.py holds what starts light.
+
 What a command is about is positional-only, its options are keyword-only. A parameter named `context` is filled in here
 and is no option. Settings and global flags are taken out of the command line by `arguments` before a command sees it:
 no command declares them. A command raises to fail and returns None.

@@ -9,10 +9,7 @@ from clipper_backup.cli import show_base
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import UsageError
-from clipper_backup.ops.base import create as creating
-from clipper_backup.ops.base import delete as deleting
 from clipper_backup.ops.base import read as reading
-from clipper_backup.ops.base import verify as verifying
 from clipper_backup.ops.work import Work, noting, open_work
 from clipper_backup.values import BackupId
 
@@ -54,6 +51,8 @@ def create(
       --base-wal-wait-seconds (BASE_WAL_WAIT_SECONDS)  how long to wait for the WAL
       --encryption-recipients (ENCRYPTION_RECIPIENTS)  whom it is sealed to
     """
+    from clipper_backup.ops.base import create as creating
+
     work = _work(context, read_only=False)
     if source is not None:
         work = replace(work, settings=replace(work.settings, base_source=source))
@@ -97,6 +96,8 @@ def verify(
 
     The hints say which instants damage costs. `clipper-backup verify` looks at all base backups, dumps and WAL.
     """
+    from clipper_backup.ops.base import verify as verifying
+
     share = 1.0 if read_data else parse_share(sample)
     if read_data and sample is not None:
         raise UsageError("--read-data reads everything: --sample with it makes no sense")
@@ -130,6 +131,8 @@ def delete(
     context: Context,
 ) -> None:
     """Delete one base backup; refused for held ones, and where no newer good one follows. Others keep all they need."""
+    from clipper_backup.ops.base import delete as deleting
+
     work = _work(context, read_only=dry_run)
     found = _find(work, backup_id)
     deleting.check_base_deletable(work, found, last=last)

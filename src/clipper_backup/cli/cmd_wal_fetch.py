@@ -44,9 +44,9 @@ def serve(
     Settings that matter most; all others are those of the restore:
       --pgdata (PGDATA)  the data folder of the server that recovers, shared with it; it has to be said
     """
-    from clipper_backup.ops.wal.open_restore import open_restore  # noqa: PLC0415  not for `--help`
-    from clipper_backup.ops.wal.serve import serve as answer  # noqa: PLC0415  the same
-    from clipper_backup.ops.work import pgdata_of  # noqa: PLC0415  the same
+    from clipper_backup.ops.wal.open_restore import open_restore
+    from clipper_backup.ops.wal.serve import serve as answer
+    from clipper_backup.ops.work import pgdata_of
 
     pgdata = pgdata_of(context.settings)
     answer(open_restore(restore_folder, context.clock, context.emit), pgdata, handshake, threading.Event())

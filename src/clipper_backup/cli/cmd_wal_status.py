@@ -23,9 +23,9 @@ def status(
     look. A server that does not answer is no error. Links are taken from time maps, and compared where none tells; `wal verify`
     compares all.
     """
-    from clipper_backup.cli.show_wal import status_document, status_text  # noqa: PLC0415  `wal push` imports this group
-    from clipper_backup.ops.wal.status import wal_status  # noqa: PLC0415  the same
-    from clipper_backup.ops.work import open_work  # noqa: PLC0415  the same
+    from clipper_backup.cli.show_wal import status_document, status_text
+    from clipper_backup.ops.wal.status import wal_status
+    from clipper_backup.ops.work import open_work
 
     work = open_work(context.settings, context.clock, context.emit, read_only=True)
     found = wal_status(work, ask_server=not no_server)
@@ -52,9 +52,9 @@ def verify(
 
     A few requests for each segment, or with --read-data all of it. Nothing is written.
     """
-    from clipper_backup.cli.show_wal import verify_document, verify_text  # noqa: PLC0415  `wal push` imports this group
-    from clipper_backup.ops.wal.verify import verify_wal  # noqa: PLC0415  the same
-    from clipper_backup.ops.work import open_work  # noqa: PLC0415  the same
+    from clipper_backup.cli.show_wal import verify_document, verify_text
+    from clipper_backup.ops.wal.verify import verify_wal
+    from clipper_backup.ops.work import open_work
 
     work = open_work(context.settings, context.clock, context.emit, read_only=True)
     found = verify_wal(work, read_data=read_data)
@@ -71,7 +71,7 @@ def verify(
             hints=["the key that their archiver had is needed until these are behind the window, and pruned"],
         )
     if found.newer:
-        from clipper_backup.format.documents import NewerError  # noqa: PLC0415  the same
+        from clipper_backup.format.documents import NewerError
 
         raise NewerError(show_first(found.newer), hints=["install the version of clipper-backup that wrote it, or a newer one"])
     if problems := found.seen.problems:

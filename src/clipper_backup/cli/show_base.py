@@ -1,7 +1,7 @@
 """How base backups look in answers: one document and one text for each kind of thing."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -9,8 +9,10 @@ from clipper_backup.cli.show_entry import notes_of, state_of
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.base_documents import BaseDetails, BaseSummary
 from clipper_backup.ops.base.read import PackUse, Shown
-from clipper_backup.ops.base.verify import BaseVerified
 from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_share, show_time
+
+if TYPE_CHECKING:
+    from clipper_backup.ops.base.verify import BaseVerified
 
 Document = dict[str, Any]
 
@@ -225,7 +227,7 @@ def packs_text(use: PackUse | None) -> str:
     return f"packs: {taken}; it needs {use.live_share:.0%} of what they hold ({use.amplification:.2f} times the space)\n"
 
 
-def verified_document(verified: BaseVerified) -> Document:
+def verified_document(verified: "BaseVerified") -> Document:
     """An intact base backup."""
     return {
         "id": verified.summary.id,
@@ -238,7 +240,7 @@ def verified_document(verified: BaseVerified) -> Document:
     }
 
 
-def verified_text(verified: BaseVerified) -> str:
+def verified_text(verified: "BaseVerified") -> str:
     """The same for people, with what it does not prove."""
     read = f"{show_share(verified.share)} of its packs' bytes were read ({show_bytes(verified.read_bytes)})"
     if verified.share >= 1 and verified.files:
