@@ -273,7 +273,10 @@ NEEDED = [verb for verb in VERBS if "snapshot prune" in verb.commands]
 
 
 @pytest.mark.parametrize("verb", NEEDED, ids=lambda verb: f"{verb.name} {verb.resource.plural}")
-def test_each_verb_that_is_missing_is_named_and_the_record_stays(here: Here, verb: Verb) -> None:
+def test_each_verb_that_is_missing_is_named_and_the_record_stays(
+    patient_cluster: FakeCluster, tmp_path: Path, verb: Verb
+) -> None:
+    here = make_here(patient_cluster, tmp_path)
     old, new = here.add(15, RETAIN), here.add(1)
     gone = here.add(16, RETAIN)
     here.cluster.store.delete(VOLUME_SNAPSHOTS, here.cluster.namespace, f"postgres-data-{gone}")
