@@ -35,7 +35,7 @@ from clipper_backup.ops.snapshot.database import look_at_database
 from clipper_backup.ops.snapshot.labels import Labels
 from clipper_backup.ops.snapshot.leftovers import clear_leftovers
 from clipper_backup.ops.snapshot.prune import prune_snapshots
-from clipper_backup.ops.snapshot.verbs import VERBS, Verb
+from clipper_backup.ops.snapshot.verbs import ACCOUNT, VERBS, Verb
 from clipper_backup.ops.work import Work, login_of
 from clipper_backup.postgres.cluster_facts import cluster_facts
 from clipper_backup.repository.snapshots import list_snapshots, read_snapshot
@@ -318,7 +318,7 @@ def test_a_server_in_recovery_is_refused(here: Here) -> None:
 
 def run_job(here: Here) -> Done:
     with here.server.archiving(here.work):
-        return run_volume_snapshot(here.work, lambda: here.api, "postgres")
+        return run_volume_snapshot(here.work, lambda: here.cluster.api(ACCOUNT, retry_seconds=1.0), "postgres")
 
 
 @pytest.fixture
