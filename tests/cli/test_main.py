@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import clipper_backup
+from clipper_backup.cli.app import COMMANDS
 from fixtures.cli import DEADLINE_SECONDS, SAMPLE, Outcome, RunCli, StartCli, environment, until_asleep
 from fixtures.stores import StorePlace
 from fixtures.wal import MadeServer, Pushing
@@ -51,7 +52,17 @@ def test_nothing_heavy_is_imported_before_a_command_needs_it(run_cli: RunCli) ->
     assert modules & HEAVY == set()
 
 
-@pytest.mark.parametrize("words", ["base --help", "base list", "wal status --help", "settings"])
+def test_no_help_loads_what_only_work_needs(run_cli: RunCli) -> None:
+    each = f"for word in {[*COMMANDS]!r}: main([word, '--help'])"
+    modules = modules_after(run_cli, f"from clipper_backup.cli.main import main; sys.exit = print\n{each}\n0")
+    assert {f"clipper_backup.cli.cmd_{word}" for word in COMMANDS} - {*modules} == {
+        "clipper_backup.cli.cmd_hold",
+        "clipper_backup.cli.cmd_release",
+    }, "of the same module as prune"
+    assert modules & {"numpy", "psycopg", "pyrage", "obstore", "lightkube", "asyncio"} == set()
+
+
+@pytest.mark.parametrize("words", ["base list", "dump list", "prune --dry-run", "settings"])
 def test_what_asks_no_database_starts_without_its_libraries(run_cli: RunCli, words: str, local_place: StorePlace) -> None:
     told = f"import os; os.environ['BACKUP_URL'] = {local_place.url!r}"
     code = f"{told}; from clipper_backup.cli.main import main; sys.exit = print"

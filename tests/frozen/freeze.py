@@ -33,9 +33,9 @@ from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.base.read import base_catalog
 from clipper_backup.ops.base.verify import verify_base
 from clipper_backup.ops.base_hold import hold_base
-from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import execute_prune, hold, plan_prune
 from clipper_backup.ops.key_check import check_key
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.restore.left_wal import make_plan
 from clipper_backup.ops.restore.request import Request
@@ -170,7 +170,7 @@ def month(story: Story) -> None:
         story.moment(2)
         story.map_times()
         story.dump(DUMP_JOBS="2", DUMP_FINGERPRINT="hash", VALIDATION_QUERIES=QUERIES)
-        with take_dump_lease(work, "prune", story.clock) as lease:
+        with take_lease(work, DUMP_LEASE, "prune") as lease:
             execute_prune(work, plan_prune(work), lease)
         pruned = prune_physical(work)
         pruned.raise_problems()

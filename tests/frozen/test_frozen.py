@@ -28,12 +28,13 @@ from clipper_backup.ops.base.create import create_base
 from clipper_backup.ops.base.read import base_catalog
 from clipper_backup.ops.base.verify import verify_base
 from clipper_backup.ops.base_hold import hold_base, release_base
-from clipper_backup.ops.dump.create import create_dump, take_dump_lease
+from clipper_backup.ops.dump.create import create_dump
 from clipper_backup.ops.dump.prune import execute_prune, plan_prune
 from clipper_backup.ops.dump.read import catalog, details_of
 from clipper_backup.ops.dump.restore import Request as DumpRequest
 from clipper_backup.ops.dump.restore import restore_dump
 from clipper_backup.ops.keys import opener_of
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.restore.left_wal import make_plan
 from clipper_backup.ops.restore.request import Request
@@ -434,7 +435,7 @@ def test_it_is_written_on(name: str, place: Path) -> None:
         release_base(work, oldest)
         hold_base(work, BackupId.parse(base.id), "of a later version", None)
         assert {key for key, data in before.items() if data != held_by(store).get(key)} == {f"holds/{oldest}"}
-        with take_dump_lease(work, "prune", clock) as lease:
+        with take_lease(work, DUMP_LEASE, "prune") as lease:
             execute_prune(work, plan_prune(work), lease)
         pruned = prune_physical(work)
     pruned.raise_problems()

@@ -13,9 +13,9 @@ from clipper_backup.errors import ClipperError
 from clipper_backup.format.compression import compress_bytes, decompress_bytes
 from clipper_backup.ops.base.read import base_catalog
 from clipper_backup.ops.base.verify import verify_base
-from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import execute_prune, plan_prune
 from clipper_backup.ops.dump.read import catalog
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.wal.status import wal_status
 from clipper_backup.ops.wal.verify import verify_wal
@@ -196,7 +196,7 @@ def test_documents_of_dumps_are_not_lost_either(pattern: str, answer: str) -> No
     assert not any(entry.problem and not entry.unreadable for entry in catalog(work))
     assert isinstance(work.clock, MovedClock)
     work.clock.run(work.clock.now() + timedelta(days=90))
-    with take_dump_lease(work, "prune", work.clock) as lease:
+    with take_lease(work, DUMP_LEASE, "prune") as lease:
         said = told(lambda: execute_prune(work, plan_prune(work), lease))
     assert (answer in said) if answer else said == ""
     assert key in everything(work.store) or key.endswith(".intent")

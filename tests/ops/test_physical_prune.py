@@ -12,9 +12,9 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import SnapshotRecord
 from clipper_backup.format.documents import Repository, encode
 from clipper_backup.format.names import REPOSITORY, RETENTION
-from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import execute_prune, plan_prune
 from clipper_backup.ops.events import Event, StepDone, Warned, ignore
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.physical_plan import PhysicalPrune, plan_physical_prune
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.work import Work
@@ -482,7 +482,7 @@ def test_a_prune_of_dumps_keeps_what_was_noted_of_the_window(store: MemoryStore,
     live_for(store, clock, 14)
     work = work_on(store, clock)
     prune_physical(work)
-    with take_dump_lease(work, "prune", clock) as lease:
+    with take_lease(work, DUMP_LEASE, "prune") as lease:
         execute_prune(work, plan_prune(work), lease)
     assert prune_physical(with_window(work, 3)).going == ()
 

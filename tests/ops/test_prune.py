@@ -14,10 +14,10 @@ from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, MissingError, StoreError, UsageError
 from clipper_backup.format import names
 from clipper_backup.format.physical_names import VERIFY_REPORT
-from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import Plan, check_deletable, delete_dump, execute_prune, hold, plan_prune, release
 from clipper_backup.ops.dump.read import catalog, choose_database, summary_of
 from clipper_backup.ops.events import Event, Progress, StepBegun, StepDone, Warned, ignore
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import DumpWriter, delete_objects, held_dumps, hold_dump, list_dumps
 from clipper_backup.store.memory import MemoryStore
@@ -57,12 +57,12 @@ def cut_archive(store: Store, dump_id: DumpId) -> None:
 
 
 def prune(work: Work) -> Plan:
-    with take_dump_lease(work, "prune", work.clock) as lease:
+    with take_lease(work, DUMP_LEASE, "prune") as lease:
         return execute_prune(work, plan_prune(work), lease)
 
 
 def delete(work: Work, dump_id: DumpId, *, last: bool = False) -> None:
-    with take_dump_lease(work, "dump delete", work.clock) as lease:
+    with take_lease(work, DUMP_LEASE, "dump delete") as lease:
         delete_dump(work, dump_id, lease, last=last)
 
 
@@ -333,7 +333,7 @@ def test_a_version_that_must_not_write_removes_and_holds_nothing(repository: Mem
         names.REPOSITORY, repository.get(names.REPOSITORY).replace(b'"min_writer_version": 1', b'"min_writer_version": 2')
     )
     before = [info.key for info in repository.list(names.DATABASE_FOLDER)]
-    with take_dump_lease(work, "a test", work.clock) as lease:
+    with take_lease(work, DUMP_LEASE, "a test") as lease:
         writing: list[Callable[[], object]] = [
             lambda: execute_prune(work, plan, lease),
             lambda: delete_dump(work, dumps[0], lease),

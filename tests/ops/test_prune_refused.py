@@ -11,8 +11,8 @@ from clipper_backup.format import physical_names as names
 from clipper_backup.format.base_documents import SnapshotRecord
 from clipper_backup.format.documents import encode
 from clipper_backup.format.names import RETENTION
-from clipper_backup.ops.dump.create import take_dump_lease
 from clipper_backup.ops.dump.prune import execute_prune, plan_prune
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.physical_plan import Look, look, plan_of, plan_physical_prune, removal_of
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.prune_proof import prove_removal
@@ -183,6 +183,6 @@ def test_a_prune_of_dumps_that_goes_by_age_alone(store: MemoryStore, clock: Step
     right = plan_prune(work)
     wrong = replace(right, decisions=tuple(replace(decision, keep=False) for decision in right.decisions))
     before = keys_below(store, "database/")
-    with take_dump_lease(work, "prune", clock) as lease, pytest.raises(IntegrityError, match="is the newest good dump"):
+    with take_lease(work, DUMP_LEASE, "prune") as lease, pytest.raises(IntegrityError, match="is the newest good dump"):
         execute_prune(work, wrong, lease)
     assert keys_below(store, "database/") == before

@@ -13,8 +13,8 @@ from clipper_backup.format import names
 from clipper_backup.format.documents import KeyCheck, RetentionMark, encode
 from clipper_backup.format.sealing import Identity
 from clipper_backup.format.signing import SigningKey
-from clipper_backup.ops.dump.create import DUMP_LEASE, take_dump_lease
 from clipper_backup.ops.events import ignore
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.status import Status, look_at_repository
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import hold_dump
@@ -268,7 +268,7 @@ def test_holds_are_shown_also_of_dumps_that_are_gone(repository: MemoryStore, cl
 def test_the_lease_is_shown_with_whoever_holds_it(repository: MemoryStore, clock: VirtualClock) -> None:
     writing = Work(Settings(lease_seconds=60), repository, SystemClock(), ignore)
     assert look(repository, clock).lease is None
-    with take_dump_lease(writing, "dump create", SystemClock()):
+    with take_lease(writing, DUMP_LEASE, "dump create"):
         held = look(repository, clock).lease
         assert held is not None
         assert (held.purpose, held.taken_at) == ("dump create", START)

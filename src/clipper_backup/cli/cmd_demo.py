@@ -7,7 +7,6 @@ from cyclopts import Parameter
 from clipper_backup.cli.context import Context
 from clipper_backup.cli.tables import table
 from clipper_backup.errors import UsageError
-from clipper_backup.ops.demo.story import run_demo
 from clipper_backup.values import show_seconds
 
 
@@ -17,6 +16,8 @@ def demo(
     context: Context,
 ) -> None:
     """Back up a real PostgreSQL, destroy it, restore it and prove it, in a temporary folder of this machine."""
+    from clipper_backup.ops.demo.story import run_demo
+
     if not 0.01 <= scale <= 100:
         raise UsageError("--scale must lie between 0.01 and 100")
     story = run_demo(context.clock, context.emit, scale=scale)

@@ -7,8 +7,6 @@ from cyclopts import Parameter
 
 from clipper_backup.cli.context import Context
 from clipper_backup.cli.show_findings import finding_items, findings_text, raise_if_red
-from clipper_backup.ops.doctor import of_pitr
-from clipper_backup.ops.doctor.examine import CHECKS, examine
 
 
 def doctor(
@@ -20,6 +18,9 @@ def doctor(
     context: Context,
 ) -> None:
     """Look at all that dumps and restores need: a line for each, green, yellow or red; exit 1 when one is red."""
+    from clipper_backup.ops.doctor import of_pitr
+    from clipper_backup.ops.doctor.examine import CHECKS, examine
+
     checks = of_pitr.CHECKS if for_pitr else CHECKS
     lines = examine(lambda: context.settings, context.clock, os.environ, checks=checks)
     rows = [(line.check.name, line.finding, line.todo) for line in lines]

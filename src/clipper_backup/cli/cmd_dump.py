@@ -9,12 +9,9 @@ from clipper_backup.cli import show_dump
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import UsageError
-from clipper_backup.ops.dump import create as creating
 from clipper_backup.ops.dump import fetch as fetching
-from clipper_backup.ops.dump import prune as pruning
 from clipper_backup.ops.dump import read as reading
-from clipper_backup.ops.dump import restore as restoring
-from clipper_backup.ops.dump import verify as verifying
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.work import Work, open_work
 from clipper_backup.repository.dumps import find_dump
 from clipper_backup.repository.root import open_repository
@@ -52,6 +49,8 @@ def create(*, context: Context) -> None:
       --dump-jobs (DUMP_JOBS)                how many tables are read at once
       --dump-fingerprint (DUMP_FINGERPRINT)  what is recorded of each table
     """
+    from clipper_backup.ops.dump import create as creating
+
     summary = creating.create_dump(_work(context, read_only=False)).summary
     context.answer({"schema": 1, **show_dump.summary_document(summary)}, show_dump.summary_text(summary))
 
@@ -79,6 +78,8 @@ def show(dump_id: Id, /, *, unsigned: Unsigned = False, context: Context) -> Non
 @app.command
 def verify(dump_id: Id, /, *, unsigned: Unsigned = False, context: Context) -> None:
     """Read everything a dump stored and compare it with what was recorded; exit 13 when it differs, 3 without its key."""
+    from clipper_backup.ops.dump import verify as verifying
+
     work = _work(context, unsigned=unsigned)
     verified = verifying.verify_dump(work, _find(work, dump_id, unsigned=unsigned))
     context.answer({"schema": 1, **show_dump.verified_document(verified)}, show_dump.verified_text(verified))
@@ -118,6 +119,8 @@ def restore(
     context: Context,
 ) -> None:
     """Restore a database of a dump, and prove it equal to what was recorded; exit 13 names every difference."""
+    from clipper_backup.ops.dump import restore as restoring
+
     if jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {jobs}", hints=["leave it out: 1 needs no scratch space"])
     work = _work(context, unsigned=unsigned)
@@ -140,12 +143,14 @@ def delete(
     context: Context,
 ) -> None:
     """Delete one dump; refused for held ones, the newest good one, and the newest good one of a database."""
+    from clipper_backup.ops.dump import prune as pruning
+
     work = _work(context, read_only=dry_run)
     found = _find(work, dump_id)
     pruning.check_deletable(work, found, last=last)
     if not dry_run:
         context.confirm(f"Delete the dump {found}?", yes=yes)
-        with creating.take_dump_lease(work, "dump delete", context.clock) as lease:
+        with take_lease(work, DUMP_LEASE, "dump delete") as lease:
             pruning.delete_dump(work, found, lease, last=last)
     said = f"{found} would be deleted" if dry_run else f"{found} is deleted"
     context.answer({"schema": 1, "id": str(found), "dry_run": dry_run}, said)

@@ -1,12 +1,8 @@
 """`job …`: what the CronJobs run, each the whole of its task."""
 
-from clipper_backup.cli import show_base, show_dump, show_restore_test, show_snapshot
 from clipper_backup.cli.app import group
 from clipper_backup.cli.cluster_arguments import Kubeconfig, Namespace, StatefulSet
 from clipper_backup.cli.context import Context
-from clipper_backup.ops.job_backup import run_postgres_backup
-from clipper_backup.ops.job_restore_test import run_restore_test
-from clipper_backup.ops.job_snapshot import run_volume_snapshot
 from clipper_backup.ops.snapshot.cluster import open_cluster
 from clipper_backup.ops.work import open_work
 from clipper_backup.values import show_count
@@ -17,6 +13,9 @@ app = group("job", "What the CronJobs run: the whole of a task, with pruning and
 @app.command
 def postgres_backup(*, context: Context) -> None:
     """Take a dump, prune old ones, report to the Pushgateway; and a base backup, where the server archives its WAL."""
+    from clipper_backup.cli import show_base, show_dump
+    from clipper_backup.ops.job_backup import run_postgres_backup
+
     done = run_postgres_backup(open_work(context.settings, context.clock, context.emit, read_only=False))
     summary, base = done.dump.written.summary, done.base
     pruned = () if done.pruned is None else done.pruned.going
@@ -39,6 +38,9 @@ def restore_test(*, context: Context) -> None:
 
     The server is made on this machine, in SCRATCH_DIR, and removed with all its files. PGHOST and the like are not asked.
     """
+    from clipper_backup.cli import show_restore_test
+    from clipper_backup.ops.job_restore_test import run_restore_test
+
     test = run_restore_test(open_work(context.settings, context.clock, context.emit, read_only=False))
     context.answer({"schema": 1, **show_restore_test.document(test)}, show_restore_test.text(test))
     if test.error is not None:
@@ -57,6 +59,9 @@ def volume_snapshot(
 
     Exit 3 when it is good, but its WAL did not reach the archive, or an old one could not be deleted.
     """
+    from clipper_backup.cli import show_snapshot
+    from clipper_backup.ops.job_snapshot import run_volume_snapshot
+
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     done = run_volume_snapshot(
         work, lambda: open_cluster(context.clock, context.emit, kubeconfig=kubeconfig, namespace=namespace), stateful_set

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -11,12 +11,12 @@ from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.errors import ClipperError, IncompleteError, UsageError
-from clipper_backup.format.sealing import Identity
-from clipper_backup.format.signing import SigningKey
-from clipper_backup.ops.key_check import Needed, Tried, check_key, keys_needed
 from clipper_backup.ops.keys import read_identities, read_key_file, signing_key_of
 from clipper_backup.ops.work import open_work
 from clipper_backup.values import json_time, show_count, show_time
+
+if TYPE_CHECKING:
+    from clipper_backup.ops.key_check import Needed, Tried
 
 app = group("key", "The keys that dumps are sealed to and signed with.")
 
@@ -29,6 +29,9 @@ def generate(
     context: Context,
 ) -> None:
     """Make a secret key in a file, and print the public one that belongs into the settings."""
+    from clipper_backup.format.sealing import Identity
+    from clipper_backup.format.signing import SigningKey
+
     if signing:
         key = SigningKey.make()
         _write_secret(output, key.reveal())
@@ -110,6 +113,8 @@ def check(*, identity: Annotated[Path, Parameter(help="the file with the secret 
 
     Exit 12 when one of them does not open, 13 when one is damaged.
     """
+    from clipper_backup.ops.key_check import check_key
+
     work = open_work(context.settings, context.clock, context.emit, read_only=False)
     checked = check_key(work, identity)
     dump = next((each.newest for each in checked.tried if each.newest.kind == "dump"), None)
@@ -136,7 +141,7 @@ def check(*, identity: Annotated[Path, Parameter(help="the file with the secret 
     checked.raise_problem()
 
 
-def _tried(tried: Tried) -> str:
+def _tried(tried: "Tried") -> str:
     newest = tried.newest
     if tried.problem is not None:
         return f"NOT opened: {newest.title}, of {show_time(newest.at)}: {tried.problem}\n"
@@ -146,6 +151,8 @@ def _tried(tried: Tried) -> str:
 @app.command
 def rotate(*, context: Context) -> None:
     """Which key is needed for which backups, after ENCRYPTION_RECIPIENTS changed; old ones stay sealed to the old keys."""
+    from clipper_backup.ops.key_check import keys_needed
+
     work = open_work(context.settings, context.clock, context.emit, read_only=True, unsigned=True)
     rotation = keys_needed(work)
     items = [
@@ -190,7 +197,7 @@ _WAL_TOO = (
 )
 
 
-def _needed(key: Needed) -> str:
+def _needed(key: "Needed") -> str:
     if key.configured:
         return "for the next backup too"
     newest = [*key.dumps[-1:], *key.base_backups[-1:]]

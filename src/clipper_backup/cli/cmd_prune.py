@@ -11,8 +11,7 @@ from clipper_backup.errors import IntegrityError, MissingError, UsageError
 from clipper_backup.format.documents import HoldMark
 from clipper_backup.ops.base_hold import hold_base, parse_wal_to, release_base
 from clipper_backup.ops.dump import prune as pruning
-from clipper_backup.ops.dump.create import take_dump_lease
-from clipper_backup.ops.lease import PRUNE_LEASE, take_lease
+from clipper_backup.ops.lease import DUMP_LEASE, PRUNE_LEASE, take_lease
 from clipper_backup.ops.physical_plan import PhysicalPrune, plan_physical_prune
 from clipper_backup.ops.physical_prune import prune_physical
 from clipper_backup.ops.prune_proof import prove_removal
@@ -55,7 +54,7 @@ def prune(
         planned = physical.proof
         if plan.going or physical.changes:
             context.confirm(show_prune.question(plan, physical), yes=yes)
-        with take_dump_lease(work, "prune", context.clock) as lease:
+        with take_lease(work, DUMP_LEASE, "prune") as lease:
             plan = pruning.execute_prune(work, pruning.plan_prune(work), lease)
         physical = prune_physical(work) if refused is None else physical
         proof = replace(physical.proof, newest_dump=planned.newest_dump, dumps=planned.dumps)

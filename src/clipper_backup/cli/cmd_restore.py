@@ -8,13 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import show_restore
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import IncompleteError, MissingError, UsageError
-from clipper_backup.ops.restore.left_wal import make_plan
 from clipper_backup.ops.restore.plan import Plan
 from clipper_backup.ops.restore.request import Request
-from clipper_backup.ops.restore.restore import restore as carry_out
 from clipper_backup.ops.restore.start import check_port
 from clipper_backup.ops.restore.target_dir import check_account
 from clipper_backup.ops.restore.targets import choose_target
@@ -73,6 +70,10 @@ def restore(
 
     The server it makes does not archive and, with --start, has no network. Every restore but a standby ends on a new timeline.
     """
+    from clipper_backup.cli import show_restore
+    from clipper_backup.ops.restore.left_wal import make_plan
+    from clipper_backup.ops.restore.restore import restore as carry_out
+
     target = choose_target(
         context.clock.now(), time=to_time, lsn=to_lsn, xid=to_xid, name=to_name, immediate=immediate, exclusive=exclusive
     )

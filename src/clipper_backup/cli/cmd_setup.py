@@ -1,15 +1,16 @@
 """`setup …`: what must be there before the first backup."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from clipper_backup.cli.app import group
 from clipper_backup.cli.context import Context
 from clipper_backup.errors import IncompleteError, UsageError
-from clipper_backup.ops.setup_database import Prepared, prepare_database, read_password
-from clipper_backup.postgres.backup_role import Wanted
+
+if TYPE_CHECKING:
+    from clipper_backup.ops.setup_database import Prepared
 
 app = group("setup", "What must be there before the first backup.")
 
@@ -37,6 +38,9 @@ def database(
 
     Exit 3 when it was run and the server's own files still keep the role out.
     """
+    from clipper_backup.ops.setup_database import prepare_database, read_password
+    from clipper_backup.postgres.backup_role import Wanted
+
     password = read_password(context.settings, password_file)
     if remove and (password_file is not None or large_objects or config_files):
         raise UsageError("--remove takes everything away: it goes with none of --password-file, --large-objects, --config-files")
@@ -53,7 +57,7 @@ def database(
         )
 
 
-def _document(done: Prepared) -> dict[str, Any]:
+def _document(done: "Prepared") -> dict[str, Any]:
     return {
         "schema": 1,
         "id": done.role,
@@ -69,7 +73,7 @@ def _document(done: Prepared) -> dict[str, Any]:
     }
 
 
-def _text(done: Prepared) -> str:
+def _text(done: "Prepared") -> str:
     """A script that psql runs: all that is no SQL is a comment."""
     lines = [f"-- PostgreSQL {done.server_version}, database {done.database}, role {done.role}"]
     lines += [f"{statement.shown};" for statement in done.statements]

@@ -5,14 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clipper_backup.cli import show_snapshot
 from clipper_backup.cli.app import group
 from clipper_backup.cli.cluster_arguments import Kubeconfig, Namespace, StatefulSet
 from clipper_backup.cli.context import Context
 from clipper_backup.kubernetes.api import Api
-from clipper_backup.ops.snapshot import create as creating
-from clipper_backup.ops.snapshot import prune as pruning
-from clipper_backup.ops.snapshot import read as reading
 from clipper_backup.ops.snapshot.cluster import open_cluster
 from clipper_backup.ops.work import Work, open_work
 
@@ -45,6 +41,9 @@ def create(
       --snapshot-ready-seconds (SNAPSHOT_READY_SECONDS)  how long to wait until they are ready
       --base-wal-wait-seconds (BASE_WAL_WAIT_SECONDS)    how long to wait for the WAL
     """
+    from clipper_backup.cli import show_snapshot
+    from clipper_backup.ops.snapshot import create as creating
+
     work = _work(context, read_only=False)
     with _cluster(context, namespace, kubeconfig) as api:
         made = creating.create_snapshot(work, api, stateful_set)
@@ -56,6 +55,9 @@ def create(
 @app.command(name="list")
 def list_(*, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context) -> None:
     """Every volume snapshot, oldest first, with what it restores to; unfinished ones too, and those that are gone."""
+    from clipper_backup.cli import show_snapshot
+    from clipper_backup.ops.snapshot import read as reading
+
     work = _work(context)
     with _cluster(context, namespace, kubeconfig) as api:
         catalog = reading.snapshot_catalog(work, api)
@@ -76,6 +78,9 @@ def prune(
 
     Contents that their class retains go too, with the storage's own snapshots. Exit 3 when some of that could not be deleted.
     """
+    from clipper_backup.cli import show_snapshot
+    from clipper_backup.ops.snapshot import prune as pruning
+
     work = _work(context, read_only=dry_run)
     with _cluster(context, namespace, kubeconfig) as api:
         decisions = pruning.look_at_snapshots(work, api)

@@ -6,10 +6,7 @@ from cyclopts import Parameter
 
 from clipper_backup.cli.cmd_wal_status import raise_gaps
 from clipper_backup.cli.context import Context
-from clipper_backup.cli.show_status import all_problems, status_document, status_text
 from clipper_backup.errors import IncompleteError, IntegrityError, MissingError
-from clipper_backup.ops.physical_status import look_at_physical
-from clipper_backup.ops.status import look_at_repository
 from clipper_backup.ops.work import open_work
 from clipper_backup.values import show_first, show_names
 
@@ -23,6 +20,10 @@ def status(
 
     A server that does not answer is no error: it is asked for its archiver only, where there are base backups or WAL.
     """
+    from clipper_backup.cli.show_status import all_problems, status_document, status_text
+    from clipper_backup.ops.physical_status import look_at_physical
+    from clipper_backup.ops.status import look_at_repository
+
     work = open_work(context.settings, context.clock, context.emit, read_only=True)
     found = look_at_repository(work)
     physical = look_at_physical(work, ask_server=not no_server)

@@ -6,9 +6,7 @@ from cyclopts import Parameter
 
 from clipper_backup.cli.cmd_base import parse_share
 from clipper_backup.cli.context import Context
-from clipper_backup.cli.show_verify import verified_document, verified_text
 from clipper_backup.errors import UsageError
-from clipper_backup.ops.verify.run import verify_all
 from clipper_backup.ops.verify.units import Mode
 from clipper_backup.ops.work import noting, open_work
 
@@ -25,6 +23,9 @@ def verify(
     window of PITR_WINDOW_DAYS, 13 for damage, 3 when something is sealed and was not opened, or somebody should look. Nothing is
     changed but notes of what was found; where the store lets nobody write them, it says so.
     """
+    from clipper_backup.cli.show_verify import verified_document, verified_text
+    from clipper_backup.ops.verify.run import verify_all
+
     if read_data and sample is not None:
         raise UsageError("--read-data reads everything: --sample with it makes no sense")
     mode = Mode.ALL if read_data else Mode.ROTATION if sample is None else Mode.SAMPLE

@@ -1,15 +1,17 @@
 """How dumps look in answers: one document and one text for each kind of thing."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipper_backup.cli.show_entry import notes_of, state_of
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.documents import DatabaseRecord, DumpDetails, DumpSummary
-from clipper_backup.ops.dump.compare import Comparison
 from clipper_backup.ops.dump.read import Entry
-from clipper_backup.ops.dump.restore import Restored
 from clipper_backup.ops.dump.verify import Verified
 from clipper_backup.values import json_time, show_bytes, show_count, show_names, show_seconds, show_time
+
+if TYPE_CHECKING:
+    from clipper_backup.ops.dump.compare import Comparison
+    from clipper_backup.ops.dump.restore import Restored
 
 Document = dict[str, Any]
 
@@ -184,7 +186,7 @@ def verified_text(verified: Verified) -> str:
     )
 
 
-def comparison_document(comparison: Comparison) -> Document:
+def comparison_document(comparison: "Comparison") -> Document:
     """What was compared after a restore."""
     return {
         "tables": comparison.tables,
@@ -196,7 +198,7 @@ def comparison_document(comparison: Comparison) -> Document:
     }
 
 
-def restored_document(restored: Restored) -> Document:
+def restored_document(restored: "Restored") -> Document:
     """A finished restore."""
     return {
         "id": str(restored.dump_id),
@@ -209,7 +211,7 @@ def restored_document(restored: Restored) -> Document:
     }
 
 
-def restored_text(restored: Restored) -> str:
+def restored_text(restored: "Restored") -> str:
     """The same for people."""
     compared = restored.comparison
     proof = (

@@ -1,15 +1,17 @@
 """How volume snapshots look in answers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.format.snapshot_documents import Snapshot
-from clipper_backup.ops.snapshot.create import SnapshotMade
 from clipper_backup.ops.snapshot.labels import Label
-from clipper_backup.ops.snapshot.prune import Decision
 from clipper_backup.ops.snapshot.read import NOT_OFF_SITE, Shown
 from clipper_backup.values import json_time, show_count, show_time
+
+if TYPE_CHECKING:
+    from clipper_backup.ops.snapshot.create import SnapshotMade
+    from clipper_backup.ops.snapshot.prune import Decision
 
 Document = dict[str, Any]
 
@@ -62,12 +64,12 @@ def _record_document(record: Snapshot, label: Label) -> Document:
     }
 
 
-def made_document(made: SnapshotMade) -> Document:
+def made_document(made: "SnapshotMade") -> Document:
     """One that was just committed."""
     return {"id": made.record.id, "state": "ready", **_record_document(made.record, made.label)}
 
 
-def made_text(made: SnapshotMade) -> str:
+def made_text(made: "SnapshotMade") -> str:
     """The same for people."""
     record = made.record
     return pairs(
@@ -114,13 +116,13 @@ def catalog_text(catalog: Sequence[Shown]) -> str:
     return f"{table(('ID', 'STATE', 'RESTORES', 'NOTES'), rows)}{NOT_OFF_SITE}\n"
 
 
-def question(decisions: Sequence[Decision]) -> str:
+def question(decisions: "Sequence[Decision]") -> str:
     """What a person is asked before anything goes."""
     going = [str(each.snapshot_id) for each in decisions if not each.keep]
     return f"Delete {show_count(len(going), 'volume snapshot')} ({', '.join(going[:3])}{', …' if len(going) > 3 else ''})?"
 
 
-def pruned_document(decisions: Sequence[Decision], *, dry_run: bool) -> Document:
+def pruned_document(decisions: "Sequence[Decision]", *, dry_run: bool) -> Document:
     """What went or would go, and what stays."""
     items = [
         {"id": str(each.snapshot_id), "keep": each.keep, "reason": each.reason, "state": each.shown.state} for each in decisions
@@ -128,7 +130,7 @@ def pruned_document(decisions: Sequence[Decision], *, dry_run: bool) -> Document
     return {"dry_run": dry_run, "items": items}
 
 
-def pruned_text(decisions: Sequence[Decision], *, dry_run: bool) -> str:
+def pruned_text(decisions: "Sequence[Decision]", *, dry_run: bool) -> str:
     """The same for people."""
     if not decisions:
         return "no volume snapshots\n"

@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipper_backup.cli.tables import pairs, table
 from clipper_backup.ops.wal.look import SystemSeen, TimelineSeen, WalSeen, Window
-from clipper_backup.ops.wal.server_side import Loss
-from clipper_backup.ops.wal.status import WalStatus
-from clipper_backup.ops.wal.verify import Verified
-from clipper_backup.postgres.archiver_facts import ArchiverFacts
 from clipper_backup.repository.wal_survey import Hole
 from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_time
+
+if TYPE_CHECKING:
+    from clipper_backup.ops.wal.server_side import Loss
+    from clipper_backup.ops.wal.status import WalStatus
+    from clipper_backup.ops.wal.verify import Verified
+    from clipper_backup.postgres.archiver_facts import ArchiverFacts
 
 _SHOWN = 5
 """Of each kind of thing so many are named; the others are counted."""
 
 
-def status_document(status: WalStatus, url: str) -> dict[str, Any]:
+def status_document(status: "WalStatus", url: str) -> dict[str, Any]:
     """What is known, for programs."""
     return {
         **_seen(status.seen, url),
@@ -28,7 +30,7 @@ def status_document(status: WalStatus, url: str) -> dict[str, Any]:
     }
 
 
-def verify_document(found: Verified, url: str) -> dict[str, Any]:
+def verify_document(found: "Verified", url: str) -> dict[str, Any]:
     """What was found, for programs."""
     return {
         **_seen(found.seen, url),
@@ -64,7 +66,7 @@ def window_document(window: Window) -> dict[str, Any]:
     return {**_earlier_document(window), "to": optional_time(window.to), "timeline": int(window.timeline)}
 
 
-def loss_document(loss: Loss | None) -> dict[str, Any] | None:
+def loss_document(loss: "Loss | None") -> dict[str, Any] | None:
     """What dies with the host; None where that is not known."""
     if loss is None:
         return None
@@ -98,7 +100,7 @@ def hole_document(hole: Hole) -> dict[str, Any]:
     return {"segment": hole.first.name, "missing": hole.missing, "why": hole.why, "in_window": hole.in_window}
 
 
-def server_document(server: ArchiverFacts) -> dict[str, Any]:
+def server_document(server: "ArchiverFacts") -> dict[str, Any]:
     """What the server says of itself."""
     return {
         "system_id": server.system_id,
@@ -123,7 +125,7 @@ def optional_time(moment: datetime | None) -> str | None:
     return None if moment is None else json_time(moment)
 
 
-def status_text(status: WalStatus, url: str) -> str:
+def status_text(status: "WalStatus", url: str) -> str:
     """The same for people."""
     seen = status.seen
     items = [
@@ -139,7 +141,7 @@ def status_text(status: WalStatus, url: str) -> str:
     return f"{_answer(seen)}\n\n{pairs(items)}{_table(seen)}"
 
 
-def verify_text(found: Verified) -> str:
+def verify_text(found: "Verified") -> str:
     """The same for people."""
     seen = found.seen
     looked = f"{show_count(found.files, 'file')}, {show_bytes(found.stored_bytes)}: " + (
@@ -157,7 +159,7 @@ def verify_text(found: Verified) -> str:
     return f"{_answer(seen)}\n\n{pairs(items)}{_table(seen)}"
 
 
-def _unopened(found: Verified) -> str:
+def _unopened(found: "Verified") -> str:
     """What is sealed to other keys than those at hand."""
     lines = []
     if found.unopened:
@@ -213,7 +215,7 @@ def first_lines(things: Sequence[str]) -> str:
     return "\n".join([*things[:_SHOWN], *more])
 
 
-def server_text(status: WalStatus) -> str:
+def server_text(status: "WalStatus") -> str:
     """How far the server is, and what waits."""
     server = status.server
     if server is None:
@@ -229,11 +231,11 @@ def server_text(status: WalStatus) -> str:
     return f"writes at {server.lsn} on timeline {int(server.timeline or 0)}; {waits}{last}"
 
 
-def _size(server: ArchiverFacts) -> str:
+def _size(server: "ArchiverFacts") -> str:
     return f", {show_bytes(server.ready_bytes)}" if server.ready_bytes else ""
 
 
-def loss_text(status: WalStatus) -> str:
+def loss_text(status: "WalStatus") -> str:
     """What dies with the server's host."""
     loss = status.loss
     if loss is None:
@@ -242,7 +244,7 @@ def loss_text(status: WalStatus) -> str:
     return what if loss.since is None else f"{what}; every transaction up to {show_time(loss.since)} is archived"
 
 
-def _ago(server: ArchiverFacts, moment: datetime) -> str:
+def _ago(server: "ArchiverFacts", moment: datetime) -> str:
     return f"{show_seconds(max(0.0, (server.now - moment).total_seconds()))} ago"
 
 

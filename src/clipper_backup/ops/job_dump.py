@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from clipper_backup.config import Settings
 from clipper_backup.errors import ClipperError, IncompleteError, LockedError
-from clipper_backup.ops.dump.create import Written, take_dump_lease, write_dump
+from clipper_backup.ops.dump.create import Written, write_dump
 from clipper_backup.ops.dump.prune import Plan, execute_prune, plan_prune
 from clipper_backup.ops.dump.source import look_at_source
 from clipper_backup.ops.events import Warned
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.work import Work, repository_of, step
 from clipper_backup.telemetry import metrics
 
@@ -38,7 +39,7 @@ def run_postgres_dump(work: Work) -> Done:
     try:
         source = look_at_source(work.settings)
         repository = repository_of(work)
-        with take_dump_lease(work, "job postgres-backup", work.clock) as lease:
+        with take_lease(work, DUMP_LEASE, "job postgres-backup") as lease:
             written = write_dump(work, repository, lease, source)
             report_metrics(work, gateway, metrics.DUMP_JOB, _good(written, work.clock.monotonic() - began))
             try:

@@ -5,6 +5,8 @@ import uuid
 from clipper_backup.ops.work import Work, this_process
 from clipper_backup.repository.leases import Lease, acquire_lease
 
+DUMP_LEASE = "dump"
+"""Of whoever makes or deletes a dump."""
 BASE_LEASE = "base"
 """Of whoever makes a base backup: two runs would only load the server twice."""
 SNAPSHOT_LEASE = "snapshot"

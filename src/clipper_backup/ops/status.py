@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from clipper_backup.errors import ClipperError, IntegrityError, StoreError
 from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, RetentionMark, VerifyReport
-from clipper_backup.ops.dump.create import DUMP_LEASE
 from clipper_backup.ops.dump.prune import last_prune
 from clipper_backup.ops.dump.read import Entry, catalog
 from clipper_backup.ops.key_check import key_checks
+from clipper_backup.ops.lease import DUMP_LEASE
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import held_dumps, is_ahead, newest
 from clipper_backup.repository.leases import Held, held_lease

@@ -1,9 +1,8 @@
 """`dump create`: the order of writes of docs/design/dumps.md, from the lease to backup.json."""
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from clipper_backup.clock import Clock
 from clipper_backup.errors import ToolError
 from clipper_backup.format import names
 from clipper_backup.format.documents import (
@@ -20,7 +19,7 @@ from clipper_backup.ops.dump.source import Source, look_at_source
 from clipper_backup.ops.dump.write import store_whole
 from clipper_backup.ops.events import Warned
 from clipper_backup.ops.keys import check_meant
-from clipper_backup.ops.lease import take_lease
+from clipper_backup.ops.lease import DUMP_LEASE, take_lease
 from clipper_backup.ops.work import SOFTWARE, Work, repository_of, step, this_process
 from clipper_backup.postgres import globals_script
 from clipper_backup.postgres.connection import dbname_argument
@@ -28,13 +27,6 @@ from clipper_backup.postgres.programs import run
 from clipper_backup.repository.dumps import DumpWriter, last_dump
 from clipper_backup.repository.leases import Lease
 from clipper_backup.values import show_bytes, show_count
-
-DUMP_LEASE = "dump"
-
-
-def take_dump_lease(work: Work, purpose: str, clock: Clock) -> Lease:
-    """Take the lease that dump and prune work under, waiting for a stale one to free itself."""
-    return take_lease(replace(work, clock=clock), DUMP_LEASE, purpose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +41,7 @@ def create_dump(work: Work) -> Written:
     """Take a dump under the lease. Returns only when it is committed; whatever raises leaves no dump behind."""
     source = look_at_source(work.settings)
     repository = repository_of(work)
-    with take_dump_lease(work, "dump create", work.clock) as lease:
+    with take_lease(work, DUMP_LEASE, "dump create") as lease:
         return write_dump(work, repository, lease, source)
 
 
