@@ -28,7 +28,19 @@ from clipper_backup.postgres.binaries import find_binaries
 from clipper_backup.postgres.server import PrivateServer
 from measuring import Command, Machine, Measured, family_cpu_seconds, peak_bytes_below, size_of
 from physical_cluster import DROP, HOLD, KEEP, Cluster
-from physical_tools import FULL, INCREMENTAL, PROGRAM, Barman, Ours, OursInBucket, PgBackRest, PgBaseBackup, archiving, sources
+from physical_tools import (
+    FULL,
+    INCREMENTAL,
+    PROGRAM,
+    Barman,
+    Ours,
+    OursInBucket,
+    PgBackRest,
+    PgBaseBackup,
+    archiving,
+    own_all,
+    sources,
+)
 
 PARTS = ("full", "incremental", "restore", "push", "backlog", "replay", "bucket")
 SHARES = {"incremental, 0.1 % of the rows": 0.001, "incremental, 1 % of the rows": 0.01}
@@ -208,6 +220,7 @@ class Bench:
         self.cluster.until(lambda: not self.cluster.waiting(), "the archive to catch up")
         ours.stop()
         self.cluster.mode(DROP)
+        own_all(self.cluster.account, ours.repository)  # `wal fetch` runs as the server does
         copied = {"restore_command": f"cp {self.cluster.archive}/wal/%f %p"}
         contestants = [("ours, restore --start", self._replay_started), ("cp", lambda: self._replay(copied))]
         if self.machine.can_run(PROGRAM, self.cluster.account):

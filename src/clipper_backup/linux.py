@@ -1,7 +1,10 @@
 """What the kernel and the C library can do and Python has no name for. What only saves time does nothing where it is missing."""
 
 import contextlib
+import errno
+import fcntl
 import functools
+import mmap
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +17,8 @@ _KEPT_BYTES, _OWN_PAGES_BYTES = 1 << 30, 8 << 20
 """Below the second are frames; packs and stretches lie above."""
 _WRITE = 2
 """SYNC_FILE_RANGE_WRITE."""
+DIRECT_BYTES, _BLOCK_BYTES = 4 << 20, 4096
+"""So much at once is worth writing past the page cache, which takes whole blocks from whole pages of memory."""
 
 
 def keep_freed_memory() -> None:
@@ -33,6 +38,38 @@ def begin_write_back(descriptor: int, start: int, length: int) -> None:
     """Have the kernel write what it was given, now: else the disk is idle until fsync, which then waits for all of it."""
     if (sync_file_range := _sync_file_range()) is not None:
         sync_file_range(descriptor, start, length, _WRITE)  # what fails here fails in fsync too
+
+
+def aligned_room(size_bytes: int) -> memoryview:
+    """Memory to write from past the page cache: it begins with a page, and is zero."""
+    mapped = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(mapped)
+
+
+def write_direct(descriptor: int, room: memoryview, start: int) -> int:
+    """Write what *room* holds, of `aligned_room`, to *start* in an open file, past the page cache; how many bytes were written.
+
+    Filling the page cache takes a quarter of a restore's CPU and a tenth of a backup's, and drives out of it what the database
+    uses. Only whole blocks are written; 0 where *start* is none's beginning, or the file system knows no such way: the caller
+    writes the rest as usual. OSError for what is wrong otherwise. fsync is needed as ever.
+    """
+    if start % _BLOCK_BYTES:
+        return 0
+    whole = room[: len(room) // _BLOCK_BYTES * _BLOCK_BYTES]
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    done = 0
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while done < len(whole) and done % _BLOCK_BYTES == 0:
+            done += os.pwrite(descriptor, whole[done:], start + done)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return done
 
 
 def sync_filesystem(descriptor: int) -> None:

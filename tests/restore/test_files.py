@@ -1,6 +1,5 @@
 """Files of a base backup as they are written: in what order they become durable, and what is refused."""
 
-import mmap
 import os
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from clipper_backup.ops.restore.target_dir import MARKER
 from clipper_backup.postgres.account import Account
 from clipper_backup.values import BackupId
 from fixtures.moments import just_before
+from fixtures.page_cache import goes_past_it, is_cached
 
-PAGE_BYTES = mmap.PAGESIZE
 US = Account("us", os.geteuid(), os.getegid())
 RUN = BackupId.parse("20261122-020000-7f3a9c2e")
 HOW = {"mode": 0o600, "uid": 0, "gid": 0, "mtime_ns": 0}
@@ -135,29 +134,6 @@ def test_the_marker_of_an_earlier_restore_in_a_backup_is_left_out(places: Places
     backed_up = [File(path=MARKER, size_bytes=3, **HOW, **small(7)), *entries()]  # type: ignore[arg-type] # a mapping of fields
     FileWriter(places, Stored(), lambda _: None, STRETCH_BYTES).write(backed_up)
     assert (places.data / MARKER).read_bytes() == b""
-
-
-def is_cached(path: Path) -> bool:
-    """Whether its first page lies in the page cache: it would be read without waiting for the disk."""
-    with path.open("rb") as file:
-        try:
-            return os.preadv(file.fileno(), [bytearray(PAGE_BYTES)], 0, os.RWF_NOWAIT) > 0
-        except BlockingIOError:
-            return False
-
-
-def goes_past_it(folder: Path) -> bool:
-    """Whether the file system of *folder* writes past the page cache: some (tmpfs) have nothing else, some say so with EINVAL."""
-    path, block = folder / "tried", mmap.mmap(-1, PAGE_BYTES)
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_DIRECT)
-    except OSError:
-        return False
-    try:
-        os.write(descriptor, block)
-    finally:
-        os.close(descriptor)
-    return not is_cached(path)
 
 
 def test_what_is_large_goes_past_the_page_cache(places: Places, tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from clipper_backup.errors import AccessError, ClipperError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
+from clipper_backup.linux import DIRECT_BYTES
 from clipper_backup.store import local
 from clipper_backup.store.local import LocalStore, _MountedReadOnlyError, _translated
 from clipper_backup.store.protocol import STREAM_CHUNK_BYTES
+from fixtures.page_cache import goes_past_it, is_cached
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def run_child(code: str, *arguments: object, wrapped: tuple[str, ...] = ()) -> s
 def traced(tmp_path: Path, root: Path, code: str) -> list[str]:
     """The calls that change or sync files, with full paths, up to the moment at which *code* says `done`."""
     log = tmp_path / "trace"
-    calls = "fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,write"
+    calls = "fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,write,pwrite64"
     strace = ("strace", "-f", "-y", "-qq", "-s", "8", "-e", f"trace={calls}", "-o", str(log))
     code = (
         f"from clipper_backup.store.local import LocalStore\nstore = LocalStore(Path(sys.argv[1]))\n{code}\nos.write(1, b'done')"
@@ -71,12 +73,13 @@ def position(lines: list[str], pattern: str, after: int = -1) -> int:
 @pytest.mark.parametrize(("write", "name_given"), [
     ("store.put('a/b/k', b'data')", r"^rename\w*\(.*/root/\.tmp/.*/root/a/b/k\""),
     ("store.put_stream('a/b/k', [b'da', b'ta'])", r"^rename\w*\(.*/root/\.tmp/.*/root/a/b/k\""),
+    ("store.put('a/b/k', bytes(9 << 20))", r"^rename\w*\(.*/root/\.tmp/.*/root/a/b/k\""),
     ("store.put('a/b/k', b'data', create=True)", r"^link\w*\(.*/root/\.tmp/.*/root/a/b/k\""),
 ])  # fmt: skip
 def test_bytes_then_name_then_folders_are_on_disk_before_the_call_returns(tmp_path: Path, write: str, name_given: str) -> None:
     (tmp_path / "here").mkdir()
     lines = traced(tmp_path, tmp_path / "here" / "new" / "root", write)
-    written = position(lines, r"^write\(\d+</here/new/root/\.tmp/")
+    written = position(lines, r"^pwrite64\(\d+</here/new/root/\.tmp/")
     synced = position(lines, r"^fsync\(\d+</here/new/root/\.tmp/[^>]+>\)", written)
     named = position(lines, name_given, synced)
     position(lines, r"^fsync\(\d+</here/new/root/a/b>\)", named)
@@ -296,6 +299,22 @@ def test_writers_and_removers_of_one_folder_do_not_disturb_each_other(root: Path
         thread.join()
     assert failures == []
     assert list(LocalStore(root).list("")) == []
+
+
+@pytest.mark.parametrize("size_bytes", [DIRECT_BYTES, 3 * DIRECT_BYTES + 4097])
+def test_what_is_large_goes_past_the_page_cache(root: Path, store: LocalStore, size_bytes: int) -> None:
+    data = os.urandom(size_bytes)
+    store.put("large", data)
+    assert is_cached(root / "large") != goes_past_it(root)
+    assert store.get("large") == data
+    store.put("small", data[: DIRECT_BYTES - 1])
+    assert is_cached(root / "small")
+
+
+def test_chunks_of_any_size_follow_each_other(store: LocalStore) -> None:
+    chunks = [os.urandom(size) for size in (1, DIRECT_BYTES, 4095, DIRECT_BYTES + 1, 0, 2 * DIRECT_BYTES)]
+    assert store.put_stream("mixed", chunks) == sum(map(len, chunks))
+    assert store.get("mixed") == b"".join(chunks)
 
 
 def test_a_reader_keeps_the_object_it_opened(store: LocalStore) -> None:

@@ -280,7 +280,7 @@ class PrivateServer:
             "port": str(self._port),
             "unix_socket_directories": f'"{self._socket_folder}"',
             "unix_socket_group": "",  # of the machine the data came from
-            "external_pid_file": "",
+            "external_pid_file": f"{self._socket_folder}/server.pid",  # empty, it is an error in the log
             "logging_collector": "off",
             "log_destination": "stderr",
             "lc_messages": "C",

@@ -23,7 +23,7 @@ from clipper_backup.errors import (
     ObjectMissingError,
     StoreError,
 )
-from clipper_backup.linux import begin_write_back
+from clipper_backup.linux import DIRECT_BYTES, aligned_room, begin_write_back, write_direct
 from clipper_backup.store.protocol import Capabilities, ObjectInfo, check_key, check_prefix, is_key
 
 _DRAFTS = ".tmp"
@@ -201,7 +201,7 @@ class LocalStore:
         try:
             self._open_draft(draft)
             for chunk in chunks:
-                _write_all(draft, chunk, target)
+                _write_all(draft, chunk, size_bytes, target)
                 size_bytes += len(chunk)
                 if size_bytes - begun_bytes >= _WRITE_BACK_BYTES:
                     begin_write_back(draft.descriptor, begun_bytes, size_bytes - begun_bytes)
@@ -338,11 +338,19 @@ def _time(found: os.stat_result) -> datetime:
     return datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1_000_000, UTC)
 
 
-def _write_all(draft: _Draft, chunk: bytes, target: Path) -> None:
+def _write_all(draft: _Draft, chunk: bytes, start: int, target: Path) -> None:
+    """Append a chunk to a draft of *start* bytes; most of a large one past the page cache."""
+    written = 0
     try:
-        written = os.write(draft.descriptor, chunk)
+        if len(chunk) >= DIRECT_BYTES:
+            room = aligned_room(DIRECT_BYTES)
+            while len(chunk) - written >= DIRECT_BYTES:
+                room[:] = memoryview(chunk)[written : written + DIRECT_BYTES]
+                if (done := write_direct(draft.descriptor, room, start + written)) == 0:
+                    break
+                written += done
         while written < len(chunk):
-            written += os.write(draft.descriptor, memoryview(chunk)[written:])
+            written += os.pwrite(draft.descriptor, memoryview(chunk)[written:], start + written)
     except OSError as error:
         raise _translated(error, target) from error
 

@@ -3,12 +3,10 @@
 A server that finds pg_control finds everything else, synced: without it PostgreSQL does not start on what a killed restore left.
 """
 
-import errno
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from clipper_backup.crew import Crew
 from clipper_backup.errors import ClipperError, IntegrityError
 from clipper_backup.format.frames import Bytes, FilePart, Reference, Small, stretches
 from clipper_backup.format.manifest import Entry, File, Outside, Tablespace
-from clipper_backup.linux import begin_write_back, keep_freed_memory, sync_filesystem
+from clipper_backup.linux import DIRECT_BYTES, aligned_room, begin_write_back, keep_freed_memory, sync_filesystem, write_direct
 from clipper_backup.ops.restore.recovery import write_synced
 from clipper_backup.ops.restore.target_dir import MARKERS, make_folders, sync_folder
 from clipper_backup.postgres.account import Account
@@ -28,9 +26,6 @@ THREADS = 3
 """With stretches of 64 MiB. Each holds one, as stored and as it was: with more, memory would pass 512 MiB."""
 _BATCH_FILES, _BATCH_BYTES = 64, 4 << 20
 """Small files that one task writes: neighbours lie in one frame."""
-_DIRECT_BYTES, _BLOCK_BYTES = 4 << 20, 4096
-"""So much at once goes to the disk past the page cache, in whole blocks: filling the cache takes a quarter of a restore's CPU,
-and the server reads the files elsewhere, or in a container that does not pay for them."""
 CONTROL = b"global/pg_control"
 _MARKERS = frozenset(map(os.fsencode, MARKERS))
 
@@ -77,7 +72,6 @@ class FileWriter:
         self._batch: list[File] = []
         self._batch_bytes = 0
         self._of_thread = threading.local()
-        self._direct = True
         self._control: File | None = None
         self.has_outside = False
 
@@ -174,12 +168,9 @@ class FileWriter:
         self._write_at(entry, start, self._pages.stretch(reference, size_bytes, self._room()))
 
     def _room(self) -> memoryview:
-        """Of this thread, for one stretch; it begins with a page of memory, as O_DIRECT wants it."""
+        """Of this thread, for one stretch."""
         if not hasattr(self._of_thread, "room"):
-            mapped = mmap.mmap(-1, self._stretch_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            with suppress(OSError):  # a kernel without huge pages
-                mapped.madvise(mmap.MADV_HUGEPAGE)
-            self._of_thread.room = memoryview(mapped)
+            self._of_thread.room = aligned_room(self._stretch_bytes)
         room: memoryview = self._of_thread.room
         return room
 
@@ -187,34 +178,14 @@ class FileWriter:
         path = self._places.of(entry)
         with _explained(path):
             view = memoryview(content)
-            whole = len(view) // _BLOCK_BYTES * _BLOCK_BYTES
-            done = self._write_direct(path, start, view[:whole]) if whole >= _DIRECT_BYTES else 0
-            if done < len(view):
-                self._write_cached(path, start + done, view[done:])
-        self._wrote(len(content))
-
-    def _write_direct(self, path: Path, start: int, view: memoryview) -> int:
-        """How many bytes of *view*, from its first, were written past the page cache; 0 where the file system has no way."""
-        if not self._direct:
-            return 0
-        done = 0
-        try:
-            with _opened(path, os.O_DIRECT) as descriptor:
-                while done < len(view) and done % _BLOCK_BYTES == 0:
+            with _opened(path) as descriptor:
+                done = write_direct(descriptor, view, start) if len(view) >= DIRECT_BYTES else 0
+                cached = len(view) - done
+                while done < len(view):
                     done += os.pwrite(descriptor, view[done:], start + done)
-        except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
-                raise
-            self._direct = False
-        return done
-
-    def _write_cached(self, path: Path, start: int, view: memoryview) -> None:
-        with _opened(path) as descriptor:
-            done = 0
-            while done < len(view):
-                done += os.pwrite(descriptor, view[done:], start + done)
-            if done >= _DIRECT_BYTES:
-                begin_write_back(descriptor, start, done)
+                if cached >= DIRECT_BYTES:
+                    begin_write_back(descriptor, start, len(view))
+        self._wrote(len(content))
 
     def _stretches(self, part: FilePart) -> Iterator[tuple[Reference, int]]:
         """Where the page map of each stretch lies, and the stretch's size in bytes."""
@@ -256,8 +227,8 @@ def flush(folders: Iterable[Path]) -> None:
 
 
 @contextmanager
-def _opened(path: Path, flags: int = 0) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:
