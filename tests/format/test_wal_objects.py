@@ -1,8 +1,11 @@
 """Objects of the WAL archive: the bytes that docs/design/repository-wal.md shows, and what is refused."""
 
+import random
 import re
 import struct
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -10,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from clipper_backup.errors import IntegrityError, UsageError
+from clipper_backup.format.compression import decompress_bytes
 from clipper_backup.format.signing import SigningKey
 from clipper_backup.format.wal_objects import (
     NO_LINK,
@@ -17,6 +21,7 @@ from clipper_backup.format.wal_objects import (
     ObjectKind,
     Place,
     check_header,
+    compress_body,
     decode_object,
     digest_of,
     encode_header,
@@ -29,6 +34,11 @@ from clipper_backup.format.wal_objects import (
 )
 from clipper_backup.values import Lsn, Timeline
 from fixtures.docs import ROOT
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 PAGE = (ROOT / "docs/design/repository-wal.md").read_text(encoding="utf-8")
 MIB = 1 << 20
@@ -105,6 +115,36 @@ def test_a_link_is_that_of_the_page() -> None:
 
 def test_zstd_alone_gives_the_file() -> None:
     assert subprocess.run(["zstd", "-dc"], input=STORED, capture_output=True, check=True).stdout == segment(0xD00000)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 16 * MIB, 17 * MIB])
+def test_of_any_size_it_is_one_frame_that_says_its_size(size_bytes: int) -> None:
+    plain = random.Random(size_bytes).randbytes(size_bytes // 2) + bytes(size_bytes - size_bytes // 2)
+    pieces = [plain[at : at + MIB] for at in range(0, size_bytes, MIB)]
+    stored = b"".join(compress_body(iter(pieces), size_bytes))
+    assert zstd.get_frame_info(stored).decompressed_size == size_bytes
+    assert decompress_bytes(stored, "it") == plain
+    damaged = stored[:-1] + bytes([stored[-1] ^ 1])
+    with pytest.raises(IntegrityError, match="it does not decompress"):
+        decompress_bytes(damaged, "it")
+
+
+@pytest.mark.parametrize("come", [MIB - 1, MIB + 1, 0])
+def test_a_file_of_another_size_than_was_said_becomes_no_frame(come: int) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        list(compress_body([bytes(come)], MIB))
+
+
+def test_many_threads_compress_at_once() -> None:
+    """What one reads never gets into another's frame."""
+    plains = [random.Random(number).randbytes(2 * MIB) for number in range(8)]
+
+    def compressed(plain: bytes) -> bytes:
+        return b"".join(compress_body([plain[:MIB], plain[MIB:]], len(plain)))
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(compressed, plains * 4))
+    assert [decompress_bytes(stored, "it") for stored in found] == plains * 4
 
 
 @pytest.mark.parametrize("place", range(128))

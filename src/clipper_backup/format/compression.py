@@ -66,6 +66,12 @@ def compress(chunks: Iterable[bytes], *, level: int, threads: int = 1, plain_byt
     yield compressor.flush()
 
 
+def compress_at_once(data: bytes | bytearray | memoryview, *, level: int) -> bytes:
+    """One zstd frame with its content's size and a checksum, as `compress` makes it of pieces."""
+    options: dict[int, int] = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
+    return zstd.ZstdCompressor(options=options).compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
+
+
 def decompress(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     """The plain bytes of one zstd frame, in pieces of at most READ_BYTES.
 

@@ -5,6 +5,7 @@
 """
 
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -13,7 +14,7 @@ from itertools import chain
 from blake3 import blake3
 
 from clipper_backup.errors import IntegrityError, UsageError
-from clipper_backup.format.compression import compress, decompress
+from clipper_backup.format.compression import compress, compress_at_once, decompress
 from clipper_backup.values import Lsn, Timeline
 from clipper_backup.wal_names import Kind, Segment, classify
 
@@ -25,6 +26,8 @@ NO_LINK = bytes(LINK_BYTES)
 HEADER_BYTES_MAX = 240
 
 _LEVEL = 1
+_AT_ONCE_BYTES = 16 << 20
+"""Larger segments than those of every default server are compressed piece by piece, so that memory stays bounded."""
 _FRAME_MAGIC = 0x184D2A50
 _MAGIC = b"clbkwal1"
 _VERSION = 1
@@ -150,7 +153,37 @@ def encode_header(header: Header) -> bytes:
 
 def compress_body(chunks: Iterable[bytes], plain_bytes: int) -> Iterator[bytes]:
     """What follows the header: one zstd frame with content size and checksum. *chunks* must have *plain_bytes* together."""
-    return compress(chunks, level=_LEVEL, plain_bytes=plain_bytes)
+    if plain_bytes > _AT_ONCE_BYTES:
+        return compress(chunks, level=_LEVEL, plain_bytes=plain_bytes)
+    return _compress_at_once(chunks, plain_bytes)
+
+
+def _compress_at_once(chunks: Iterable[bytes], plain_bytes: int) -> Iterator[bytes]:
+    """The file in one call: zstd takes a third less time for it than for the same in pieces, which it must copy and keep."""
+    room = _kept.room(plain_bytes)
+    at = 0
+    for chunk in chunks:
+        room[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    if at != plain_bytes:
+        raise ValueError(f"a file of {plain_bytes} bytes came with {at}")
+    yield compress_at_once(room, level=_LEVEL)
+
+
+class _Kept(threading.local):
+    """Memory that each thread uses again: in new pages, zeroed by the kernel, half of the gain is lost."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def room(self, size_bytes: int) -> memoryview:
+        """Room of that size, holding anything; until the thread asks again."""
+        if len(self._memory) < size_bytes:
+            self._memory = bytearray(size_bytes)
+        return memoryview(self._memory)[:size_bytes]
+
+
+_kept = _Kept()
 
 
 def encode_object(header: Header, plain: Iterable[bytes]) -> Iterator[bytes]:
