@@ -220,7 +220,8 @@ class Bench:
         self.cluster.until(lambda: not self.cluster.waiting(), "the archive to catch up")
         ours.stop()
         self.cluster.mode(DROP)
-        own_all(self.cluster.account, ours.repository)  # `wal fetch` runs as the server does
+        for read in (ours.repository, ours.keys):
+            own_all(self.cluster.account, read)  # `wal fetch` runs as the server does
         copied = {"restore_command": f"cp {self.cluster.archive}/wal/%f %p"}
         contestants = [("ours, restore --start", self._replay_started), ("cp", lambda: self._replay(copied))]
         if self.machine.can_run(PROGRAM, self.cluster.account):
@@ -389,10 +390,12 @@ def main() -> None:
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"no part is named {', '.join(sorted(unknown))}")
     with prepared(options) as (bench, about):
-        run(bench)
-        print("\n" + physical_table.text(about, bench.results, bench.syncs))
-        if options.json:
-            options.json.write_text(json.dumps(physical_table.document(about, bench.results, bench.syncs), indent=2) + "\n")
+        try:
+            run(bench)
+        finally:  # what was measured before a part failed took a quarter of an hour
+            print("\n" + physical_table.text(about, bench.results, bench.syncs))
+            if options.json:
+                options.json.write_text(json.dumps(physical_table.document(about, bench.results, bench.syncs), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,14 +59,14 @@ class Ours:
         self.repository = cluster.folder / "store" / self.mode
         self._handshake = cluster.folder / f"handshake-{source.name}"
         self._sidecar: subprocess.Popen[bytes] | None = None
-        keys = cluster.make(cluster.folder / f"keys-{source.name}")
-        machine.run(Command([PROGRAM, "key", "generate", "--output", keys / "identity"]))
-        recipient = re.search(r"age1[0-9a-z]+", (keys / "identity").read_text())
+        self.keys = cluster.make(cluster.folder / f"keys-{source.name}")
+        machine.run(Command([PROGRAM, "key", "generate", "--output", self.keys / "identity"]))
+        recipient = re.search(r"age1[0-9a-z]+", (self.keys / "identity").read_text())
         where = cluster.server.connection()
         self.environment = {
             "BACKUP_URL": f"file://{self.repository}",
             "ENCRYPTION_RECIPIENTS": recipient[0] if recipient else "",
-            "ENCRYPTION_IDENTITY_FILE": str(keys / "identity"),
+            "ENCRYPTION_IDENTITY_FILE": str(self.keys / "identity"),
             "PGHOST": where["host"],
             "PGPORT": where["port"],
             "PGUSER": where["user"],
