@@ -1,5 +1,6 @@
 """The server of benchmarks/physical.py: its rows, random updates of them, and an archive_command that does what it is told."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -178,9 +179,12 @@ class Cluster:
             time.sleep(_POLL_SECONDS)
 
     def remove(self, path: Path) -> None:
-        """Remove a folder, and have it gone from the disk too: what others removed is not to be paid by the next run."""
+        """Remove a folder, and have it gone from the disk too: what others removed is not to be paid by the next run.
+
+        A `wal fetch` that reads ahead ends a moment after its server, and takes its own folder along.
+        """
         if path.exists():
-            shutil.rmtree(path)
+            self.until(lambda: _is_removed(path), f"{path} to be removed")
             os.sync()
 
     def make(self, path: Path) -> Path:
@@ -189,3 +193,9 @@ class Cluster:
         path.mkdir(mode=0o700)
         self.account.own(path)
         return path
+
+
+def _is_removed(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # of what somebody else removes at the same time
+        shutil.rmtree(path)
+    return not path.exists()

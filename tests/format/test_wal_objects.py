@@ -5,7 +5,6 @@ import re
 import struct
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -27,6 +26,7 @@ from clipper_backup.format.wal_objects import (
     encode_header,
     encode_object,
     link_of,
+    new_room,
     partial_name,
     partial_salt,
     place_of,
@@ -135,16 +135,12 @@ def test_a_file_of_another_size_than_was_said_becomes_no_frame(come: int) -> Non
         list(compress_body([bytes(come)], MIB))
 
 
-def test_many_threads_compress_at_once() -> None:
-    """What one reads never gets into another's frame."""
-    plains = [random.Random(number).randbytes(2 * MIB) for number in range(8)]
-
-    def compressed(plain: bytes) -> bytes:
-        return b"".join(compress_body([plain[:MIB], plain[MIB:]], len(plain)))
-
-    with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(compressed, plains * 4))
-    assert [decompress_bytes(stored, "it") for stored in found] == plains * 4
+def test_memory_may_be_used_again() -> None:
+    """What the file before left in it gets into no frame."""
+    memory = new_room(MIB)
+    plains = [random.Random(number).randbytes(MIB >> number) for number in range(4)]
+    found = [b"".join(compress_body([plain], len(plain), lambda size_bytes: memory[:size_bytes])) for plain in plains]
+    assert [decompress_bytes(stored, "it") for stored in found] == plains
 
 
 @pytest.mark.parametrize("place", range(128))

@@ -171,7 +171,7 @@ def test_what_makes_no_sense_is_told_with_its_causes(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [
-        (400, {"message": "no"}, UsageError),
+        (400, {"message": 'container "c" in pod "p" is waiting to start'}, KubernetesError),
         (401, {"message": "Unauthorized"}, AccessError),
         (403, {"message": "no"}, AccessError),
         (403, {"reason": "Forbidden", "message": 'pods "p" is forbidden: User "u" cannot get resource "pods"'}, AccessError),
@@ -193,6 +193,26 @@ def test_each_answer_has_its_error(status: int, body: object, error: type[Clippe
     made = error_of(status, body, verb="get", resource=VOLUME_SNAPSHOTS, namespace=NAMESPACE, name="s", who="me")
     assert type(made) is error
     assert not made.message.endswith(".")
+
+
+def test_a_namespace_that_is_not_there_is_told_as_that() -> None:
+    body = {"reason": "NotFound", "message": 'namespaces "x" not found', "details": {"name": "x", "kind": "namespaces"}}
+    made = error_of(404, body, verb="create", resource=CONFIG_MAPS, namespace="x", name="state", who="me")
+    assert type(made) is MissingError
+    assert made.message == "there is no namespace x: Kubernetes cannot create configmaps state"
+
+
+def test_a_create_that_a_quota_s_count_came_before_is_tried_again() -> None:
+    said = 'Operation cannot be fulfilled on resourcequotas "q": the object has been modified'
+    body = {"reason": "Conflict", "message": said}
+    made = error_of(409, body, verb="create", resource=CONFIG_MAPS, namespace="x", name="state", who="me")
+    assert type(made) is ApiUnavailableError
+    assert said in made.message
+
+
+def test_what_the_server_does_not_accept_is_the_user_s() -> None:
+    made = error_of(400, {"message": "no"}, verb="create", resource=CONFIG_MAPS, namespace="x", name="state", who="me")
+    assert type(made) is UsageError
 
 
 @pytest.mark.parametrize(

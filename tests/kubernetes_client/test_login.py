@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import socket
 import stat
 from pathlib import Path
@@ -154,6 +155,13 @@ def test_a_configuration_that_makes_no_sense(tmp_path: Path, content: str | None
     with pytest.raises(UsageError, match=said) as raised:
         open_transport(kubeconfig=path)
     assert any("kubectl config view --flatten" in hint for hint in raised.value.hints)
+
+
+def test_an_address_that_is_none_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text(re.sub(r"(https://[^:/]+):[0-9]+", r"\1:no-port", cluster.kubeconfig().read_text()))
+    with pytest.raises(UsageError, match=r"the login of context fake of .* cannot be used: Invalid port"):
+        open_transport(kubeconfig=path)
 
 
 def test_an_unknown_context_is_named(cluster: Cluster) -> None:

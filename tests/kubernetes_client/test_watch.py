@@ -1,6 +1,7 @@
 """K7: a wait ends when the condition holds, whatever the stream loses or repeats, and never much later than its time-out."""
 
 import itertools
+import json
 import random
 import threading
 from collections.abc import Callable
@@ -153,6 +154,30 @@ def test_a_time_out_says_what_was_seen_last(cluster: Cluster) -> None:
     cluster.fail("list", EVENTS, 403, 5)
     with pytest.raises(TimedOutError, match=r"no node\)$"):
         wait_for(cluster.api(), CONFIG_MAPS, "state", reached(1), timeout_seconds=0.5)
+
+
+def test_a_time_out_says_that_what_was_there_is_gone(cluster: Cluster) -> None:
+    made = config_map("state")
+    made["status"] = {"phase": "Pending"}
+    cluster.create(made)
+
+    def until(found: Object | None) -> bool | None:
+        if found is not None:
+            cluster.store.delete(CONFIG_MAPS, NAMESPACE, "state")
+        return None
+
+    with pytest.raises(TimedOutError, match="there is none any more; when it was last seen: Pending"):
+        wait_for(cluster.api(), CONFIG_MAPS, "state", until, timeout_seconds=1)
+
+
+def test_a_text_with_another_line_end_is_one_event(cluster: Cluster) -> None:
+    """The API server writes U+0085 as it is, which `str.splitlines` takes for the end of a line."""
+    api = cluster.api()
+    params = {"resourceVersion": api.list_at(CONFIG_MAPS).version, "timeoutSeconds": "1"}
+    cluster.create(config_map("state") | {"data": {"said": "a\x85b"}})
+    with api.watch(CONFIG_MAPS, params=params, namespace=NAMESPACE, idle_seconds=10, within_seconds=10) as (_, lines):
+        found = [json.loads(line)["object"]["data"]["said"] for line in lines if line]
+    assert found == ["a\x85b"]
 
 
 def test_an_object_that_goes_is_told_as_none(cluster: Cluster) -> None:

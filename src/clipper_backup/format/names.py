@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from clipper_backup.errors import UsageError
 from clipper_backup.values import DumpId
@@ -43,11 +43,6 @@ def encode_database(name: str) -> str:
     Dots are encoded too, so that the parts of a key can be told apart.
     """
     return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
-
-
-def decode_database(text: str) -> str:
-    """The inverse of `encode_database`."""
-    return unquote(text, errors="strict")
 
 
 def dump_key(dump_id: DumpId, part: str) -> str:

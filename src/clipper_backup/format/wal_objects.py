@@ -5,7 +5,6 @@
 """
 
 import struct
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -140,6 +139,11 @@ def partial_salt(repository_id: bytes) -> bytes:
     return repository_id + repository_id
 
 
+def new_room(size_bytes: int) -> memoryview:
+    """Memory of that size."""
+    return memoryview(bytearray(size_bytes))
+
+
 def encode_header(header: Header) -> bytes:
     """144 bytes, 240 with a signature."""
     signature = header.signature
@@ -151,39 +155,25 @@ def encode_header(header: Header) -> bytes:
     return fixed if signature is None else fixed + signature.public + signature.value
 
 
-def compress_body(chunks: Iterable[bytes], plain_bytes: int) -> Iterator[bytes]:
-    """What follows the header: one zstd frame with content size and checksum. *chunks* must have *plain_bytes* together."""
+def compress_body(chunks: Iterable[bytes], plain_bytes: int, room: Callable[[int], memoryview] = new_room) -> Iterator[bytes]:
+    """What follows the header: one zstd frame with content size and checksum. *chunks* must have *plain_bytes* together.
+
+    *room* gives memory of a size, holding anything, which nobody else writes to before the frame is there.
+    """
     if plain_bytes > _AT_ONCE_BYTES:
         return compress(chunks, level=_LEVEL, plain_bytes=plain_bytes)
-    return _compress_at_once(chunks, plain_bytes)
+    return _compress_at_once(chunks, room(plain_bytes))
 
 
-def _compress_at_once(chunks: Iterable[bytes], plain_bytes: int) -> Iterator[bytes]:
+def _compress_at_once(chunks: Iterable[bytes], room: memoryview) -> Iterator[bytes]:
     """The file in one call: zstd takes a third less time for it than for the same in pieces, which it must copy and keep."""
-    room = _kept.room(plain_bytes)
     at = 0
     for chunk in chunks:
         room[at : at + len(chunk)] = chunk
         at += len(chunk)
-    if at != plain_bytes:
-        raise ValueError(f"a file of {plain_bytes} bytes came with {at}")
+    if at != len(room):
+        raise ValueError(f"a file of {len(room)} bytes came with {at}")
     yield compress_at_once(room, level=_LEVEL)
-
-
-class _Kept(threading.local):
-    """Memory that each thread uses again: in new pages, zeroed by the kernel, half of the gain is lost."""
-
-    def __init__(self) -> None:
-        self._memory = bytearray()
-
-    def room(self, size_bytes: int) -> memoryview:
-        """Room of that size, holding anything; until the thread asks again."""
-        if len(self._memory) < size_bytes:
-            self._memory = bytearray(size_bytes)
-        return memoryview(self._memory)[:size_bytes]
-
-
-_kept = _Kept()
 
 
 def encode_object(header: Header, plain: Iterable[bytes]) -> Iterator[bytes]:

@@ -65,12 +65,23 @@ def error_of(
             f"the cluster has no {resource.full_name} {resource.version}: its API is not installed",
             hints=_HINTS.get(resource.group, ()),
         )
+    if status == 404 and _details(body).get("kind") == "namespaces":
+        return MissingError(
+            f"there is no namespace {_details(body).get('name') or namespace}: Kubernetes cannot {verb} {what}",
+            hints=["kubectl get namespaces shows them; --namespace names one"],
+        )
     if status == 404:
         return MissingError(f"{resource.kind} {name or ''}{where} does not exist: {said}")
+    if status == 409 and verb == "create" and reason == "Conflict":
+        # nothing of that name is there yet: the count of a quota changed meanwhile, and kubectl's user would just try again
+        return ApiUnavailableError(f"the Kubernetes API cannot {verb} {what} now: {said}")
     if status == 409 and reason == "AlreadyExists":
         return ObjectExistsError(f"{resource.kind} {name or ''}{where} exists already")
     if status == 409:
         return ConflictError(f"{resource.kind} {name or ''}{where} is not as it was: {said}")
+    if status == 400 and verb == "get":
+        # of a log: its container has not begun, or there is none of that name
+        return KubernetesError(f"Kubernetes cannot {verb} {what}{where}: {said}")
     if status in {400, 422}:
         return UsageError(f"Kubernetes does not accept {resource.kind} {name or ''}{where}: {said}", hints=_causes(body))
     if status in _TEMPORARY:
@@ -83,7 +94,11 @@ def _message(body: Any) -> str:
     return str(said or "without a reason").strip()
 
 
-def _causes(body: Any) -> list[str]:
+def _details(body: Any) -> Mapping[str, Any]:
     details = body.get("details") if isinstance(body, dict) else None
-    causes = details.get("causes") if isinstance(details, dict) else None
+    return details if isinstance(details, dict) else {}
+
+
+def _causes(body: Any) -> list[str]:
+    causes = _details(body).get("causes")
     return [f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in causes or () if isinstance(cause, dict)]

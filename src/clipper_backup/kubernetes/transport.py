@@ -98,7 +98,7 @@ class Transport:
 
     def _lines(self, answer: httpx2.Response) -> Iterator[str]:
         # not around what is done with them: an error of that is its own
-        lines = answer.iter_lines()
+        lines = _lines_of(answer.iter_bytes())
         while True:
             with self._translated():
                 line = next(lines, None)
@@ -159,7 +159,7 @@ def open_transport(
     timeout = _timeout(None)
     try:
         client = Client(config, ConnectionParams(timeout=timeout))
-    except (ConfigError, OSError, ValueError) as error:
+    except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
         raise UsageError(f"the login of {who} cannot be used: {_in_words(error)}") from error
     return Transport(client, namespace=namespace or config.namespace, who=who)
 
@@ -193,6 +193,16 @@ def _adapt_plugin(config: SingleConfig) -> None:
     if plugin.apiVersion == f"{_EXEC_GROUP}v1":
         plugin.apiVersion = f"{_EXEC_GROUP}v1beta1"
     plugin.env = [*(plugin.env or []), NameValue(name="KUBERNETES_EXEC_INFO", value=json.dumps(wanted))]
+
+
+def _lines_of(pieces: Iterator[bytes]) -> Iterator[str]:
+    # at line feeds alone: httpx2 splits as `str.splitlines`, also within a text that has U+2028 or U+0085
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 def _timeout(within_seconds: float | None) -> httpx2.Timeout:

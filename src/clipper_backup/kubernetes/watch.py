@@ -88,6 +88,7 @@ class _Wait:
         self._selector = {"labels": what.labels} if isinstance(what, Matching) else {"fields": f"metadata.name={what}"}
         self._end = api.clock.monotonic() + timeout_seconds
         self._last: Object | None = None
+        self._gone = False
         self._said = ""
 
     def run(self) -> None:
@@ -124,7 +125,7 @@ class _Wait:
 
     def _judge(self, found: Object | None) -> None:
         self._beat()
-        self._last = found or self._last
+        self._last, self._gone = found or self._last, found is None
         if found is not None and (said := describe(found)) != self._said:
             self._said = said
             self._tell(f"{self._resource.kind} {found['metadata'].get('name')}: {said}")
@@ -178,6 +179,8 @@ class _Wait:
             return
         what = f"with {self._what.labels}" if isinstance(self._what, Matching) else self._what
         seen = "there is none" if self._last is None else describe(self._last)
+        if self._gone and self._last is not None:
+            seen = f"there is none any more; when it was last seen: {seen}"
         said = (
             f"{self._resource.kind} {what} in namespace {self._namespace} is not ready after {self._timeout_seconds:g} s: {seen}"
         )
