@@ -75,7 +75,8 @@ def test_what_raises_is_a_red_line_and_the_others_go_on() -> None:
     broken, fine, skipped = examine(lambda: load({}, {}).settings, SystemClock(), {}, checks=checks)
     assert (broken.finding.colour, broken.finding.text) == (RED, "internal error: ZeroDivisionError: with 30")
     assert fine.finding.colour is GREEN
-    assert (skipped.finding, skipped.todo) == (Finding(YELLOW, "not looked at before this is right: broken"), ())
+    expected = Finding(YELLOW, "not looked at before this is right: broken", waits_for="broken")
+    assert (skipped.finding, skipped.todo) == (expected, ())
 
 
 def test_what_hangs_is_a_red_line_and_the_others_go_on(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,15 @@ class Colour(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, in one line, and what to do about it; without `todo` what is usually advised."""
+    """What was found, in one line, and what to do about it; without `todo` what is usually advised.
+
+    `waits_for` names the check that must be right before this one can be made: it was not.
+    """
 
     colour: Colour
     text: str
     todo: tuple[str, ...] = ()
+    waits_for: str = ""
 
 
 def green(text: str) -> Finding:

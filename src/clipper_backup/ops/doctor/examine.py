@@ -48,7 +48,8 @@ def examine(
         left = until - clock.monotonic()
         if missing := [name for name in check.needs if name in unknown]:
             unknown.add(check.name)
-            yield Line(check, Finding(Colour.YELLOW, f"not looked at before this is right: {missing[0]}"), ())
+            text = f"not looked at before this is right: {missing[0]}"
+            yield Line(check, Finding(Colour.YELLOW, text, waits_for=missing[0]), ())
             continue
         if left <= 0:
             finding = Finding(Colour.RED, f"not looked at: the others took {show_seconds(all_seconds)}")
