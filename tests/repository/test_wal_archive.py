@@ -29,7 +29,7 @@ class Given:
 
 
 def test_files_that_are_read_at_once_stay_apart() -> None:
-    """Each thread has memory of its own, which it uses again."""
+    """They share memory, which is used again; never two of them at a time."""
     size_bytes = 4 << 20
     archive = WalArchive(
         MemoryStore(SystemClock()), SystemClock(), repository_id=bytes(16), system_id="7", segment_bytes=size_bytes, writer="",

@@ -25,7 +25,7 @@ NO_LINK = bytes(LINK_BYTES)
 HEADER_BYTES_MAX = 240
 
 _LEVEL = 1
-_AT_ONCE_BYTES = 16 << 20
+AT_ONCE_BYTES = 16 << 20
 """Larger segments than those of every default server are compressed piece by piece, so that memory stays bounded."""
 _FRAME_MAGIC = 0x184D2A50
 _MAGIC = b"clbkwal1"
@@ -139,11 +139,6 @@ def partial_salt(repository_id: bytes) -> bytes:
     return repository_id + repository_id
 
 
-def new_room(size_bytes: int) -> memoryview:
-    """Memory of that size."""
-    return memoryview(bytearray(size_bytes))
-
-
 def encode_header(header: Header) -> bytes:
     """144 bytes, 240 with a signature."""
     signature = header.signature
@@ -155,14 +150,16 @@ def encode_header(header: Header) -> bytes:
     return fixed if signature is None else fixed + signature.public + signature.value
 
 
-def compress_body(chunks: Iterable[bytes], plain_bytes: int, room: Callable[[int], memoryview] = new_room) -> Iterator[bytes]:
+def compress_body(chunks: Iterable[bytes], plain_bytes: int, memory: memoryview | None = None) -> Iterator[bytes]:
     """What follows the header: one zstd frame with content size and checksum. *chunks* must have *plain_bytes* together.
 
-    *room* gives memory of a size, holding anything, which nobody else writes to before the frame is there.
+    *memory* is used up to AT_ONCE_BYTES, in place of new one, where it is large enough; nobody else may write to it meanwhile.
     """
-    if plain_bytes > _AT_ONCE_BYTES:
+    if plain_bytes > AT_ONCE_BYTES:
         return compress(chunks, level=_LEVEL, plain_bytes=plain_bytes)
-    return _compress_at_once(chunks, room(plain_bytes))
+    if memory is None or len(memory) < plain_bytes:
+        memory = memoryview(bytearray(plain_bytes))
+    return _compress_at_once(chunks, memory[:plain_bytes])
 
 
 def _compress_at_once(chunks: Iterable[bytes], room: memoryview) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ Step 1, the reading, is `WalFile`'s. Whoever archives a timeline takes its claim
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
@@ -43,6 +43,9 @@ _WHOLE_BYTES = STREAM_CHUNK_BYTES - (64 << 10)
 _KEPT_BYTES = (16 << 20) + (64 << 10)
 """A larger one is read and compressed again while it goes up; up to this it is kept. Segments of 16 MiB full of whole pages come
 to about _WHOLE_BYTES, and those above it would take twice the CPU."""
+_COMPRESSED_AT_ONCE = 2
+"""Two cores of today compress 600 MB of WAL a second: no server writes so much."""
+_SMALL_BYTES = 64 << 10
 _AGE_MAGIC = b"age-encryption.org/v1\n"
 _TRIES = 3
 
@@ -128,17 +131,30 @@ class Claimed:
     at: float
 
 
-class _Kept(threading.local):
-    """Memory that each thread uses again for the next file: new pages, zeroed by the kernel, would cost half of what it saves."""
+class _Memory:
+    """What segments are compressed from, used again for the next: new pages, zeroed by the kernel, would cost half of the gain.
+
+    For _COMPRESSED_AT_ONCE at a time: with what zstd writes into, each takes twice AT_ONCE_BYTES.
+    """
 
     def __init__(self) -> None:
-        self._memory = memoryview(b"")
+        self._room = threading.Semaphore(_COMPRESSED_AT_ONCE)
+        self._free: list[memoryview] = []
 
-    def room(self, size_bytes: int) -> memoryview:
-        """Memory of that size, holding anything, until the thread asks again."""
-        if len(self._memory) < size_bytes:
-            self._memory = wal_objects.new_room(size_bytes)
-        return self._memory[:size_bytes]
+    @contextmanager
+    def taken(self, size_bytes: int) -> Iterator[memoryview | None]:
+        """Memory for a file of that size, holding anything; None where it is too large, or so small that new one is as good."""
+        if not _SMALL_BYTES < size_bytes <= wal_objects.AT_ONCE_BYTES:
+            yield None
+            return
+        with self._room:
+            memory = self._free.pop() if self._free else memoryview(b"")
+            if len(memory) < size_bytes:
+                memory = memoryview(bytearray(size_bytes))
+            try:
+                yield memory
+            finally:
+                self._free.append(memory)
 
 
 class WalArchive:
@@ -157,7 +173,7 @@ class WalArchive:
     ) -> None:
         self._store, self._clock, self._keys, self._writer = store, clock, keys, writer
         self._repository_id, self._system_id, self._segment_bytes = repository_id, system_id, segment_bytes
-        self._kept = _Kept()
+        self._memory = _Memory()
 
     # -- reading claims
 
@@ -195,13 +211,14 @@ class WalArchive:
 
         pieces = hashed()
         body, body_bytes = [], 0
-        for compressed in wal_objects.compress_body(pieces, source.size_bytes, self._kept.room):
-            body.append(compressed)
-            body_bytes += len(compressed)
-            if body_bytes > _KEPT_BYTES:
-                for _ in pieces:
-                    pass
-                return Prepared(source, place, salt, hasher.digest(), None)
+        with self._memory.taken(source.size_bytes) as memory:
+            for compressed in wal_objects.compress_body(pieces, source.size_bytes, memory):
+                body.append(compressed)
+                body_bytes += len(compressed)
+                if body_bytes > _KEPT_BYTES:
+                    for _ in pieces:
+                        pass
+                    return Prepared(source, place, salt, hasher.digest(), None)
         return Prepared(source, place, salt, hasher.digest(), tuple(body))
 
     def claim(self, prepared: Prepared, previous: bytes = NO_LINK, ancestors: Sequence[Ancestor] | None = None) -> Claimed:
