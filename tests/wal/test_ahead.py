@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from clipper_backup.errors import ClipperError, WalGapError
+from clipper_backup.errors import ClipperError, IntegrityError, WalGapError
 from clipper_backup.format.wal_objects import NO_LINK
 from clipper_backup.ops.wal import ahead as reading
 from clipper_backup.ops.wal.ahead import AHEAD_SEGMENTS
@@ -16,7 +17,7 @@ from clipper_backup.store.wrapper import WrapperStore
 from clipper_backup.values import Timeline
 from clipper_backup.wal_names import Segment
 from fixtures.wal_archive import MIB, plain_of, segment_name
-from fixtures.wal_restore import Restoring, make_plan
+from fixtures.wal_restore import Restoring, archive_tablespace, make_plan
 
 WAIT_SECONDS = 30
 
@@ -110,6 +111,37 @@ def test_it_reads_no_more_than_may_wait(restoring: Restoring) -> None:
     with reading_ahead(restoring) as until:
         restoring.ask((1, 3))
         until(lambda: len(waiting(restoring)) == AHEAD_SEGMENTS)
+
+
+@pytest.mark.rule(70)
+def test_what_creates_a_tablespace_is_left_to_who_asks_for_it(restoring: Restoring, tmp_path: Path) -> None:
+    """It may lie over the living server's: whether it does is looked at when PostgreSQL is about to replay it."""
+    (tmp_path / "space/PG_15_202209061").mkdir(parents=True)
+    archive_tablespace(restoring, tmp_path / "space", first=2)
+    restoring.archive.segments(1, 2, 2)
+    with reading_ahead(restoring) as until:
+        restoring.ask((1, 2))
+        until(lambda: waiting(restoring) == [segment_name(1, 4), segment_name(1, 5)])
+        with pytest.raises(IntegrityError, match=r"tablespace .* not empty here"):
+            restoring.ask((1, 3))
+        assert not restoring.target.exists()
+
+
+@pytest.mark.rule(70)
+@pytest.mark.parametrize("behind", [8, 40])
+def test_a_tablespace_over_the_border_of_what_was_read_ahead_is_seen_at_the_handing_over(
+    restoring: Restoring, tmp_path: Path, behind: int
+) -> None:
+    (tmp_path / "space/PG_15_202209061").mkdir(parents=True)
+    archive_tablespace(restoring, tmp_path / "space", behind=behind)
+    with reading_ahead(restoring) as until:
+        before = restoring.ask((1, 3))
+        assert before is not None
+        (restoring.pg_wal / segment_name(1, 3)).write_bytes(before)
+        until(lambda: waiting(restoring) == [segment_name(1, 4), segment_name(1, 5)])
+        with pytest.raises(IntegrityError, match=r"tablespace .* not empty here"):
+            restoring.ask((1, 4))
+        assert not restoring.target.exists()
 
 
 @pytest.mark.rule(57)

@@ -6,14 +6,15 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from clipper_backup.clock import SystemClock
+from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.errors import ClipperError, UsageError, WalGapError
 from clipper_backup.ops.events import Event, Warned, ignore
-from clipper_backup.ops.wal.handshake import Handshake
+from clipper_backup.ops.wal.handshake import ANSWERED_SECONDS, LEFT_SECONDS, Handshake
 from clipper_backup.ops.wal.open_restore import Restore, open_restore
 from clipper_backup.ops.wal.restore_command import restore_command
 from clipper_backup.ops.wal.serve import Desk, serve
@@ -88,7 +89,55 @@ def test_it_is_put_in_place(shell: Sequence[str], tmp_path: Path) -> None:
     target = answering.pgdata / "pg_wal/RECOVERYXLOG"
     assert answering.asked == [(SEGMENT, target)]
     assert target.read_bytes() == b"fetched"
-    assert not [path for path in answering.folder.rglob("*-*") if path.is_file()], "nothing is left of request and answer"
+    assert list((answering.folder / "requests").iterdir()) == []
+
+
+def test_an_answer_goes_a_minute_later(tmp_path: Path) -> None:
+    """No process is started to remove it, which would keep replay waiting."""
+    clock = VirtualClock(datetime(2026, 11, 22, tzinfo=UTC))
+    handshake = Handshake(tmp_path, clock, asked_by=tmp_path)
+    for name in ("0000000a-x", "0000000b-x"):
+        handshake.beat()
+        (tmp_path / "requests" / name).write_text(f"{SEGMENT}\npg_wal/RECOVERYXLOG\nend\n")
+        (request,) = handshake.requests()
+        handshake.answer(request, ok=True)
+        clock.advance(ANSWERED_SECONDS - 1)
+        handshake.beat()
+        assert (tmp_path / "answers" / name).exists()
+    assert [path.name for path in (tmp_path / "answers").iterdir()] == ["0000000b-x"]
+    clock.advance(1)
+    handshake.beat()
+    assert list((tmp_path / "answers").iterdir()) == []
+
+
+def test_who_reads_its_answer_too_late_is_told(shell: Sequence[str], tmp_path: Path) -> None:
+    """As after a stop of the machine: the answer was there, and is gone."""
+    answering = Answering(tmp_path, say=True)
+    answering.handshake.beat()
+    asking = subprocess.Popen([*shell, SHIM, answering.folder, SEGMENT, "pg_wal/RECOVERYXLOG"], stderr=subprocess.PIPE, text=True)
+    while not (requests := list((answering.folder / "requests").iterdir())):
+        assert asking.poll() is None
+    requests[0].unlink()
+    _, stderr = asking.communicate(timeout=_SECONDS)
+    assert (asking.returncode, "the request is gone, and no answer came" in stderr) == (201, True)
+
+
+def test_what_is_being_answered_is_not_swept(tmp_path: Path) -> None:
+    """A store may take longer than what is left behind is kept."""
+    clock = VirtualClock(datetime(2026, 11, 22, tzinfo=UTC))
+    handshake = Handshake(tmp_path, clock, asked_by=tmp_path)
+    handshake.beat()
+    path = tmp_path / "requests/0000000a-x"
+    path.write_text(f"{SEGMENT}\npg_wal/RECOVERYXLOG\nend\n")
+    os.utime(path, (0, 0))
+    (request,) = handshake.requests()
+    clock.advance(LEFT_SECONDS)
+    with handshake.held(request):
+        handshake.beat()
+        assert path.exists()
+    clock.advance(LEFT_SECONDS)
+    handshake.beat()
+    assert not path.exists()
 
 
 @pytest.mark.rule(55)

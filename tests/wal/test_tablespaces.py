@@ -1,19 +1,16 @@
 """WAL that creates a tablespace in a folder that is not this restore's is not handed out (repository-wal.md, Tablespaces)."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from clipper_backup.errors import IntegrityError
 from clipper_backup.postgres.tablespace_records import Created, search
-from clipper_backup.repository.restore_plan import Linked
 from clipper_backup.wal_names import Segment
 from fixtures.wal_archive import MIB
 from fixtures.wal_bytes import WalWriter
-from fixtures.wal_restore import Restoring, make_plan
-
-OID = 16387
+from fixtures.wal_restore import TABLESPACE_OID as OID
+from fixtures.wal_restore import Restoring, archive_tablespace
 
 
 def created_in(segments: dict[Segment, bytes], page_bytes: int = 8192) -> list[Created]:
@@ -48,26 +45,6 @@ def test_what_only_looks_like_one_is_passed_over() -> None:
     assert real.start < writer.records[-1].start
 
 
-def archived(restoring: Restoring, path: Path, *, behind: int = 100, first: int = 3) -> None:
-    """Archive the segments 3 to 5, with a record that begins *behind* bytes before the end of 3, or in its middle."""
-    writer = WalWriter(3)
-    while MIB - (writer.here - writer.first.start) > 20_000:
-        writer.other(5000)
-    if behind < 100:
-        room = writer.first.end - writer.here
-        writer.other(room - 24 * (1 + room // 8192) - 24 - 3 - 5 - behind)
-        begin = writer.here
-        writer.tablespace(OID, os.fsencode(path))
-        assert begin < writer.first.end < writer.records[-1].end
-    else:
-        writer.tablespace(OID, os.fsencode(path))
-    while writer.here < writer.first.end + MIB:
-        writer.other(5000)
-    for segment, data in writer.segments().items():
-        restoring.archive.segment(1, segment.number, plain=data)
-    restoring.planned(make_plan(first=(1, first)))
-
-
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
     """The living server's tablespace."""
@@ -77,7 +54,7 @@ def others(tmp_path: Path) -> Path:
 
 @pytest.mark.rule(70)
 def test_a_folder_that_is_taken_ends_recovery_before_the_segment_is_given(restoring: Restoring, others: Path) -> None:
-    archived(restoring, others)
+    archive_tablespace(restoring, others)
     with pytest.raises(IntegrityError, match=f"tablespace {OID} was created in {others}, .* not empty here"):
         restoring.ask((1, 3))
     assert (restoring.target.exists(), restoring.links) == (False, [])
@@ -92,7 +69,7 @@ def test_a_folder_that_is_taken_ends_recovery_before_the_segment_is_given(restor
 def test_a_record_over_the_border_of_segments_is_found_in_the_second(
     restoring: Restoring, others: Path, behind: int, kept: str
 ) -> None:
-    archived(restoring, others, behind=behind)
+    archive_tablespace(restoring, others, behind=behind)
     before = restoring.ask((1, 3))
     assert before is not None
     name = restoring.links[0]
@@ -104,29 +81,14 @@ def test_a_record_over_the_border_of_segments_is_found_in_the_second(
 
 
 def test_what_began_before_the_first_segment_is_not_replayed(restoring: Restoring, others: Path) -> None:
-    archived(restoring, others, behind=40, first=4)
+    archive_tablespace(restoring, others, behind=40, first=4)
     assert restoring.ask((1, 4)) is not None
-
-
-def test_what_was_read_ahead_is_looked_at_too(restoring: Restoring, others: Path) -> None:
-    archived(restoring, others)
-    spool = restoring.spool()
-    spool.open()
-    reader, segment = restoring.reader(), restoring.plan.first_segment
-    opened = reader.segment(segment)
-    assert opened is not None
-    with spool.writing_ahead(segment) as draft:
-        draft.write(opened.chunks)
-        draft.keep(Linked(segment, opened.header.link, opened.header.previous))
-    with pytest.raises(IntegrityError, match="not empty here"):
-        restoring.ask((1, 3))
-    assert not restoring.target.exists()
 
 
 @pytest.mark.rule(70)
 def test_an_empty_folder_or_one_that_this_server_fills_is_ours(restoring: Restoring, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
-    archived(restoring, mine)
+    archive_tablespace(restoring, mine)
     with pytest.raises(IntegrityError, match="cannot be used here: no such file or directory"):
         restoring.ask((1, 3))
     mine.mkdir()
@@ -140,7 +102,7 @@ def test_an_empty_folder_or_one_that_this_server_fills_is_ours(restoring: Restor
 @pytest.mark.rule(70)
 def test_a_tablespace_that_was_moved_is_not_moved_back(restoring: Restoring, others: Path, tmp_path: Path) -> None:
     """It was created while the backup was taken: replay would lead its link to the place in the record."""
-    archived(restoring, others)
+    archive_tablespace(restoring, others)
     (tmp_path / "moved").mkdir()
     (tmp_path / "pg_tblspc").mkdir()
     (tmp_path / f"pg_tblspc/{OID}").symlink_to(tmp_path / "moved")

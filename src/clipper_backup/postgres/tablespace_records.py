@@ -28,6 +28,8 @@ _BODY = re.compile(rb"(?:\xfd.{2}|\xfc.{4})*(?:\xff.|\xfe.{4})(?P<oid>.{4})(?P<p
 
 RECORD_BYTES_MAX = 1104
 """More than the longest one has: a path is shorter than 1,024 (MAXPGPATH)."""
+BORDER_PAGES = 2
+"""They hold as much as the longest record has, however small pages are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,16 @@ class TablespaceSearch:
     """Searches pages in their order; a record over their border is found with its last byte."""
 
     def __init__(self) -> None:
-        self._carried = b""
+        self._before = b""
 
     def found_in(self, pages: bytes, page_bytes: int) -> Iterator[Created]:
-        """The records with their last byte in *pages*, whole ones; one from earlier pages may come again."""
-        view, parts = memoryview(pages), [memoryview(self._carried)]
-        for at in range(0, len(pages), page_bytes):
-            _, flags, *_ = _PAGE_HEAD.unpack_from(pages, at)
-            parts.append(view[at + (_LONG_BYTES if flags & _LONG_FLAG else _SHORT_BYTES) : at + page_bytes])
-        data = b"".join(parts)
-        self._carried = data[-RECORD_BYTES_MAX:]
-        return _records(data)
+        """The records with their last byte in *pages*, whole ones; one may come again, also from earlier pages."""
+        border = BORDER_PAGES * page_bytes
+        if self._before:
+            yield from _records(_content(self._before + pages[:border], page_bytes))
+        self._before = pages[-border:] if len(pages) >= border else (self._before + pages)[-border:]
+        for page in _suspects(pages, page_bytes):
+            yield from _records(_content(pages[max(0, page - 1) * page_bytes : (page + 1) * page_bytes + border], page_bytes))
 
 
 def page_bytes_of(head: bytes) -> int | None:
@@ -64,6 +65,39 @@ def page_bytes_of(head: bytes) -> int | None:
 def address_of(page: bytes) -> int:
     """Where a page says that it lies."""
     return int(_PAGE_HEAD.unpack_from(page)[3])
+
+
+def _suspects(pages: bytes, page_bytes: int) -> Iterator[int]:
+    """The numbers of the pages that hold info and resource manager of what may be such a record.
+
+    Nearly all bytes that only look like those two are told apart by their neighbours, where these lie on the same page.
+    """
+    managers, last = pages[_MANAGER_AT % 8 :: 8], -1
+    found = managers.find(_TABLESPACE)
+    while found >= 0:
+        info_at = found * 8  # as info lies 16 bytes into a record, and pages and records begin at multiples of 8
+        if pages[info_at] == 0 and (page := _page_of(pages, info_at, page_bytes)) is not None and page != last:
+            last = page
+            yield page
+        found = managers.find(_TABLESPACE, found + 1)
+
+
+def _page_of(pages: bytes, info_at: int, page_bytes: int) -> int | None:
+    begin = info_at - _INFO_AT
+    if _SHORT_BYTES <= begin % page_bytes < page_bytes - _RECORD.size and (
+        pages[begin + 2] or pages[begin + 3] or pages[begin + _RECORD.size] < _BODY_LEAST
+    ):
+        return None  # longer than any, or no body
+    return info_at // page_bytes
+
+
+def _content(pages: bytes, page_bytes: int) -> bytes:
+    """What *pages* hold without their heads."""
+    view, parts = memoryview(pages), []
+    for at in range(0, len(pages), page_bytes):
+        _, flags, *_ = _PAGE_HEAD.unpack_from(pages, at)
+        parts.append(view[at + (_LONG_BYTES if flags & _LONG_FLAG else _SHORT_BYTES) : at + page_bytes])
+    return b"".join(parts)
 
 
 def _records(data: bytes) -> Iterator[Created]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from clipper_backup.clock import Clock
 from clipper_backup.errors import ClipperError
 from clipper_backup.ops.wal.spool import Spool
+from clipper_backup.ops.wal.tablespaces import Watched
 from clipper_backup.repository.restore_plan import Linked, RestorePlan
 from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.wal_names import Segment
@@ -29,6 +30,7 @@ class Ahead:
         self._reader, self._spool, self._clock = reader, spool, clock
         self._running: dict[Segment, Future[None]] = {}
         self._end: Segment | None = None
+        self._left: set[Segment] = set()
 
     def run(self, stop: threading.Event, *, needed: Callable[[], bool] | None = None) -> None:
         """Read ahead until *stop*. With *needed*, also until that is false, the spool is gone, or nobody asks in IDLE_SECONDS.
@@ -69,7 +71,7 @@ class Ahead:
                 future.result()  # an error that is not ours to hide
                 del self._running[segment]
         for segment in wanted:
-            if segment not in ready and segment not in self._running:
+            if segment not in ready and segment not in self._running and segment not in self._left:
                 self._running[segment] = pool.submit(self._read, segment)
 
     def _wanted(self, asked: Segment) -> Iterator[Segment]:
@@ -86,5 +88,9 @@ class Ahead:
             if opened is None:
                 self._end = segment
                 return
-            draft.write(opened.chunks)
+            watched = Watched()
+            draft.write(watched.pass_through(opened.chunks))
+            if watched.creates:  # who asks for it reads it, and looks where its tablespace is to lie
+                self._left.add(segment)
+                return
             draft.keep(Linked(segment, opened.header.link, self._reader.previous(segment, opened.header)))

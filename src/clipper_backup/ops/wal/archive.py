@@ -34,7 +34,6 @@ _AHEAD = 64
 _SCAN_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
 """After a failure that nobody asks about, so long until the next attempt."""
-_BUSY_SECONDS, _BUSY_LOOK_SECONDS, _IDLE_LOOK_SECONDS = 1.0, 0.002, 0.02
 _LOOK_SECONDS = 2.0
 """Between two looks for repository.json that nobody waits for."""
 _READY, _HISTORY = ".ready", ".history"
@@ -98,7 +97,7 @@ def _archive(
             coordinator.turn()
             filling.look()
             looked(coordinator.unstored)
-            work.clock.wait(changed, _BUSY_LOOK_SECONDS if coordinator.is_busy else _IDLE_LOOK_SECONDS)
+            work.clock.wait(changed, desk.look_seconds)
     except IntegrityError:
         flights.abandon()
         raise
@@ -183,14 +182,9 @@ class _Coordinator:
         self._histories: set[str] = set()
         self._let_go: set[str] = set()
         self._seen: set[str] = set()
-        self._scanned_at = self._asked_at = self._looked_at = -_LOOK_SECONDS
+        self._scanned_at = self._looked_at = -_LOOK_SECONDS
         self._left_over = False
         self._unlisted = ""
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether somebody asked just now, and may ask again at once."""
-        return self._clock.monotonic() - self._asked_at < _BUSY_SECONDS
 
     def unstored(self) -> list[str]:
         """What is ready, or a history, and not known to be in the archive that is still where it was; by name."""
@@ -206,7 +200,6 @@ class _Coordinator:
         new = [request for request in requests if request.id not in self._seen]
         self._seen = {request.id for request in requests}
         for request in new:
-            self._asked_at = now
             self._let_go.discard(request.words[0])
             self._forget_failures(request.words[0][:8])  # what failed before it was asked may work now
         asked = {request.words[0] for request in requests}

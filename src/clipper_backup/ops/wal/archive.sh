@@ -21,9 +21,9 @@ printf '%s\nend\n' "$file" >"$request" || fail "cannot ask"
 
 looks=0 since=
 until [ -e "$answer" ]; do
-    if [ "$looks" -lt 50 ]; then
+    if [ "$looks" -lt 125 ]; then
         looks=$((looks + 1))
-        sleep 0.01 2>/dev/null || sleep 1
+        sleep 0.004 2>/dev/null || sleep 1
         continue
     fi
     sleep 0.1 2>/dev/null || sleep 1
@@ -51,6 +51,5 @@ code=1
             echo "archive: $file: $line" >&2
         done
     fi
-} <"$answer"
-rm -f "$answer"
+} <"$answer" # which `wal archive` removes
 exit "$code"

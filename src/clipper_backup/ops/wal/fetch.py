@@ -63,11 +63,11 @@ class _Archive(ABC):
     def _turn(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def _check_tablespaces(self, line: Line, segment: Segment, file: Path, target: Path) -> None:
-        """Of a recovery's first segment, what began before it is not replayed."""
+    def _check_tablespaces(self, line: Line, segment: Segment, file: Path, target: Path, *, watched: bool = False) -> None:
+        """Of a recovery's first segment, what began before it is not replayed. What was read ahead was *watched* then."""
         before = line.segment(segment.number - 1, segment.size_bytes) if segment.number > self._first_number else None
         pg_wal = target.parent
-        check_tablespaces(segment, file, pg_wal.parent, lambda size: tail_of(before, pg_wal, self._reader, size))
+        check_tablespaces(segment, file, pg_wal.parent, lambda size: tail_of(before, pg_wal, self._reader, size), watched=watched)
 
     def _must_lie_on(self, line: Line, segment: Segment) -> None:
         if not line.holds(segment):
@@ -172,7 +172,7 @@ class PlannedFetch(_Archive):
         self._spool.ask(segment)
         ready = self._spool.ready(segment)
         if ready is not None:
-            self._check_tablespaces(self._line, segment, ready.path, target)
+            self._check_tablespaces(self._line, segment, ready.path, target, watched=True)
             with self._turn(), links_of(self._folder, self._plan) as links:
                 links.add(ready.linked)
                 hand_over(ready.path, target)

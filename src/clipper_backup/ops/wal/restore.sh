@@ -7,18 +7,19 @@
 # file: PostgreSQL takes 1 to 125 for the end of the WAL and opens with what it has; more than that ends it.
 # Runs in any POSIX shell with coreutils or busybox.
 umask 077
-handshake=$1 file=$2 target=$3 since=$(date +%s)
+handshake=$1 file=$2 target=$3 since=
 
 fail() {
     echo "restore: $file: $1" >&2
     exit 201
 }
 
-silent() { # for more than 30 seconds, since it was asked or since the last sign of life
-    beat=$since
+silent() { # for more than 30 seconds, since the first look or since the last sign of life
+    now=$(date +%s)
+    since=${since:-$now} beat=$since
     read -r beat 2>/dev/null <"$handshake/alive"
     [ "$beat" -gt "$since" ] 2>/dev/null || beat=$since
-    [ $(($(date +%s) - beat)) -gt 30 ]
+    [ $((now - beat)) -gt 30 ]
 }
 
 # A process id comes back, and with it an old answer; this never does.
@@ -33,9 +34,11 @@ until printf '%s\n%s\nend\n' "$file" "$target" 2>/dev/null >"$request"; do
 done
 looks=0
 until [ -e "$answer" ]; do
-    if [ "$looks" -lt 100 ]; then
+    # A request goes when its answer is there; and an answer that nobody read goes a minute later.
+    [ -e "$request" ] || [ -e "$answer" ] || fail "the request is gone, and no answer came"
+    if [ "$looks" -lt 200 ]; then
         looks=$((looks + 1))
-        sleep 0.01 2>/dev/null || sleep 1
+        sleep 0.004 2>/dev/null || sleep 1
     else
         sleep 0.1 2>/dev/null || sleep 1
         if silent; then
@@ -56,7 +59,6 @@ code=201 word= name=
             echo "restore: $file: $line" >&2
         done
     fi
-} <"$answer"
-rm -f "$answer"
+} <"$answer" # which `wal serve` removes: a process more for each segment would keep replay waiting
 case $code in 0 | 44 | 2[0-9][0-9]) exit "$code" ;; esac
 fail "the answer cannot be read"

@@ -13,7 +13,6 @@ from clipper_backup.ops.events import Emit, Warned
 from clipper_backup.ops.wal.handshake import BEAT_SECONDS, Handshake, Request
 from clipper_backup.ops.wal.open_restore import Restore
 
-_LOOK_SECONDS = 0.01
 _PG_WAL = "pg_wal"
 
 
@@ -49,7 +48,7 @@ def serve(
     for thread in beside:
         thread.start()
     try:
-        while not clock.wait(stop, _LOOK_SECONDS) and not failed:
+        while not clock.wait(stop, asked.look_seconds) and not failed:
             desk.answer_all()
     finally:
         ended.set()
@@ -83,8 +82,9 @@ class Desk:
         """
         requests = self._handshake.requests()
         for request in requests:
-            lines = self._answer(request) if len(requests) == 1 else ["201", "there was more than one request at once"]
-            self._handshake.answer(request, ok=not lines, lines=lines)
+            with self._handshake.held(request):
+                lines = self._answer(request) if len(requests) == 1 else ["201", "there was more than one request at once"]
+                self._handshake.answer(request, ok=not lines, lines=lines)
 
     def _answer(self, request: Request) -> list[str]:
         """Nothing when the file is in place; else the exit code, and what is to stand in the server's log."""

@@ -7,7 +7,7 @@ It is a folder in pg_wal, where PostgreSQL looks at names of WAL files only. Wha
     running                        locked by it too; others share the lock for a moment, to see whether it is
     <segment>.part                 being read ahead, and locked by who writes it
     <name>.direct                  being written for a request that waits
-    <segment>.<link>.<previous>    whole, checked and on disk: it waits to be asked for
+    <segment>.<link>.<previous>.w  whole, checked, watched for tablespaces and on disk: it waits to be asked for
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _AHEAD = "ahead"
 _RUNNING = "running"
 _PART = ".part"
 _DIRECT = ".direct"
-_READY = re.compile(r"([0-9A-F]{24})\.([0-9a-f]{32})\.([0-9a-f]{32})")
+_READY = re.compile(r"([0-9A-F]{24})\.([0-9a-f]{32})\.([0-9a-f]{32})\.w")
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 
@@ -208,7 +208,7 @@ class Draft:
     def keep(self, linked: Linked) -> None:
         """Let it wait to be asked for. It is synced: PostgreSQL would do that later, while it should replay."""
         os.fsync(self._descriptor)
-        self._move(self.path.with_name(f"{linked.segment.name}.{linked.link.hex()}.{linked.previous.hex()}"))
+        self._move(self.path.with_name(f"{linked.segment.name}.{linked.link.hex()}.{linked.previous.hex()}.w"))
 
     def hand_over(self, target: Path) -> None:
         """Move it to where PostgreSQL wants it."""

@@ -5,18 +5,24 @@ the living server, that server's files. So a segment with such a record is hande
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from clipper_backup.errors import IntegrityError
-from clipper_backup.postgres.tablespace_records import RECORD_BYTES_MAX, Created, address_of, page_bytes_of, search
+from clipper_backup.postgres.tablespace_records import (
+    BORDER_PAGES,
+    RECORD_BYTES_MAX,
+    Created,
+    TablespaceSearch,
+    address_of,
+    page_bytes_of,
+    search,
+)
 from clipper_backup.postgres.wal_records import SEGMENT_HEAD_BYTES, continued_bytes
 from clipper_backup.repository.wal_reader import WalReader
 from clipper_backup.wal_names import Segment
 
 _BLOCK_BYTES = 1 << 20
-_TAIL_PAGES = 2
-"""They hold as much as the longest record has, however small pages are."""
 CREATED_HINTS = (
     "beside the living server that is its own folder: restore on another machine, or in a container without it",
     "where no server uses it, {folder} must be there, empty, and PGDATA's owner's: the WAL names it, no option moves it",
@@ -25,20 +31,45 @@ CREATED_HINTS = (
 """What to do about a folder that is not ours, with its `folder` and the `segment` that makes the tablespace."""
 
 
-def check_tablespaces(segment: Segment, file: Path, data: Path, before: Callable[[int], bytes]) -> None:
+class Watched:
+    """Bytes of a segment as they pass, and whether any tablespace is created by a record that is whole in them."""
+
+    def __init__(self) -> None:
+        self.creates = False
+
+    def pass_through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The same chunks, which are a segment's from its begin."""
+        search, pending, page_bytes = TablespaceSearch(), b"", None
+        for chunk in chunks:
+            pending = pending + chunk if pending else chunk
+            if page_bytes is None and len(pending) >= SEGMENT_HEAD_BYTES:
+                page_bytes = page_bytes_of(pending) or 0  # 0: no segment at all, of which PostgreSQL reads nothing
+            if page_bytes and not self.creates:
+                whole = len(pending) // page_bytes * page_bytes
+                pages, pending = (pending, b"") if whole == len(pending) else (pending[:whole], pending[whole:])
+                self.creates = any(True for _ in search.found_in(pages, page_bytes))
+            elif page_bytes is not None:
+                pending = b""
+            yield chunk
+
+
+def check_tablespaces(segment: Segment, file: Path, data: Path, before: Callable[[int], bytes], *, watched: bool = False) -> None:
     """Look at *file*, which holds *segment*, before the server of PGDATA *data* gets it.
 
     IntegrityError when it creates a tablespace in a folder that is neither empty nor this server's already. *before* gives the
-    last bytes, so many, of the segment before: what is not whole in the one is in the other.
+    last bytes, so many, of the segment before: what is not whole in the one is in the other. Of a *watched* one, which creates
+    none by a record of its own, only that is looked at.
     """
     with file.open("rb") as opened:
         head = opened.read(SEGMENT_HEAD_BYTES)
         page_bytes = page_bytes_of(head)
         if page_bytes is None:
             return  # no segment at all: PostgreSQL reads nothing of it
-        tail = before(_TAIL_PAGES * page_bytes) if 0 < continued_bytes(head) <= RECORD_BYTES_MAX else b""
+        tail = before(BORDER_PAGES * page_bytes) if 0 < continued_bytes(head) <= RECORD_BYTES_MAX else b""
         opened.seek(0)
-        blocks: Iterator[bytes] = iter(lambda: opened.read(_BLOCK_BYTES), b"")
+        blocks: Iterable[bytes] = iter(lambda: opened.read(_BLOCK_BYTES), b"")
+        if watched:
+            blocks = [opened.read(BORDER_PAGES * page_bytes)] if tail else []
         for created in search(blocks, page_bytes, tail):
             _must_be_ours(created, data, segment)
 
