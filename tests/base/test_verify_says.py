@@ -275,6 +275,22 @@ def test_a_damaged_file_that_no_replay_needs_costs_nothing(taken: Taken) -> None
     assert first_line(found) == "DAMAGED: 1 damaged file of the WAL; no instant of the window is lost"
 
 
+def test_damage_of_a_pack_that_two_ways_of_reading_find_is_told_once(taken: Taken) -> None:
+    flip(taken.work.store, taken.shared)
+    found = look(taken, Mode.ALL)
+    assert [each.key for each in found.damage] == [taken.shared]
+    assert any("stores damaged pages anew" in step for step in found.next_steps)
+
+
+def test_no_base_backup_is_asked_for_that_is_there_already(taken: Taken) -> None:
+    flip(taken.work.store, names.base_key(id_of(taken.first), names.LABEL))
+    found = look(taken, Mode.ALL)
+    assert (list(found.base.damaged), found.newest_good is not None) == ([id_of(taken.first)], True)
+    assert not any("stores damaged pages anew" in step for step in found.next_steps)
+    flip(taken.work.store, names.base_key(id_of(taken.second), names.LABEL))
+    assert any("stores damaged pages anew" in step for step in look(taken, Mode.ALL).next_steps)
+
+
 def test_a_base_backup_whose_own_wal_is_damaged_heals_nothing(taken: Taken) -> None:
     store = taken.work.store
     flip(store, names.base_key(id_of(taken.first), names.LABEL))

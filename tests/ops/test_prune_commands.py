@@ -44,7 +44,7 @@ def test_what_would_go_goes(run_cli: RunCli, local_place: StorePlace, made: list
     done = run_cli("prune", "--yes", env=local_place.environment, check=True).stdout
     assert re.search(f"{made[0]} +removed", done)
     assert "restorable before" in done
-    assert "proven: 3 good base backups stay, with all that they need" in done
+    assert "proven: 3 good base backups stay, with all that is needed" in done
     assert "WAL: 10 segments removed, 4.0 kB" in done
     assert "packs and keys: 1 no longer needed, deleted by a prune a day from now or later" in done
 

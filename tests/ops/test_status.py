@@ -10,11 +10,11 @@ from clipper_backup.cli.show_status import status_document, status_text
 from clipper_backup.clock import SystemClock, VirtualClock
 from clipper_backup.config import Settings
 from clipper_backup.format import names
-from clipper_backup.format.documents import KeyCheck, RetentionMark, encode
+from clipper_backup.format.documents import KeyCheck, LeaseHolder, RetentionMark, encode
 from clipper_backup.format.sealing import Identity
 from clipper_backup.format.signing import SigningKey
-from clipper_backup.ops.events import ignore
-from clipper_backup.ops.lease import DUMP_LEASE, take_lease
+from clipper_backup.ops.events import Event, StepBegun, StepDone, ignore
+from clipper_backup.ops.lease import BASE_LEASE, DUMP_LEASE, take_lease
 from clipper_backup.ops.status import Status, look_at_repository
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import hold_dump
@@ -267,13 +267,36 @@ def test_holds_are_shown_also_of_dumps_that_are_gone(repository: MemoryStore, cl
 
 def test_the_lease_is_shown_with_whoever_holds_it(repository: MemoryStore, clock: VirtualClock) -> None:
     writing = Work(Settings(lease_seconds=60), repository, SystemClock(), ignore)
-    assert look(repository, clock).lease is None
-    with take_lease(writing, DUMP_LEASE, "dump create"):
-        held = look(repository, clock).lease
-        assert held is not None
-        assert (held.purpose, held.taken_at) == ("dump create", START)
-        assert f"{held.holder} (dump create), since {show_time(START)}" in status_text(look(repository, clock), URL, Settings())
-    assert look(repository, clock).lease is None
+    assert look(repository, clock).leases == {}
+    with take_lease(writing, DUMP_LEASE, "dump create"), take_lease(writing, BASE_LEASE, "base create"):
+        status = look(repository, clock)
+        assert [(name, held.purpose, held.taken_at) for name, held in status.leases.items()] == [
+            ("dump", "dump create", START),
+            ("base", "base create", START),
+        ]
+        for name, held in status.leases.items():
+            assert f"{held.holder} ({name} create), since {show_time(START)}" in status_text(status, URL, Settings())
+        document = status_document(status, URL)
+        assert (document["lease"]["purpose"], document["leases"]["base"]["purpose"]) == ("dump create", "base create")
+    assert look(repository, clock).leases == {}
+
+
+def test_a_command_that_waits_for_a_lease_says_for_whom(repository: MemoryStore, clock: VirtualClock) -> None:
+    """Up to a minute, where the one before was killed."""
+    repository.put(
+        f"locks/{BASE_LEASE}/0000000003/holder",
+        encode(LeaseHolder(run_id="r", holder="host:7", purpose="base create", lease_seconds=60)),
+    )
+    events: list[Event] = []
+    with take_lease(Work(Settings(lease_seconds=60), repository, clock, events.append), BASE_LEASE, "base create"):
+        begun, done = events
+    assert isinstance(begun, StepBegun)
+    assert isinstance(done, StepDone)
+    assert begun.text == (
+        "wait: the lease base is held by host:7 (base create), last seen 0.0 s ago; wait for it to end; if it is dead, the lease"
+        " frees itself in 1 min 0 s"
+    )
+    assert (done.text, done.seconds > 60) == ("the lease base is free", True)
 
 
 def test_a_lease_whose_holder_cannot_be_read_is_held_by_somebody(repository: MemoryStore, clock: VirtualClock) -> None:

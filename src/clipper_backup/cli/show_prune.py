@@ -231,7 +231,8 @@ def _proven(proof: Proof) -> str:
     else:
         stays = [show_count(proof.dumps, "good dump")] if proof.dumps else []
         stays += [show_count(proof.backups, "good base backup")] if proof.backups else []
-        lines += [f"proven: {' and '.join(stays)} stay, with all that they need"] if stays else []
+        alone = proof.dumps + proof.backups == 1
+        lines += [f"proven: {' and '.join(stays)} {'stays' if alone else 'stay'}, with all that is needed"] if stays else []
     return "".join(f"{line}\n" for line in lines)
 
 

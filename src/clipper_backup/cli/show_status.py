@@ -10,8 +10,10 @@ from clipper_backup.cli.tables import pairs, table
 from clipper_backup.config import Settings
 from clipper_backup.format.documents import DumpSummary
 from clipper_backup.ops.findings import SKEW
+from clipper_backup.ops.lease import DUMP_LEASE
 from clipper_backup.ops.physical_status import PhysicalStatus, keys_of
 from clipper_backup.ops.status import Newest, OpenedBy, Status
+from clipper_backup.repository.leases import Held
 from clipper_backup.values import json_time, show_bytes, show_count, show_names, show_seconds, show_time
 
 _SHOWN = 5
@@ -78,14 +80,8 @@ def status_document(status: Status, url: str, physical: PhysicalStatus | None = 
             {"id": str(dump_id), "reason": mark.reason, "held_by": mark.held_by, "held_at": json_time(mark.held_at)}
             for dump_id, mark in sorted(status.holds.items())
         ],
-        "lease": None
-        if status.lease is None
-        else {
-            "holder": status.lease.holder,
-            "purpose": status.lease.purpose,
-            "taken_at": json_time(status.lease.taken_at),
-            "last_sign_at": json_time(status.lease.last_sign_at),
-        },
+        "lease": _lease_document(status.leases[DUMP_LEASE]) if DUMP_LEASE in status.leases else None,
+        "leases": {name: _lease_document(held) for name, held in status.leases.items()},
         "pruned_at": None if status.pruned is None else json_time(status.pruned.pruned_at),
     }
 
@@ -233,7 +229,17 @@ def _pruned(status: Status) -> str:
 
 
 def _lease(status: Status) -> str:
-    if status.lease is None:
-        return "nobody"
-    seen = _ago(status, status.lease.last_sign_at)
-    return f"{status.lease.who}, since {show_time(status.lease.taken_at)}, last seen {seen}"
+    lines = [
+        f"{held.who}, since {show_time(held.taken_at)}, last seen {_ago(status, held.last_sign_at)}"
+        for held in status.leases.values()
+    ]
+    return "\n".join(lines) or "nobody"
+
+
+def _lease_document(held: Held) -> dict[str, str]:
+    return {
+        "holder": held.holder,
+        "purpose": held.purpose,
+        "taken_at": json_time(held.taken_at),
+        "last_sign_at": json_time(held.last_sign_at),
+    }

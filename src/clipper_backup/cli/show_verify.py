@@ -1,6 +1,6 @@
 """How `verify` looks: one document, and one line for each kind of thing under a first line that is the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from clipper_backup.ops.lost_instants import Cost, Lost, PerhapsLost, Restorable
 from clipper_backup.ops.verify.run import VerifiedAll
 from clipper_backup.ops.verify.units import Kind, Mode
 from clipper_backup.repository.verify_report import covered_share, never_in_turn
-from clipper_backup.values import json_time, show_bytes, show_count, show_seconds, show_share, show_time
+from clipper_backup.values import BackupId, json_time, show_bytes, show_count, show_seconds, show_share, show_time
 
 Document = dict[str, Any]
 
@@ -180,17 +180,18 @@ def _cost(found: VerifiedAll) -> str:
 
 
 def _physical_items(found: VerifiedAll) -> list[tuple[str, str]]:
-    bad = (
-        f", {len(found.base.damaged)} damaged: {', '.join(map(str, sorted(found.base.damaged)[-3:]))}"
-        if found.base.damaged
-        else ""
-    )
+    bad = f", {len(found.base.damaged)} damaged: {_newest_three(found.base.damaged)}" if found.base.damaged else ""
     files = f"; {show_count(found.base.files, 'file')} of the newest put together" if found.base.files else ""
     return [
         ("base backups", f"{found.base.backups} looked at{bad}{files}"),
         ("packs", _kind_text(found.packs, "pack")),
         ("WAL", _kind_text(found.files, "file")),
     ]
+
+
+def _newest_three(backups: Collection[BackupId]) -> str:
+    older = len(backups) - 3
+    return ", ".join(map(str, sorted(backups)[-3:])) + (f" and {older} older" if older > 0 else "")
 
 
 def _kind_text(kind: Kind, one: str) -> str:

@@ -10,7 +10,7 @@ from clipper_backup.format.documents import DumpSummary, HoldMark, KeyCheck, Ret
 from clipper_backup.ops.dump.prune import last_prune
 from clipper_backup.ops.dump.read import Entry, catalog
 from clipper_backup.ops.key_check import key_checks
-from clipper_backup.ops.lease import DUMP_LEASE
+from clipper_backup.ops.lease import LEASES
 from clipper_backup.ops.work import Work
 from clipper_backup.repository.dumps import held_dumps, is_ahead, newest
 from clipper_backup.repository.leases import Held, held_lease
@@ -81,7 +81,7 @@ class Status:
     gone: tuple[Newest, ...]
     keys: tuple[OpenedBy, ...]
     holds: Mapping[DumpId, HoldMark]
-    lease: Held | None
+    leases: Mapping[str, Held]
     pruned: RetentionMark | None
     signatures_checked: bool
     problems: tuple[str, ...]
@@ -153,7 +153,7 @@ def look_at_repository(work: Work) -> Status:
         gone=gone,
         keys=opened_by(work, recipients),
         holds=held_dumps(work.store),
-        lease=held_lease(work.store, DUMP_LEASE),
+        leases={name: held for name in LEASES if (held := held_lease(work.store, name)) is not None},
         pruned=pruned,
         signatures_checked=bool(work.trusted),
         problems=(),

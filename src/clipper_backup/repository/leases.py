@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -180,16 +181,25 @@ class Lease:
 
 
 def acquire_lease(
-    store: Store, clock: Clock, name: str, *, lease_seconds: float, wait_seconds: float, holder: str, run_id: str, purpose: str
+    store: Store,
+    clock: Clock,
+    name: str,
+    *,
+    lease_seconds: float,
+    wait_seconds: float,
+    holder: str,
+    run_id: str,
+    purpose: str,
+    waiting: Callable[[str], None] = lambda _: None,
 ) -> Lease:
-    """Take the lease *name*, waiting for its present holder for at most *wait_seconds*.
+    """Take the lease *name*, waiting for its present holder for at most *wait_seconds*; *waiting* hears for whom, once.
 
     A holder whose own *lease_seconds* are more keeps it for so long. LockedError names the holder, the age of its last sign of
     life and when it frees itself.
     """
     deadline = clock.monotonic() + wait_seconds
     mine = encode(LeaseHolder(run_id=run_id, holder=holder, purpose=purpose, lease_seconds=lease_seconds))
-    pause = threading.Event()
+    pause, told = threading.Event(), False
     while True:
         current = _highest(store, name)
         if current is None or current.released or _is_stale(store, name, current, lease_seconds):
@@ -214,6 +224,10 @@ def acquire_lease(
             return lease
         if clock.monotonic() >= deadline:
             raise _locked(store, name, current, lease_seconds)
+        if not told:
+            told = True
+            error = _locked(store, name, current, lease_seconds)
+            waiting("; ".join([error.message, *error.hints]))
         clock.wait(pause, min(_POLL_SECONDS, max(0.05, deadline - clock.monotonic())))
 
 

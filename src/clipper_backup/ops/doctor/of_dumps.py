@@ -6,9 +6,10 @@ from clipper_backup.errors import MissingError
 from clipper_backup.kinds import NONE
 from clipper_backup.ops.doctor.declared import Declaring, Surroundings
 from clipper_backup.ops.dump.prune import last_prune
-from clipper_backup.ops.findings import SKEW, Finding, green, red, yellow
+from clipper_backup.ops.findings import SKEW, Colour, Finding, green, red, yellow
 from clipper_backup.ops.keys import read_identities, sealer_of, signer_of
 from clipper_backup.ops.physical_status import keys_of
+from clipper_backup.repository.leases import Held
 from clipper_backup.repository.retention import GARBAGE_AGE
 from clipper_backup.repository.root import open_repository
 from clipper_backup.repository.verify_report import covered_share, never_in_turn, overdue
@@ -140,14 +141,18 @@ def _last_prune(here: Surroundings) -> Finding:
 
 @check(
     "lease",
-    "whether somebody holds the right to dump and prune, and still lives",
+    "whether somebody holds the right to dump, to take base backups or snapshots, or to prune, and still lives",
     "look for the job that holds it; a dead one's lease frees itself after LEASE_SECONDS",
     needs=["repository"],
 )
 def _lease(here: Surroundings) -> Finding:
-    status, held = here.status, here.status.lease
-    if held is None:
-        return green("free")
+    found = [_of_lease(here, held) for held in here.status.leases.values()]
+    worst = max(found, key=lambda each: [*Colour].index(each.colour), default=None)
+    return green("free") if worst is None else worst
+
+
+def _of_lease(here: Surroundings, held: Held) -> Finding:
+    status = here.status
     silent = status.now - held.last_sign_at
     if silent.total_seconds() > held.stale_after(here.settings.lease_seconds):
         return yellow(f"left by {held.who}, silent for {show_seconds(silent.total_seconds())}: the next run takes it over")

@@ -244,7 +244,11 @@ def say_beside(plan: Plan, end: Segment) -> str:
 def _after_damage(saved_in: Path) -> list[str]:
     """Hints, when what lay there is gone and the backup cannot be read."""
     saved = [f"what the former server had not archived lies in {saved_in}; the next try replays it"] if saved_in.exists() else []
-    return [*saved, "begin with another backup, the same words and --backup ID: `clipper-backup base list` shows them"]
+    return [
+        *saved,
+        "begin with another backup, the same words and --backup ID: `clipper-backup base list` shows them",
+        "`clipper-backup base verify ID --read-data` says before that whether all of one can be read; it may need the same pages",
+    ]
 
 
 def _kept_at(request: Request, plan: Plan, saved_in: Path) -> Path | None:

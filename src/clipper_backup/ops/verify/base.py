@@ -94,7 +94,7 @@ class BaseLook:
         backups = [found for entry in entries if (found := self._documents(entry)) is not None]
         of_packs = self._read_packs(repository_id)
         if self._kind.mode is Mode.ALL and self._are_packs_read:
-            self._put_newest_together(backups)
+            self._put_newest_together(backups, packs_named(of_packs))
         for backup in backups:
             self._settle(backup, of_packs)
         damaged = [text for texts in self.seen.damaged.values() for text in texts]
@@ -167,14 +167,19 @@ class BaseLook:
         read_objects(self._work, found.summary, damage, newer, opened=opened)
         return damage, newer
 
-    def _put_newest_together(self, backups: Sequence[_Backup]) -> None:
-        """The files of the newest backup, where it opens here: a forged page passes everything else."""
+    def _put_newest_together(self, backups: Sequence[_Backup], damaged: Collection[PackKey]) -> None:
+        """The files of the newest backup, where it opens here: a forged page passes everything else.
+
+        What is wrong because one of the *damaged* packs is, was told of that.
+        """
         newest = max(backups, key=lambda each: each.summary.finished_at, default=None)
         if newest is None or not newest.opened:
             return
         newer: list[NewerError] = []
         with self._told():
-            self.seen.files = put_together(self._work, newest.summary, newest.damage, newer)
+            told: list[str] = []
+            self.seen.files = put_together(self._work, newest.summary, told, newer)
+            newest.damage += [text for text in told if not (of := packs_named([text])) or not of <= set(damaged)]
             newest.whole = not newer
         self._kind.unlooked += newer
 

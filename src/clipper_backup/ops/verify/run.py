@@ -101,7 +101,7 @@ class VerifiedAll:
             steps.append("`clipper-backup dump create` takes another dump; `clipper-backup dump delete ID` removes a damaged one")
         of_wal = self.files.damaged or (self.wal is not None and self.wal.gaps)
         if self.base.damaged or of_wal:
-            steps += HEALS_HINTS
+            steps += [*HEALS_HINTS] if of_wal or self.newest_good is None else []
         if self.base.damaged:
             steps.append("`clipper-backup base delete ID` removes a damaged base backup that a newer good one follows")
             steps.append(
