@@ -28,9 +28,9 @@ COPY requirements/build.txt requirements/runtime.txt requirements/
 # ships them. Nothing but `bucket check` loads them.
 # pip stays in `tools`, which is left behind; the environment that goes into the image has none.
 RUN python3 -m venv tools \
- && tools/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt \
+ && tools/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r requirements/build.txt \
  && python3 -m venv --without-pip /opt/clipper-backup \
- && tools/bin/pip --python /opt/clipper-backup/bin/python install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r requirements/runtime.txt
+ && tools/bin/pip --python /opt/clipper-backup/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes --only-binary :all: -r requirements/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 # Bytecode is made here, since the root filesystem is read-only later, and is never compared with its source: some builders
