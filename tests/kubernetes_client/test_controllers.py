@@ -215,6 +215,27 @@ def test_a_job_ends_as_its_pods_and_its_policy_say(cluster: Cluster, codes: list
     assert len(cluster.store.all(PODS)) == pods, "a Job leaves its Pods behind when nobody says otherwise"
 
 
+def test_a_pod_that_runs_lives_on_until_its_kubelet_has_stopped_it(database: Cluster) -> None:
+    api = database.api()
+    database.controllers.stopped.add("pods")  # a node that is slow, or away
+    api.patch(STATEFUL_SETS, "postgres", {"spec": {"replicas": 0}})
+    database.run_controllers()
+    pod = database.get(PODS, "postgres-0")
+    assert pod is not None
+    assert pod["metadata"]["deletionGracePeriodSeconds"] == 30
+    assert pod["status"]["phase"] == "Running"
+    api.delete(PERSISTENT_VOLUME_CLAIMS, "postgres-data-postgres-0")
+    api.patch(STATEFUL_SETS, "postgres", {"spec": {"replicas": 1}})
+    database.run_controllers()
+    assert (database.get(PODS, "postgres-0") or {})["metadata"]["uid"] == pod["metadata"]["uid"], "no other of its name yet"
+    assert database.get(PERSISTENT_VOLUME_CLAIMS, "postgres-data-postgres-0") is not None, "it is used"
+    api.patch(STATEFUL_SETS, "postgres", {"spec": {"replicas": 0}})
+    database.controllers.stopped.clear()
+    database.run_controllers()
+    assert database.get(PODS, "postgres-0") is None
+    assert database.get(PERSISTENT_VOLUME_CLAIMS, "postgres-data-postgres-0") is None
+
+
 RIGHTS = """
 kind: Role
 metadata: {name: r, namespace: clipper-production}
