@@ -218,6 +218,7 @@ def test_killed_at_any_request_it_goes_on(here: Here, call: int) -> None:
     here.check_switched()
 
 
+@pytest.mark.soak(over=["what"])
 @pytest.mark.parametrize("what", ["statefulset", "policy", "claim", "pod"])
 def test_what_somebody_changes_amid_is_refused_and_named(here: Here, what: str) -> None:
     restoring = here.begin()
