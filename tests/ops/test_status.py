@@ -277,7 +277,11 @@ def test_the_lease_is_shown_with_whoever_holds_it(repository: MemoryStore, clock
         for name, held in status.leases.items():
             assert f"{held.holder} ({name} create), since {show_time(START)}" in status_text(status, URL, Settings())
         document = status_document(status, URL)
-        assert (document["lease"]["purpose"], document["leases"]["base"]["purpose"]) == ("dump create", "base create")
+        assert document["lease"]["purpose"] == "dump create"
+        assert [(each["name"], each["purpose"]) for each in document["leases"]] == [
+            ("dump", "dump create"),
+            ("base", "base create"),
+        ]
     assert look(repository, clock).leases == {}
 
 

@@ -81,7 +81,7 @@ def status_document(status: Status, url: str, physical: PhysicalStatus | None = 
             for dump_id, mark in sorted(status.holds.items())
         ],
         "lease": _lease_document(status.leases[DUMP_LEASE]) if DUMP_LEASE in status.leases else None,
-        "leases": {name: _lease_document(held) for name, held in status.leases.items()},
+        "leases": [{"name": name, **_lease_document(held)} for name, held in status.leases.items()],
         "pruned_at": None if status.pruned is None else json_time(status.pruned.pruned_at),
     }
 
